@@ -1,0 +1,17 @@
+//! The registry server.
+//!
+//! | room | what it owns | promises |
+//! |---|---|---|
+//! | [`core`] | the rules: commands, leases, incarnations, overrides, the blast-radius guard. Pure | D3, L1–L5 |
+//! | [`store`] | what survives a restart | D1, D4 |
+//! | [`registry`] | the one writer: takes commands, decides, commits, evolves, publishes, answers | D2, D3, L1, L2 |
+//! | [`hub`] | what is published: views, the recent log, cursors, snapshots | W1–W10 |
+//! | [`grpc`] | the wire: decode, validate, call, encode. The only home of `Status` | bounds |
+//! | [`server`] | wires and joins everything: `run(config, listener, runtime, shutdown)` | |
+//! | [`runtime`] | clock, randomness and spawning, injected | |
+//!
+//! Dependencies point one way: `server → grpc → registry → {core, store, hub}`; `core` knows nobody.
+//! `docs/architecture.md` walks one registration and one change through these rooms.
+
+pub mod core;
+pub mod store;
