@@ -25,13 +25,17 @@ impl Sim {
 
     pub(super) fn commit(&mut self, proposal: Proposal) -> Vec<ServiceChange> {
         assert!(!proposal.record.events.is_empty(), "an empty record is never committed");
-        // Revisions grow and may skip.
-        self.revision += 1 + self.revision % 3;
+        self.revision = self.next_revision();
         let committed = Committed { revision: self.revision, record: proposal.record };
         let changes = self.core.evolve(self.now, &committed);
         self.log.push(committed);
         self.changes.extend(changes.iter().cloned());
         changes
+    }
+
+    /// Revisions grow and may skip.
+    pub(super) fn next_revision(&self) -> Revision {
+        self.revision + 1 + self.revision % 3
     }
 
     /// Decides and commits. The events that came of it.
