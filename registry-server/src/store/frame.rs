@@ -3,11 +3,14 @@
 //! ```text
 //! file    header, frame, frame, ...                                   integers little-endian
 //! header  magic 8 │ version u32 │ zero u32 │ epoch u128 │ revision u64 │ XXH3-64 of the 40 bytes before
-//! frame   marker 4 │ XXH3-64 of all that follows, seeded with the frame's offset: u64 │ length u32 │ payload
+//! frame   marker 4 │ checksum u64 │ check u32 │ length u32 │ payload
+//!         checksum: XXH3-64 of length and payload; check: the low half of XXH3-64 of the length alone;
+//!         both seeded with the frame's offset in the file
 //! ```
 //!
 //! The header keeps this layout in every version, so that an unknown version can be told from damage. The marker is
-//! no UTF-8 and the checksum depends on the place, so that no text that a registrant sends can pass for a frame.
+//! no UTF-8 and the checksums depend on the place, so that no text that a registrant sends can pass for a frame. The
+//! length has a check of its own, so that a frame whose payload is damaged still tells where it ends.
 //! Knows nothing of payloads.
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
@@ -19,11 +22,16 @@ pub(super) const VERSION: u32 = 1;
 /// The size of a file's header.
 pub(super) const HEADER: usize = 48;
 /// The size of what stands before a frame's payload.
-pub(super) const FRAME: usize = 16;
+pub(super) const FRAME: usize = 20;
 /// The most that one frame's payload may have.
 pub(super) const MAX_PAYLOAD: usize = 1 << 30;
 
 const MARKER: [u8; 4] = [0xF5, 0x52, 0x47, 0xFE];
+
+// Where in a frame what stands after the marker begins.
+const SUM: usize = 4;
+const CHECK: usize = 12;
+const LENGTH: usize = 16;
 
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,9 +128,10 @@ pub(super) fn push(out: &mut Vec<u8>, offset: u64, fill: impl FnOnce(&mut Vec<u8
             return Err(size);
         }
     };
-    out[start + 12..start + FRAME].copy_from_slice(&length.to_le_bytes());
-    let sum = xxh3_64_with_seed(&out[start + 12..], offset);
-    out[start + 4..start + 12].copy_from_slice(&sum.to_le_bytes());
+    out[start + LENGTH..start + FRAME].copy_from_slice(&length.to_le_bytes());
+    out[start + CHECK..start + LENGTH].copy_from_slice(&check(length, offset).to_le_bytes());
+    let sum = xxh3_64_with_seed(&out[start + LENGTH..], offset);
+    out[start + SUM..start + CHECK].copy_from_slice(&sum.to_le_bytes());
     Ok(())
 }
 
@@ -138,29 +147,48 @@ pub(super) fn next(bytes: &[u8], at: usize) -> Next<'_> {
     }
 }
 
-/// Where, after `at`, the next whole frame stands. What precedes it was made durable before it was written.
-pub(super) fn find_after(bytes: &[u8], at: usize) -> Option<usize> {
+/// Whether what is bad at `at` is no torn tail: gives a place after it that was written later. A frame is written only
+/// when those before it are durable, so after a torn one stands neither a whole frame nor, beyond its own end, anything
+/// but zeros.
+pub(super) fn written_after(bytes: &[u8], at: usize) -> Option<usize> {
+    if let Some(length) = bytes.get(at..).and_then(|rest| sound_length(rest, at)) {
+        let end = at + FRAME + length;
+        if bytes.get(end..).is_some_and(|rest| rest.iter().any(|byte| *byte != 0)) {
+            return Some(end);
+        }
+    }
     (at + 1..bytes.len()).find(|&at| bytes[at..].starts_with(&MARKER) && whole(&bytes[at..], at).is_ok())
 }
 
 fn whole(rest: &[u8], offset: usize) -> Result<&[u8], &'static str> {
     if rest.len() < FRAME {
-        return Err("the last frame is incomplete");
+        return Err("a frame is incomplete");
     }
-    if !rest.starts_with(&MARKER) {
-        return Err("a frame does not begin with its marker");
-    }
-    let length = u32_at(rest, 12) as usize;
-    if length > MAX_PAYLOAD {
-        return Err("a frame's length is impossible");
-    }
-    let Some(summed) = rest.get(12..FRAME + length) else {
+    let Some(length) = sound_length(rest, offset) else {
+        return Err("no frame begins here");
+    };
+    let Some(summed) = rest.get(LENGTH..FRAME + length) else {
         return Err("a frame reaches beyond the end of the file");
     };
-    if xxh3_64_with_seed(summed, offset as u64) != u64_at(rest, 4) {
+    if xxh3_64_with_seed(summed, offset as u64) != u64_at(rest, SUM) {
         return Err("the checksum of a frame does not match");
     }
-    Ok(&summed[4..])
+    Ok(&summed[FRAME - LENGTH..])
+}
+
+/// The length that a frame claims, if its marker is there and its length is what was written.
+fn sound_length(rest: &[u8], offset: usize) -> Option<usize> {
+    if rest.len() < FRAME || !rest.starts_with(&MARKER) {
+        return None;
+    }
+    let length = u32_at(rest, LENGTH);
+    let sound = u32_at(rest, CHECK) == check(length, offset as u64) && length as usize <= MAX_PAYLOAD;
+    sound.then_some(length as usize)
+}
+
+#[allow(clippy::cast_possible_truncation)] // the low half is what is meant
+fn check(length: u32, offset: u64) -> u32 {
+    xxh3_64_with_seed(&length.to_le_bytes(), offset) as u32
 }
 
 /// `at + 4` must be within `bytes`.
@@ -202,13 +230,15 @@ mod tests {
     fn the_bytes_of_the_format_stay_as_they_are() {
         let mut out = LOG.encode().to_vec();
         push(&mut out, 48, |out| out.extend_from_slice(b"abc")).unwrap();
-        let hex: String = out.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(&out[..12], b"\x89REGLOG\n\x01\0\0\0");
         assert_eq!(
-            &hex[..80],
-            "895245474c4f470a0100000000000000070000000000000000000000000000000300000000000000"
+            out[12..40],
+            [0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]
         );
-        assert_eq!(hex.len(), 2 * (HEADER + FRAME + 3));
-        assert!(hex[96..].starts_with("f55247fe") && hex.ends_with("03000000616263"));
+        assert_eq!(out.len(), HEADER + FRAME + 3);
+        assert_eq!(&out[48..52], b"\xF5RG\xFE");
+        assert!(out.ends_with(b"\x03\0\0\0abc"));
+        assert_eq!(xxh3_64(&out), 12_845_109_109_261_261_007, "the checksums are computed in another way");
     }
 
     proptest! {
@@ -233,7 +263,7 @@ mod tests {
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), at in 0_usize..220) {
             let _ = Header::decode("f", Kind::Base, &bytes);
             let _ = next(&bytes, at);
-            let _ = find_after(&bytes, at);
+            let _ = written_after(&bytes, at);
         }
 
         #[test]

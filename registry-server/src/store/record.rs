@@ -8,10 +8,13 @@ use std::{collections::HashSet, sync::Arc};
 
 use prost::Message;
 
+mod numbers;
+
+use self::numbers::{cause, cause_number, loss, loss_number, status, status_number};
 use super::wire;
 use crate::core::{
-    Base, Cause, Committed, Event, Held, Instance, InstanceId, Lease, LeaseId, Loss, Override, Record,
-    Registrant, Revision, ServiceKey, Spec, Status,
+    Base, Committed, Event, Held, Instance, InstanceId, Lease, LeaseId, Loss, Override, Record, Registrant,
+    Revision, ServiceKey, Spec,
 };
 
 /// Why a payload cannot be read, although its checksum is right.
@@ -143,7 +146,7 @@ pub(super) fn encode_base<E>(
     }
     for leases in base.leases.chunks(PART) {
         let leases = leases.iter().map(|(id, lease)| wire::Lease {
-            lease: id.0.to_vec(),
+            id: id.0.to_vec(),
             registrant: Some(registrant_to_wire(&lease.registrant)),
             ttl: lease.ttl,
             lost: lease.lost.iter().map(|((key, id), loss)| removed_to_wire(key, id, *loss)).collect(),
@@ -192,7 +195,7 @@ pub(super) fn decode_part(
             instances: std::collections::BTreeSet::new(),
             lost,
         };
-        base.leases.push((lease_id(&lease.lease)?, kept));
+        base.leases.push((lease_id(&lease.id)?, kept));
     }
     for over in part.overrides {
         base.overrides.push(override_from_wire(over, strings)?);
@@ -217,12 +220,12 @@ fn event_to_wire(event: &Event) -> wire::Event {
         |key: &ServiceKey, id: &InstanceId| wire::Named { key: Some(key_to_wire(key)), id: id.to_string() };
     let kind = match event {
         Event::LeaseGranted { lease, registrant, ttl } => Kind::LeaseGranted(wire::Lease {
-            lease: lease.0.to_vec(),
+            id: lease.0.to_vec(),
             registrant: Some(registrant_to_wire(registrant)),
             ttl: *ttl,
             lost: Vec::new(),
         }),
-        Event::LeaseEnded { lease } => Kind::LeaseEnded(wire::LeaseEnded { lease: lease.0.to_vec() }),
+        Event::LeaseEnded { lease } => Kind::LeaseEnded(wire::LeaseEnded { id: lease.0.to_vec() }),
         Event::Registered { key, id, spec, lease } => Kind::Registered(wire::Instance {
             key: Some(key_to_wire(key)),
             id: id.to_string(),
@@ -250,11 +253,11 @@ fn event_from_wire(event: wire::Event, strings: &mut Interner) -> Result<Event, 
     };
     Ok(match kind {
         Kind::LeaseGranted(lease) => Event::LeaseGranted {
-            lease: lease_id(&lease.lease)?,
+            lease: lease_id(&lease.id)?,
             registrant: registrant(lease.registrant, strings)?,
             ttl: lease.ttl,
         },
-        Kind::LeaseEnded(ended) => Event::LeaseEnded { lease: lease_id(&ended.lease)? },
+        Kind::LeaseEnded(ended) => Event::LeaseEnded { lease: lease_id(&ended.id)? },
         Kind::Registered(instance) => Event::Registered {
             key: key(instance.key, strings)?,
             id: instance.id.into(),
@@ -268,7 +271,7 @@ fn event_from_wire(event: wire::Event, strings: &mut Interner) -> Result<Event, 
         Kind::Held(named) => Event::Held {
             key: key(named.key, strings)?,
             id: named.id.into(),
-            held: held(named.held.ok_or_else(|| missing("held"))?, strings),
+            held: held(&named.held.ok_or_else(|| missing("held"))?, strings),
         },
         Kind::Released(named) => Event::Released { key: key(named.key, strings)?, id: named.id.into() },
         Kind::OverrideSet(over) => {
@@ -307,7 +310,7 @@ fn instance_from_wire(
         mod_revision: instance.mod_revision,
         registered_at: instance.registered_at,
         changed_at: instance.changed_at,
-        held: instance.held.map(|value| held(value, strings)),
+        held: instance.held.as_ref().map(|value| held(value, strings)),
         over: None,
     };
     Ok((key(instance.key, strings)?, kept))
@@ -381,7 +384,7 @@ fn held_to_wire(held: &Held) -> wire::Held {
     wire::Held { since: held.since, until: held.until, reason: held.reason.to_string() }
 }
 
-fn held(held: wire::Held, strings: &mut Interner) -> Held {
+fn held(held: &wire::Held, strings: &mut Interner) -> Held {
     Held { since: held.since, until: held.until, reason: strings.get(&held.reason) }
 }
 
@@ -416,80 +419,12 @@ fn weight(weight: u32) -> Result<u16, DecodeError> {
     u16::try_from(weight).map_err(|_| malformed(format!("a weight is {weight}")))
 }
 
-fn status_number(status: Status) -> u32 {
-    match status {
-        Status::Up => 1,
-        Status::Draining => 2,
-        Status::Down => 3,
-    }
-}
-
-fn status(number: u32) -> Result<Status, DecodeError> {
-    match number {
-        1 => Ok(Status::Up),
-        2 => Ok(Status::Draining),
-        3 => Ok(Status::Down),
-        _ => Err(unknown("status", number)),
-    }
-}
-
-fn loss_number(loss: Loss) -> u32 {
-    match loss {
-        Loss::TakenOver => 1,
-        Loss::Deregistered => 2,
-        Loss::Expired => 3,
-        Loss::Evicted => 4,
-    }
-}
-
-fn loss(number: u32) -> Result<Loss, DecodeError> {
-    match number {
-        1 => Ok(Loss::TakenOver),
-        2 => Ok(Loss::Deregistered),
-        3 => Ok(Loss::Expired),
-        4 => Ok(Loss::Evicted),
-        _ => Err(unknown("loss", number)),
-    }
-}
-
-fn cause_number(cause: Cause) -> u32 {
-    match cause {
-        Cause::Register => 1,
-        Cause::Deregister => 2,
-        Cause::Expire => 3,
-        Cause::Override => 4,
-        Cause::OverrideExpire => 5,
-        Cause::RenewHeld => 6,
-        Cause::HoldExpire => 7,
-        Cause::ResolveHold => 8,
-    }
-}
-
-fn cause(number: u32) -> Result<Cause, DecodeError> {
-    match number {
-        1 => Ok(Cause::Register),
-        2 => Ok(Cause::Deregister),
-        3 => Ok(Cause::Expire),
-        4 => Ok(Cause::Override),
-        5 => Ok(Cause::OverrideExpire),
-        6 => Ok(Cause::RenewHeld),
-        7 => Ok(Cause::HoldExpire),
-        8 => Ok(Cause::ResolveHold),
-        _ => Err(unknown("cause", number)),
-    }
-}
-
 fn malformed(what: String) -> DecodeError {
     DecodeError::Malformed(what)
 }
 
 fn missing(field: &str) -> DecodeError {
     malformed(format!("the field `{field}` is missing"))
-}
-
-/// 0 is what an absent field reads as, and no version writes it.
-fn unknown(what: &str, number: u32) -> DecodeError {
-    if number == 0 { missing(what) } else { DecodeError::Newer(format!("the {what} number {number}")) }
 }
 
 #[cfg(test)]

@@ -199,7 +199,7 @@ pub(super) struct Registrant {
 pub(super) struct Lease {
     /// 16 bytes.
     #[prost(bytes = "vec", tag = "1")]
-    pub(super) lease: Vec<u8>,
+    pub(super) id: Vec<u8>,
     #[prost(message, optional, tag = "2")]
     pub(super) registrant: Option<Registrant>,
     /// Milliseconds.
@@ -213,7 +213,7 @@ pub(super) struct Lease {
 pub(super) struct LeaseEnded {
     /// 16 bytes.
     #[prost(bytes = "vec", tag = "1")]
-    pub(super) lease: Vec<u8>,
+    pub(super) id: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]

@@ -136,8 +136,11 @@ pub(super) fn read_log(
             Next::End => break,
             Next::Bad(what) if !newest => return Err(corrupt(at, what.to_owned())),
             Next::Bad(what) => {
-                if let Some(next) = frame::find_after(&bytes, at) {
-                    return Err(corrupt(at, format!("{what}, and a whole frame follows at offset {next}")));
+                if let Some(next) = frame::written_after(&bytes, at) {
+                    return Err(corrupt(
+                        at,
+                        format!("{what}, and what was written later stands at offset {next}"),
+                    ));
                 }
                 log.torn = Some(what);
                 break;
@@ -217,19 +220,19 @@ pub(super) fn write_base(disk: &dyn Disk, epoch: u128, base: &Base) -> Result<u6
 fn publish(
     disk: &dyn Disk,
     name: &str,
-    fill: impl FnOnce(&mut dyn DiskFile) -> io::Result<()>,
+    content: impl FnOnce(&mut dyn DiskFile) -> io::Result<()>,
 ) -> Result<Box<dyn DiskFile>, StoreError> {
     let temporary = format!("{name}{TEMPORARY}");
-    let made = || {
+    let published = || {
         let mut file = disk.open(&temporary)?;
         file.truncate(0)?;
-        fill(file.as_mut())?;
+        content(file.as_mut())?;
         file.sync()?;
         disk.rename(&temporary, name)?;
         disk.sync_dir()?;
         Ok(file)
     };
-    made().map_err(|error| io_error(disk, "create", name, &error))
+    published().map_err(|error| io_error(disk, "create", name, &error))
 }
 
 fn read(disk: &dyn Disk, name: &str) -> Result<(Vec<u8>, String), StoreError> {

@@ -12,11 +12,12 @@
 //! A file gets its name only when its header is durable, and a log is sealed only when all of it is: so a name that
 //! ends in `.tmp` means nothing, and only the end of the newest log may be incomplete. There a *torn tail*, the rest
 //! of a group that was being written when the machine stopped, is cut off with a warning: it was never acknowledged.
-//! It is taken for one only if no whole frame follows, since a frame is written when those before it are durable.
+//! It is taken for one only if nothing after it was written later: no whole frame, and nothing but zeros beyond its own
+//! end.
 //!
-//! One case cannot be decided: damage to the very last group of a log that was not closed in order, or the loss of
-//! whole groups at its end, looks like a torn tail and is cut off as one. A log closed in order ends with a mark, so
-//! there damage is noticed. Any other damage is an error that leaves every file as it is.
+//! One case cannot be decided: if a log was not closed in order, damage that leaves nothing whole from some place to its
+//! end (to the last group, say) or that cuts it short looks like a torn tail, and is cut off as one. A log closed in
+//! order ends with a mark, so there damage is noticed. Any other damage is an error that leaves every file as it is.
 //!
 //! The last group may be in memory only, if its fsync failed and the process, not the machine, was restarted: then
 //! the system would take it for durable. Opening therefore writes the last group again, in its place.
@@ -137,17 +138,12 @@ impl EmbeddedStore {
     /// As [`open`](Self::open), on any [`Disk`].
     pub fn open_on(disk: Arc<dyn Disk>, options: EmbeddedOptions) -> Result<Self, StoreError> {
         let found = Found::read(disk.as_ref())?;
-        let (epoch, active, loaded) = match found {
-            Some(found) => found.recover(disk.as_ref())?,
-            None => {
-                let file = create_log(disk.as_ref(), options.new_epoch, 0)?;
-                let active = Active::new(0, file);
-                (
-                    options.new_epoch,
-                    active,
-                    Loaded { epoch: epoch_name(options.new_epoch), ..Loaded::default() },
-                )
-            }
+        let (epoch, active, loaded) = if let Some(found) = found {
+            found.recover(disk.as_ref())?
+        } else {
+            let epoch = options.new_epoch;
+            let file = create_log(disk.as_ref(), epoch, 0)?;
+            (epoch, Active::new(0, file), Loaded { epoch: epoch_name(epoch), ..Loaded::default() })
         };
         let last = loaded.tail.last().map_or(loaded.base.revision, |committed| committed.revision);
         let through = active.start;
@@ -313,7 +309,7 @@ impl Found {
         let mut before: Option<(Revision, Revision)> = None;
         let mut last_log = None;
         for &start in &listing.logs {
-            let log = read_log(disk, start, start == newest, &mut strings)?;
+            let mut log = read_log(disk, start, start == newest, &mut strings)?;
             if *epoch.get_or_insert(log.epoch) != log.epoch {
                 let what = "it belongs to another epoch than the files before it".to_owned();
                 return Err(StoreError::Corrupt { file: disk.describe(&log_name(start)), offset: 16, what });
@@ -330,10 +326,10 @@ impl Found {
                 )));
             }
             before = Some((start, log.last));
-            records.extend_from_slice(&log.records);
+            records.append(&mut log.records);
             last_log = Some(log);
         }
-        let (Some(mut newest), Some(epoch)) = (last_log, epoch) else {
+        let (Some(newest), Some(epoch)) = (last_log, epoch) else {
             return Ok(None);
         };
         if newest.last < base.revision {
@@ -342,7 +338,6 @@ impl Found {
                 newest.last, base.revision
             )));
         }
-        newest.records = Vec::new();
         let tail =
             records.split_off(records.partition_point(|committed| committed.revision <= base.revision));
         let loaded = Loaded { epoch: epoch_name(epoch), history: records, base, tail };

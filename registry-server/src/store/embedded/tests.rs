@@ -163,6 +163,52 @@ fn after_an_orderly_end_no_damage_passes_for_a_torn_tail() {
 }
 
 #[test]
+fn damage_across_two_groups_is_no_torn_tail() {
+    let disk = FaultyDisk::default();
+    let mut store = open(&disk, EmbeddedOptions { segment_bytes: 1 << 20, ..options() }).unwrap();
+    store.append(&records(0, 1)).unwrap();
+    let middle = disk.contents()[&log_name(0)].len();
+    store.append(&records(1, 1)).unwrap();
+    kill(store);
+    // The end of the first group and the beginning of the second: neither is whole, and nothing whole follows.
+    let mut files = disk.contents();
+    files.get_mut(&log_name(0)).unwrap()[middle - 5..middle + 5].fill(0xEE);
+    let error = open(&FaultyDisk::with(&files), options()).unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+}
+
+#[test]
+fn what_a_later_version_wrote_is_refused_and_left() {
+    let disk = FaultyDisk::default();
+    drop(open(&disk, options()).unwrap());
+    let mut files = disk.contents();
+    let log = files.get_mut(&log_name(0)).unwrap();
+    // A group of one record: revision 1, wall 1, cause 1, and one event whose only field is 99, an empty message.
+    let group = [0x12, 11, 0x08, 1, 0x10, 1, 0x18, 1, 0x2A, 3, 0x9A, 0x06, 0];
+    let at = log.len() as u64;
+    frame::push(log, at, |out| out.extend_from_slice(&group)).unwrap();
+    let later = FaultyDisk::with(&files);
+    let error = open(&later, options()).unwrap_err();
+    assert!(matches!(error, StoreError::Newer { offset: 48, .. }), "{error}");
+    assert!(error.to_string().contains("written by a newer version"), "{error}");
+    assert_eq!(later.contents(), files);
+}
+
+#[test]
+fn appends_go_on_when_compaction_fails() {
+    let disk = FaultyDisk::default();
+    let broken = EmbeddedOptions { fold: Arc::new(|_, _| panic!("a fold that fails")), ..options() };
+    let mut store = open(&disk, broken).unwrap();
+    for n in 0..20 {
+        store.append(&[record(n)]).unwrap();
+        store.settle();
+    }
+    kill(store);
+    let loaded = open(&disk, options()).unwrap().load().unwrap();
+    assert_eq!(visible(&loaded), (0..20).map(|n| (n + 1, n)).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_failed_sync_is_made_good_by_the_next_start_or_not_believed() {
     let disk = FaultyDisk::default();
     let mut store = open(&disk, options()).unwrap();
@@ -196,8 +242,10 @@ fn a_later_format_is_refused_by_both_versions() {
     assert_eq!(later.contents(), files);
 }
 
-/// A closed store with a base, history, and a tail.
-fn filled() -> (BTreeMap<String, Vec<u8>>, Vec<(Revision, u64)>) {
+type Files = BTreeMap<String, Vec<u8>>;
+
+/// The files of a killed store with a base, history, and a tail; and what it holds.
+fn filled() -> (Files, Vec<(Revision, u64)>) {
     let disk = FaultyDisk::default();
     let mut store = open(&disk, options()).unwrap();
     for n in 0..20 {

@@ -2,6 +2,7 @@ use proptest::{collection, prelude::*};
 use prost::Message;
 
 use super::{super::samples, *};
+use crate::core::{Cause, Status};
 
 fn decode(payload: &[u8]) -> Result<Group, DecodeError> {
     decode_group(payload, &mut Interner::default())
@@ -79,7 +80,7 @@ fn an_unknown_field_is_passed_over() {
 fn what_no_version_writes_is_malformed() {
     use wire::event::Kind;
     let no_key = wire::Named { key: None, id: "a".to_owned() };
-    let short_lease = wire::LeaseEnded { lease: vec![1; 15] };
+    let short_lease = wire::LeaseEnded { id: vec![1; 15] };
     for kind in [Kind::Released(no_key), Kind::LeaseEnded(short_lease)] {
         let error = decode(&one_event(wire::Event { kind: Some(kind) })).unwrap_err();
         assert!(matches!(error, DecodeError::Malformed(_)), "{error:?}");
@@ -109,4 +110,82 @@ fn equal_strings_are_loaded_once() {
         })
         .collect();
     assert!(Arc::ptr_eq(&keys[0], &keys[1]));
+}
+
+/// One of everything.
+fn everything() -> (Vec<Record>, Base) {
+    let key = ServiceKey { namespace: "default".into(), service: "greeter".into() };
+    let id: InstanceId = "a".into();
+    let lease = LeaseId([7; 16]);
+    let registrant = Registrant { uid: "u".into(), generation: 2 };
+    let spec = Arc::new(Spec {
+        address: "1.2.3.4:5".into(),
+        weight: 9,
+        tags: [("k".into(), "v".into())].into(),
+        region: "r".into(),
+        zone: "z".into(),
+        status: Status::Draining,
+    });
+    let held = Held { since: 1, until: 2, reason: "why".into() };
+    let over = Override {
+        weight: Some(0),
+        status: Some(Status::Down),
+        expires_at: Some(3),
+        set_at: 4,
+        revision: 5,
+        actor: "ops".into(),
+        reason: "because".into(),
+    };
+    let events = vec![
+        Event::LeaseGranted { lease, registrant: registrant.clone(), ttl: 6 },
+        Event::LeaseEnded { lease },
+        Event::Registered { key: key.clone(), id: id.clone(), spec: spec.clone(), lease },
+        Event::Removed { key: key.clone(), id: id.clone(), loss: Loss::Expired },
+        Event::Held { key: key.clone(), id: id.clone(), held: held.clone() },
+        Event::Released { key: key.clone(), id: id.clone() },
+        Event::OverrideSet { key: key.clone(), id: id.clone(), over: over.clone() },
+        Event::OverrideCleared { key: key.clone(), id: id.clone() },
+    ];
+    let record = Record { wall: 8, cause: Cause::HoldExpire, actor: "who".into(), events };
+    let instance = Instance {
+        id: id.clone(),
+        spec,
+        lease,
+        create_revision: 1,
+        mod_revision: 2,
+        registered_at: 3,
+        changed_at: 4,
+        held: Some(held),
+        over: None,
+    };
+    let lost = [((key.clone(), id.clone()), Loss::Evicted)].into();
+    let kept = Lease { registrant, ttl: 6, instances: std::collections::BTreeSet::new(), lost };
+    let base = Base {
+        revision: 9,
+        forgotten_through: 3,
+        services: vec![(key.clone(), 9, 8)],
+        instances: vec![(key.clone(), instance)],
+        leases: vec![(lease, kept)],
+        overrides: vec![(key, id, over)],
+    };
+    (vec![record], base)
+}
+
+#[test]
+fn the_bytes_of_the_format_stay_as_they_are() {
+    let (records, base) = everything();
+    let mut bytes = Vec::new();
+    encode_group(&mut bytes, 41, &records);
+    assert_eq!(
+        (bytes.len(), xxhash_rust::xxh3::xxh3_64(&bytes)),
+        (317, 3_125_749_628_979_904_831),
+        "records that are on disks read otherwise"
+    );
+    bytes.clear();
+    encode_base(&base, |part| part.encode_length_delimited(&mut bytes)).unwrap();
+    assert_eq!(
+        (bytes.len(), xxhash_rust::xxh3::xxh3_64(&bytes)),
+        (243, 2_809_849_624_423_873_471),
+        "bases that are on disks read otherwise"
+    );
 }
