@@ -1,12 +1,6 @@
 //! The registry server's binary: flags and environment in, [`registry_server::server::run`], signals.
 
-use std::{
-    fmt::Write as _,
-    net::SocketAddr,
-    path::PathBuf,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use registry_server::{
@@ -127,7 +121,9 @@ async fn main() -> ExitCode {
 
 async fn serve(listen: SocketAddr, config: Config) -> Result<(), String> {
     let cannot_listen = |error| {
-        format!("cannot listen on {listen}: {error}; is another server running? choose another address with --listen")
+        format!(
+            "cannot listen on {listen}: {error}; is another server running? choose another address with --listen"
+        )
     };
     let listener = TcpListener::bind(listen).await.map_err(cannot_listen)?;
     let address = listener.local_addr().map_err(cannot_listen)?;
@@ -148,7 +144,9 @@ async fn serve(listen: SocketAddr, config: Config) -> Result<(), String> {
 fn config(args: &Args) -> Result<Config, String> {
     let bounds = TtlBounds::default();
     if args.ttl_min < bounds.least || args.ttl_max > bounds.most || args.ttl_min > args.ttl_max {
-        return Err("--ttl-min must be 1s or longer, --ttl-max 24h or shorter, and not below --ttl-min".to_owned());
+        return Err(
+            "--ttl-min must be 1s or longer, --ttl-max 24h or shorter, and not below --ttl-min".to_owned()
+        );
     }
     if args.hold_time.is_zero() {
         return Err("--hold-time must be above 0; use --hold off to hold nothing".to_owned());

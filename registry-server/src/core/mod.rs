@@ -47,6 +47,7 @@ pub use leases::LeaseClock;
 pub use state::{Service, State};
 use timers::Timers;
 pub use types::*;
+pub use view::Selector;
 
 /// The state, and the volatile things beside it.
 #[derive(Clone, Debug)]
@@ -85,6 +86,11 @@ impl Core {
         for committed in tail {
             state.evolve(&committed);
         }
+        Self::take_up(settings, state, now)
+    }
+
+    /// As [`restore`](Self::restore), of a state that was replayed already.
+    pub fn take_up(settings: Settings, state: State, now: Now) -> Self {
         let mut core = Self::around(state, settings);
         core.woke = Some(now.mono);
         for (id, lease) in core.state.leases() {

@@ -78,7 +78,9 @@ pub(super) fn register(request: &v1::RegisterRequest, bounds: TtlBounds) -> Resu
         let instance = fields::required(registration.instance.as_ref(), instance_path)?;
         let (id, spec) = spec(instance, instance_path)?;
         if !seen.insert((key.clone(), Arc::clone(&id))) {
-            return Err(instance_path.field("id").invalid(format!("`{id}` is in this batch twice for {key}")));
+            return Err(instance_path
+                .field("id")
+                .invalid(format!("`{id}` is in this batch twice for {key}")));
         }
         instances.push((key, id, Arc::new(spec)));
     }
@@ -123,7 +125,8 @@ pub(super) fn set_override(request: &v1::SetOverrideRequest) -> Result<Command, 
         Action::Clear(_) => None,
         Action::Set(over) => {
             let path = root.field("set");
-            let weight = over.weight.map(|weight| fields::weight(weight, path.field("weight"))).transpose()?;
+            let weight =
+                over.weight.map(|weight| fields::weight(weight, path.field("weight"))).transpose()?;
             let status = fields::status(over.status, path.field("status"))?;
             if weight.is_none() && status.is_none() {
                 return Err(path.invalid("sets neither weight nor status; set one, or use `clear`"));
@@ -190,7 +193,8 @@ pub(super) fn selector(selector: Option<&v1::Selector>, path: Path<'_>) -> Resul
     let statuses = path.field("statuses");
     let asked = selector.statuses.iter().enumerate().map(|(index, number)| {
         let at = statuses.index(index);
-        fields::status(*number, at)?.ok_or_else(|| at.invalid("is unspecified; name a status, or none at all"))
+        fields::status(*number, at)?
+            .ok_or_else(|| at.invalid("is unspecified; name a status, or none at all"))
     });
     Ok(Selector::new(tags, zone, asked.collect::<Result<Vec<_>, Invalid>>()?))
 }
@@ -208,7 +212,9 @@ pub(super) fn page_token(token: &str) -> Result<PageToken, Invalid> {
     let parsed = token.split_once('.').and_then(|(generation, part)| {
         Some(PageToken { generation: generation.parse().ok()?, part: part.parse().ok()? })
     });
-    parsed.ok_or_else(|| Invalid::new("page_token", "is not one that this server gave; start over without a token"))
+    parsed.ok_or_else(|| {
+        Invalid::new("page_token", "is not one that this server gave; start over without a token")
+    })
 }
 
 /// The token of a further page of a list: the last name of the page before, in three parts.
@@ -222,7 +228,9 @@ pub(super) fn list_token(token: &str) -> Result<Option<(ServiceKey, Arc<str>)>, 
         (Some(namespace), Some(service), Some(id)) => Some((ServiceKey { namespace, service }, id)),
         _ => None,
     };
-    parsed.map(Some).ok_or_else(|| Invalid::new("page_token", "is not one that this server gave; start over without it"))
+    parsed
+        .map(Some)
+        .ok_or_else(|| Invalid::new("page_token", "is not one that this server gave; start over without it"))
 }
 
 fn spec(instance: &v1::Instance, path: Path<'_>) -> Result<(Arc<str>, Spec), Invalid> {
@@ -267,7 +275,9 @@ fn within_bytes(request: &impl Message) -> Result<(), Invalid> {
 
 fn within_batch(found: usize, path: Path<'_>) -> Result<(), Invalid> {
     if found > MAX_BATCH {
-        return Err(path.invalid(format!("has {found} entries; the limit is {MAX_BATCH}; send several requests")));
+        return Err(
+            path.invalid(format!("has {found} entries; the limit is {MAX_BATCH}; send several requests"))
+        );
     }
     Ok(())
 }

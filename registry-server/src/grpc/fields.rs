@@ -104,7 +104,9 @@ pub(super) fn status(number: i32, path: Path<'_>) -> Result<Option<Status>, Inva
         Ok(v1::InstanceStatus::Up) => Ok(Some(Status::Up)),
         Ok(v1::InstanceStatus::Draining) => Ok(Some(Status::Draining)),
         Ok(v1::InstanceStatus::Down) => Ok(Some(Status::Down)),
-        Err(_) => Err(path.invalid(format!("is {number}, which is no InstanceStatus that this server knows"))),
+        Err(_) => {
+            Err(path.invalid(format!("is {number}, which is no InstanceStatus that this server knows")))
+        }
     }
 }
 
@@ -134,11 +136,15 @@ pub(super) fn tags(
     for (key, value) in tags {
         if key.is_empty() || key.len() > MAX_TAG_KEY {
             let found = key.len();
-            return Err(path.invalid(format!("has a key of {found} bytes; a key has from 1 to {MAX_TAG_KEY}")));
+            return Err(
+                path.invalid(format!("has a key of {found} bytes; a key has from 1 to {MAX_TAG_KEY}"))
+            );
         }
         if value.len() > MAX_TAG_VALUE {
             let found = value.len();
-            return Err(path.invalid(format!("`{key}` has a value of {found} bytes; the limit is {MAX_TAG_VALUE}")));
+            return Err(
+                path.invalid(format!("`{key}` has a value of {found} bytes; the limit is {MAX_TAG_VALUE}"))
+            );
         }
     }
     Ok(tags.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect())
@@ -185,7 +191,9 @@ fn name(text: &str, beside_letters_and_digits: &str, path: Path<'_>) -> Result<A
     let allowed = |c: char| c.is_ascii_alphanumeric() || beside_letters_and_digits.contains(c);
     match text.chars().find(|c| !allowed(*c)) {
         Some(other) => {
-            let problem = format!("has the character {other:?}; allowed are A-Z a-z 0-9 and {beside_letters_and_digits}");
+            let problem = format!(
+                "has the character {other:?}; allowed are A-Z a-z 0-9 and {beside_letters_and_digits}"
+            );
             Err(path.invalid(problem))
         }
         None => Ok(text.into()),

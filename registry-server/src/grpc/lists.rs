@@ -67,7 +67,8 @@ pub(super) fn overrides(
     let more = found.len() > size;
     found.truncate(size);
     let last = found.last().filter(|_| more).and_then(|over| Some((over.key.as_ref()?, &over.id)));
-    let next_page_token = last.map(|(key, id)| format!("{} {} {id}", key.namespace, key.service)).unwrap_or_default();
+    let next_page_token =
+        last.map(|(key, id)| format!("{} {} {id}", key.namespace, key.service)).unwrap_or_default();
     v1::ListOverridesResponse { epoch, revision: state.revision(), overrides: found, next_page_token }
 }
 

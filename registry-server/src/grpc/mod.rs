@@ -124,7 +124,12 @@ impl registry_server::Registry for RegistryService {
                 create_revision,
             })
             .collect();
-        Ok(Response::new(v1::RegisterResponse { epoch: self.epoch(), revision: written.revision, ttl, instances }))
+        Ok(Response::new(v1::RegisterResponse {
+            epoch: self.epoch(),
+            revision: written.revision,
+            ttl,
+            instances,
+        }))
     }
 
     async fn keep_alive(
@@ -228,7 +233,8 @@ impl registry_server::Registry for RegistryService {
         {
             self.reach(*revision).await?;
         }
-        let stream = WatchStream::open(hub.clone(), &watched, self.stopping.clone(), self.runtime.clone(), seat)?;
+        let stream =
+            WatchStream::open(hub.clone(), &watched, self.stopping.clone(), self.runtime.clone(), seat)?;
         Ok(Response::new(Box::pin(stream)))
     }
 
@@ -298,7 +304,8 @@ fn exception(lease: LeaseId, renewal: Renewal) -> v1::LeaseException {
 
 /// Several parts of a snapshot in one answer: repeated embedded messages are merged, so they read as one.
 fn discovered(page: &ReadPage) -> Frame {
-    let next_page_token = page.next.map(|next| format!("{}.{}", next.generation, next.part)).unwrap_or_default();
+    let next_page_token =
+        page.next.map(|next| format!("{}.{}", next.generation, next.part)).unwrap_or_default();
     let prefix = v1::DiscoverResponse { next_page_token, change: None }.encode_to_vec();
     match page.parts.as_slice() {
         [part] => Frame { prefix: prefix.into(), shared: part.as_field() },

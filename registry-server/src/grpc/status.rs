@@ -44,7 +44,9 @@ impl From<WriteError> for Status {
             WriteError::QueueFull => {
                 retry(Code::ResourceExhausted, "QUEUE_FULL", message, Duration::from_millis(100))
             }
-            WriteError::StoreFailed(_) => retry(Code::Unavailable, "STORE_FAILED", message, Duration::from_secs(5)),
+            WriteError::StoreFailed(_) => {
+                retry(Code::Unavailable, "STORE_FAILED", message, Duration::from_secs(5))
+            }
             WriteError::ShuttingDown => shutting_down(Duration::from_millis(500)),
         }
     }
@@ -65,14 +67,19 @@ pub(super) fn shutting_down(delay: Duration) -> Status {
 
 /// The client knows more than this server.
 pub(super) fn replica_behind(wanted: u64, head: u64) -> Status {
-    let message = format!("this server is at revision {head} and not yet at {wanted}; use another one or try again");
+    let message =
+        format!("this server is at revision {head} and not yet at {wanted}; use another one or try again");
     retry(Code::Unavailable, "REPLICA_BEHIND", message, Duration::from_millis(200))
 }
 
 /// Named in the protocol, but not there yet.
 pub(super) fn not_implemented(name: &str) -> Status {
     let details = info("NOT_IMPLEMENTED", &[("name", name)]);
-    Status::with_error_details(Code::Unimplemented, format!("{name} is not implemented by this server"), details)
+    Status::with_error_details(
+        Code::Unimplemented,
+        format!("{name} is not implemented by this server"),
+        details,
+    )
 }
 
 /// The snapshot of a reading is no longer kept.
@@ -92,17 +99,23 @@ fn rejected(rejection: &Rejection) -> Status {
         Rejection::Superseded { by } => (
             Code::FailedPrecondition,
             "SUPERSEDED",
-            format!("registrant: superseded by {by}; stop, or register with a higher generation and a new lease"),
+            format!(
+                "registrant: superseded by {by}; stop, or register with a higher generation and a new lease"
+            ),
         ),
         Rejection::IncarnationMismatch { key, id, actual } => (
             Code::FailedPrecondition,
             "INCARNATION_MISMATCH",
-            format!("instances: `{id}` of {key} is there in the incarnation {actual}, not in the one expected; look again"),
+            format!(
+                "instances: `{id}` of {key} is there in the incarnation {actual}, not in the one expected; look again"
+            ),
         ),
         Rejection::LeaseMismatch { key, id } => (
             Code::FailedPrecondition,
             "LEASE_MISMATCH",
-            format!("instances: `{id}` of {key} is not under the lease named; leave `lease_id` out to remove it all the same"),
+            format!(
+                "instances: `{id}` of {key} is not under the lease named; leave `lease_id` out to remove it all the same"
+            ),
         ),
         Rejection::NotHeld { key, id } => (
             Code::FailedPrecondition,

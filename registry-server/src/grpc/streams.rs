@@ -4,7 +4,10 @@ use std::{
     collections::VecDeque,
     future::Future,
     pin::Pin,
-    sync::{Arc, atomic::{AtomicUsize, Ordering}},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -113,7 +116,9 @@ impl Stream for WatchStream {
         }
         let fed = ready!(this.feeder.poll(cx, false));
         let frame = match fed {
-            Fed::Step(_, Step { part, reset_reason }) => Frame { prefix: reset(reset_reason), shared: part.as_message() },
+            Fed::Step(_, Step { part, reset_reason }) => {
+                Frame { prefix: reset(reset_reason), shared: part.as_message() }
+            }
             Fed::Bookmark(revision) => Frame::of(&v1::Change {
                 key: Some(this.key.clone()),
                 kind: v1::ChangeKind::Bookmark.into(),
@@ -199,7 +204,9 @@ impl SubscribeStream {
             // Says who it is. The server never asks for acks yet, and so is owed none.
             Some(Request::Hello(hello)) => {
                 let root = Path::Root;
-                if let Err(invalid) = super::fields::uid(&hello.client_id, root.field("hello").field("client_id")) {
+                if let Err(invalid) =
+                    super::fields::uid(&hello.client_id, root.field("hello").field("client_id"))
+                {
                     self.refuse(0, &invalid.into());
                 }
             }
@@ -218,8 +225,12 @@ impl SubscribeStream {
         self.ahead.retain(|ahead| ahead.view_id != view.view_id);
         match decoded {
             Err(refused) => self.refuse(view.view_id, &refused),
-            Ok(_) if self.feeder.views() + self.ahead.len() >= MAX_VIEWS && !self.feeder.contains(view.view_id) => {
-                let problem = format!("this stream has {MAX_VIEWS} views, which is the limit; open another stream");
+            Ok(_)
+                if self.feeder.views() + self.ahead.len() >= MAX_VIEWS
+                    && !self.feeder.contains(view.view_id) =>
+            {
+                let problem =
+                    format!("this stream has {MAX_VIEWS} views, which is the limit; open another stream");
                 self.refuse(view.view_id, &subscribe.field("view_id").invalid(problem).into());
             }
             Ok(watched) => self.open(view.view_id, watched),
@@ -247,7 +258,8 @@ impl SubscribeStream {
         while !self.ahead.is_empty() {
             let changes = self.ahead_changes.get_or_insert_with(|| {
                 let (mut head, known) = (self.hub.follow_head(), self.hub.head());
-                let first = self.ahead.iter().map(|ahead| ahead.until).min().unwrap_or_else(|| after(BEHIND_WAIT));
+                let first =
+                    self.ahead.iter().map(|ahead| ahead.until).min().unwrap_or_else(|| after(BEHIND_WAIT));
                 Box::pin(async move {
                     tokio::select! {
                         _ = head.wait_for(|head| *head > known) => {}
@@ -339,7 +351,8 @@ impl Stream for SubscribeStream {
                 Frame { prefix: prefix.into(), shared: part.as_field() }
             }
             Fed::Bookmark(revision) => {
-                let bookmark = v1::Bookmark { epoch: this.hub.epoch().to_owned(), revision, ack_requested: false };
+                let bookmark =
+                    v1::Bookmark { epoch: this.hub.epoch().to_owned(), revision, ack_requested: false };
                 let response = Some(v1::subscribe_response::Response::Bookmark(bookmark));
                 Frame::of(&v1::SubscribeResponse { view_id: 0, response })
             }

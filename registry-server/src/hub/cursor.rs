@@ -85,7 +85,9 @@ impl Cursor {
         let (revision, position) = match start {
             Start::Fresh => (0, Position::Reset(ResetReason::Initial)),
             Start::Forced => (0, Position::Reset(ResetReason::Requested)),
-            Start::Resume { epoch, .. } if epoch != hub.epoch() => (0, Position::Reset(ResetReason::EpochChanged)),
+            Start::Resume { epoch, .. } if epoch != hub.epoch() => {
+                (0, Position::Reset(ResetReason::EpochChanged))
+            }
             Start::Resume { revision, .. } if feed.can_resume(view, *revision) => (*revision, Position::Live),
             Start::Resume { .. } => (0, Position::Reset(ResetReason::HistoryGone)),
         };
@@ -124,7 +126,8 @@ impl Cursor {
                     let reason = *reason;
                     let head = self.hub.head();
                     let hub = &self.hub;
-                    let joined = self.feed.join(self.view, &hub.inner.epoch, head, || hub.next_generation())?;
+                    let joined =
+                        self.feed.join(self.view, &hub.inner.epoch, head, || hub.next_generation())?;
                     self.position = Position::Snapshot { generation: joined.number, next: 0, reason };
                 }
                 Position::Snapshot { generation, next, reason } => {
@@ -140,7 +143,9 @@ impl Cursor {
                         self.position = Position::Live;
                         self.revision = generation.revision;
                     }
-                    return parts.get(next).map(|part| Step { part: part.clone(), reset_reason: Some(reason) });
+                    return parts
+                        .get(next)
+                        .map(|part| Step { part: part.clone(), reset_reason: Some(reason) });
                 }
             }
         }

@@ -7,11 +7,11 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use prost::encoding::{self, WireType};
 use prost::Message as _;
+use prost::encoding::{self, WireType};
 use registry_proto::{digest, v1};
 
-use crate::core::{Instance, Held, Override, Revision, ServiceKey, Status};
+use crate::core::{Held, Instance, Override, Revision, ServiceKey, Status};
 
 /// Where a part ends, unless a single instance is larger. Well under the 1 MiB that a message may have.
 pub const MAX_PART_BYTES: usize = 128 << 10;
@@ -101,8 +101,10 @@ impl<'a> PartWriter<'a> {
     }
 
     pub(super) fn removed(&mut self, entry: &Entry) {
-        let removed =
-            v1::Removed { id: entry.instance.id.to_string(), create_revision: entry.instance.create_revision };
+        let removed = v1::Removed {
+            id: entry.instance.id.to_string(),
+            create_revision: entry.instance.create_revision,
+        };
         self.make_room(removed.encoded_len() + 8);
         encoding::message::encode(REMOVED, &removed, &mut self.current);
     }
@@ -123,7 +125,11 @@ impl<'a> PartWriter<'a> {
         }
         .encode_to_vec();
         let finished = std::mem::take(&mut self.finished);
-        finished.into_iter().enumerate().map(|(index, items)| frame(&common, &items, index, last, header.digest)).collect()
+        finished
+            .into_iter()
+            .enumerate()
+            .map(|(index, items)| frame(&common, &items, index, last, header.digest))
+            .collect()
     }
 
     fn instance(&mut self, field: u32, entry: &Entry) {

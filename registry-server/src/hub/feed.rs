@@ -77,7 +77,8 @@ pub(super) enum Between {
 impl Feed {
     /// A service as it was loaded, without history.
     pub(super) fn load(key: ServiceKey, service: &Service) -> Self {
-        let instances = service.instances.iter().map(|(id, instance)| (id.clone(), Entry::new(instance))).collect();
+        let instances =
+            service.instances.iter().map(|(id, instance)| (id.clone(), Entry::new(instance))).collect();
         let now = Published { instances, exists: true, wall: service.changed_at };
         let state =
             State { now, last_change: service.last_change, floor: service.last_change, ..State::default() };
@@ -102,8 +103,13 @@ impl Feed {
             };
             items.push(LoggedItem { before, after });
         }
-        let logged =
-            Arc::new(Logged::new(change.revision, change.wall, change.cause, Arc::clone(&change.actor), items));
+        let logged = Arc::new(Logged::new(
+            change.revision,
+            change.wall,
+            change.cause,
+            Arc::clone(&change.actor),
+            items,
+        ));
         state.now.exists = true;
         state.forget = false;
         state.last_change = change.revision;
@@ -128,7 +134,12 @@ impl Feed {
     }
 
     /// Finds or makes the view. `None`: this feed was dropped from the hub. `Err`: too many views.
-    pub(super) fn open(&self, selector: &Selector, include_all: bool, limit: usize) -> Result<Option<ViewId>, ()> {
+    pub(super) fn open(
+        &self,
+        selector: &Selector,
+        include_all: bool,
+        limit: usize,
+    ) -> Result<Option<ViewId>, ()> {
         let mut state = lock(&self.state);
         if state.retired {
             return Ok(None);
@@ -142,14 +153,20 @@ impl Feed {
         }
         let id = state.next_id;
         state.next_id += 1;
-        let view = View::new(selector.clone(), include_all, state.floor, &state.now.instances, &state.changes);
+        let view =
+            View::new(selector.clone(), include_all, state.floor, &state.now.instances, &state.changes);
         state.views.insert(id, view);
         state.by_selector.insert(named, id);
         Ok(Some(id))
     }
 
     /// Adds a watcher to a view and names its place. `None`: the view is gone meanwhile.
-    pub(super) fn subscribe(&self, view: ViewId, signal: &Arc<Signal>, slot: u32) -> Option<(u64, Arc<Subscription>)> {
+    pub(super) fn subscribe(
+        &self,
+        view: ViewId,
+        signal: &Arc<Signal>,
+        slot: u32,
+    ) -> Option<(u64, Arc<Subscription>)> {
         let mut state = lock(&self.state);
         let id = state.next_id;
         state.next_id += 1;
@@ -180,7 +197,8 @@ impl Feed {
         if !view.can_resume(cursor) {
             return Between::Unknown;
         }
-        view.delta(cursor, || now.describe(&self.key, epoch), changes).map_or(Between::Nothing, Between::Delta)
+        view.delta(cursor, || now.describe(&self.key, epoch), changes)
+            .map_or(Between::Nothing, Between::Delta)
     }
 
     /// The snapshot that a watcher of a view starts from.
@@ -193,7 +211,12 @@ impl Feed {
     ) -> Option<Arc<Generation>> {
         let mut state = lock(&self.state);
         let State { now, views, last_change, .. } = &mut *state;
-        Some(views.get_mut(&view)?.join(head.max(*last_change), || now.describe(&self.key, epoch), number, now.wall))
+        Some(views.get_mut(&view)?.join(
+            head.max(*last_change),
+            || now.describe(&self.key, epoch),
+            number,
+            now.wall,
+        ))
     }
 
     /// A snapshot of a view, while it is one of those kept.
@@ -218,7 +241,8 @@ impl Feed {
             if let Some((_, generation)) = state.readings.iter().find(current) {
                 Arc::clone(generation)
             } else {
-                let digest = selected(&state.now.instances, selector).fold(0, |sum: u64, e| sum.wrapping_add(e.digest));
+                let digest = selected(&state.now.instances, selector)
+                    .fold(0, |sum: u64, e| sum.wrapping_add(e.digest));
                 let now = state.now.describe(&self.key, epoch);
                 let revision = head.max(last_change);
                 let generation = Arc::new(snapshot(number(), revision, now, selector.clone(), digest));
@@ -247,13 +271,15 @@ impl Feed {
         };
         let events = state.changes.iter().rev().flat_map(|change| {
             let ends = change.items.iter().map(|item| (of(&item.before), of(&item.after)));
-            ends.filter(|(before, after)| before.is_some() || after.is_some()).map(|(before, after)| Happened {
-                revision: change.revision,
-                wall: change.wall,
-                cause: change.cause,
-                actor: Arc::clone(&change.actor),
-                before,
-                after,
+            ends.filter(|(before, after)| before.is_some() || after.is_some()).map(|(before, after)| {
+                Happened {
+                    revision: change.revision,
+                    wall: change.wall,
+                    cause: change.cause,
+                    actor: Arc::clone(&change.actor),
+                    before,
+                    after,
+                }
             })
         });
         Past {
@@ -268,7 +294,8 @@ impl Feed {
     pub(super) fn retire(&self, forget: bool) -> bool {
         let mut state = lock(&self.state);
         state.forget |= forget && state.now.instances.is_empty();
-        let unused = state.views.is_empty() && state.now.instances.is_empty() && (state.forget || !state.now.exists);
+        let unused =
+            state.views.is_empty() && state.now.instances.is_empty() && (state.forget || !state.now.exists);
         state.retired |= unused;
         unused
     }

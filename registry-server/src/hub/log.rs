@@ -44,7 +44,13 @@ pub(super) struct LoggedItem {
 }
 
 impl Logged {
-    pub(super) fn new(revision: Revision, wall: u64, cause: Cause, actor: Arc<str>, items: Vec<LoggedItem>) -> Self {
+    pub(super) fn new(
+        revision: Revision,
+        wall: u64,
+        cause: Cause,
+        actor: Arc<str>,
+        items: Vec<LoggedItem>,
+    ) -> Self {
         let entries = items.iter().flat_map(|item| item.before.iter().chain(&item.after));
         let bytes = entries.map(|entry| entry.body.len()).sum();
         Self { revision, wall, cause, actor, items, bytes }

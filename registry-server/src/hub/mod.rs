@@ -30,6 +30,7 @@ use std::{
 use dashmap::DashMap;
 use tokio::sync::watch;
 
+pub(crate) use self::encode::{wire_instance, wire_key, wire_override, wire_time};
 pub use self::{
     cursor::{Cursor, Start, Step},
     encode::{MAX_PART_BYTES, Part},
@@ -37,7 +38,6 @@ pub use self::{
     log::LogLimits,
     signal::Signal,
 };
-pub(crate) use self::encode::{wire_instance, wire_key, wire_override, wire_time};
 use self::{feed::Feed, log::RecentLog, view::Page};
 use crate::core::{InstanceId, Revision, Selector, ServiceChange, ServiceKey, State};
 
@@ -62,7 +62,9 @@ impl Default for HubSettings {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ViewRefused {
     /// The service has as many different selectors open as it may.
-    #[error("{key} already has {limit} different selectors open, which is the limit; use one of those, or none")]
+    #[error(
+        "{key} already has {limit} different selectors open, which is the limit; use one of those, or none"
+    )]
     TooManyViews {
         /// The service.
         key: ServiceKey,
@@ -135,7 +137,10 @@ impl Hub {
                 feeds,
                 head: watch::Sender::new(state.revision()),
                 forgotten_through: AtomicU64::new(state.forgotten_through()),
-                publisher: Mutex::new(Publisher { log: RecentLog::new(settings.log.clone(), now_wall), emptied }),
+                publisher: Mutex::new(Publisher {
+                    log: RecentLog::new(settings.log.clone(), now_wall),
+                    emptied,
+                }),
                 generations: AtomicU64::new(1),
                 settings,
             }),
@@ -240,11 +245,19 @@ impl Hub {
             return Arc::clone(feed.value());
         }
         let floor = self.inner.forgotten_through.load(Ordering::Acquire);
-        Arc::clone(self.inner.feeds.entry(key.clone()).or_insert_with(|| Arc::new(Feed::unknown(key.clone(), floor))).value())
+        Arc::clone(
+            self.inner
+                .feeds
+                .entry(key.clone())
+                .or_insert_with(|| Arc::new(Feed::unknown(key.clone(), floor)))
+                .value(),
+        )
     }
 
     fn drop_if_unused(&self, feed: &Arc<Feed>) {
-        self.inner.feeds.remove_if(&feed.key, |_, current| Arc::ptr_eq(current, feed) && current.retire(false));
+        self.inner
+            .feeds
+            .remove_if(&feed.key, |_, current| Arc::ptr_eq(current, feed) && current.retire(false));
     }
 
     /// Drops feeds of services that are long empty and that nobody watches.

@@ -144,7 +144,8 @@ impl View {
     pub(super) fn publish(&mut self, change: &Logged) {
         let mut changed = false;
         for item in &change.items {
-            if let Some(before) = item.before.as_ref().filter(|entry| self.selector.matches(&entry.instance)) {
+            if let Some(before) = item.before.as_ref().filter(|entry| self.selector.matches(&entry.instance))
+            {
                 self.digest = self.digest.wrapping_sub(before.digest);
                 changed = true;
             }
@@ -199,7 +200,8 @@ impl View {
         }
         let from = log.partition_point(|change| change.revision <= previous);
         let missed: Vec<Arc<Logged>> = log.iter().skip(from).cloned().collect();
-        let (selector, digest, service, include_all) = (self.selector.clone(), self.digest, service(), self.include_all);
+        let (selector, digest, service, include_all) =
+            (self.selector.clone(), self.digest, service(), self.include_all);
         let parts = Lazy::new(move || {
             let header = Header {
                 key: &service.key,
@@ -255,7 +257,13 @@ impl View {
 }
 
 /// The whole of a view at `revision`.
-pub(super) fn snapshot(number: u64, revision: Revision, service: ServiceNow, selector: Selector, digest: u64) -> Generation {
+pub(super) fn snapshot(
+    number: u64,
+    revision: Revision,
+    service: ServiceNow,
+    selector: Selector,
+    digest: u64,
+) -> Generation {
     let wall = service.wall;
     let parts = Lazy::new(move || {
         let mut writer = PartWriter::new(Header {
@@ -275,7 +283,10 @@ pub(super) fn snapshot(number: u64, revision: Revision, service: ServiceNow, sel
 }
 
 /// The entries that a selector chooses.
-pub(super) fn selected<'a>(instances: &'a Instances, selector: &'a Selector) -> impl Iterator<Item = &'a Arc<Entry>> {
+pub(super) fn selected<'a>(
+    instances: &'a Instances,
+    selector: &'a Selector,
+) -> impl Iterator<Item = &'a Arc<Entry>> {
     instances.values().filter(|entry| selector.matches(&entry.instance))
 }
 
@@ -292,7 +303,9 @@ fn net(changes: &[Arc<Logged>], selector: &Selector, writer: &mut PartWriter<'_>
         ends.entry(&named.instance.id).or_insert((item.before.as_ref(), None)).1 = item.after.as_ref();
     }
     let chosen = |entry: &&Arc<Entry>| selector.matches(&entry.instance);
-    for (before, after) in ends.into_values().map(|(before, after)| (before.filter(chosen), after.filter(chosen))) {
+    for (before, after) in
+        ends.into_values().map(|(before, after)| (before.filter(chosen), after.filter(chosen)))
+    {
         match (before, after) {
             (None, Some(after)) => writer.added(after),
             (Some(before), Some(after)) if before.digest != after.digest => writer.updated(after),

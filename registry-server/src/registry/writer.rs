@@ -15,7 +15,10 @@ use tracing::{error, info, warn};
 
 use super::{Renew, StoreHealth, WriteError, Written, group::Group};
 use crate::{
-    core::{Cause, Command, Committed, Core, Event, Now, Proposal, Record, Renewal, Revision, ServiceChange, State},
+    core::{
+        Cause, Command, Committed, Core, Event, Now, Proposal, Record, Renewal, Revision, ServiceChange,
+        State,
+    },
     hub::Hub,
     runtime::Runtime,
     store::{Store, StoreError},
@@ -215,7 +218,7 @@ impl Writer {
     /// Decides the next group and hands it to the store, if none is in flight.
     fn begin(&mut self, now: Now) {
         while self.in_flight.is_none() && self.failed.is_none() {
-            let Some(mut store) = self.store.take() else { return };
+            let Some(store) = self.store.take() else { return };
             let (group, members) = self.decide(now);
             if group.is_empty() {
                 self.store = Some(store);

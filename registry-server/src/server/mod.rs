@@ -9,7 +9,7 @@
 mod config;
 mod health;
 
-use std::{future::Future, io, time::Duration};
+use std::{future::Future, io, sync::Arc, time::Duration};
 
 use registry_proto::{FILE_DESCRIPTOR_SET, server::registry_server::RegistryServer};
 use tokio::{
@@ -138,7 +138,7 @@ fn open(config: &Config, runtime: &Runtime) -> Result<Box<dyn Store>, StoreError
             Box::new(MemoryStore::new(new_epoch))
         }
         Storage::Embedded => {
-            Box::new(EmbeddedStore::open(&config.data_dir, EmbeddedOptions::new(fold, new_epoch))?)
+            Box::new(EmbeddedStore::open(&config.data_dir, EmbeddedOptions::new(Arc::new(fold), new_epoch))?)
         }
     })
 }
