@@ -263,11 +263,10 @@ impl Core {
     /// A record concerned a lease without renewing it.
     fn follow_lease(&mut self, now: Now, id: &LeaseId, cause: Cause) {
         let Some(lease) = self.state.lease(id) else { return self.leases.remove(id) };
-        if self.state.is_dormant(id) {
-            if matches!(cause, Cause::Expire | Cause::HoldExpire) && self.leases.in_flight(id) {
-                self.leases.suspend(id, lease.ttl);
-            }
-        } else if self.leases.deadline(id).is_none() {
+        let dormant = self.state.is_dormant(id);
+        if dormant && cause == Cause::Expire {
+            self.leases.suspend(id, lease.ttl);
+        } else if !dormant && self.leases.deadline(id).is_none() {
             // The last held one went, and the lease has losses to tell: its registrant has a TTL to come and ask.
             self.touch(now, id);
         } else if cause == Cause::HoldExpire {
