@@ -37,7 +37,10 @@ pub mod view;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::{BuildHasherDefault, DefaultHasher},
+};
 
 use decide::Draft;
 pub use decide::decide;
@@ -47,6 +50,10 @@ pub use leases::LeaseClock;
 pub use state::{Service, State};
 use timers::Timers;
 pub use types::*;
+
+/// A map for what is looked up far more often than listed. The hash is fixed, so that the same history gives the same
+/// state down to the order of iteration.
+type FixedMap<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
 
 /// The state, and the volatile things beside it.
 #[derive(Clone, Debug)]

@@ -19,7 +19,7 @@ use std::{
 };
 
 use super::{
-    Base, Committed, Event, Held, Instance, InstanceId, ItemChange, Lease, LeaseId, Loss, Override,
+    Base, Committed, Event, FixedMap, Held, Instance, InstanceId, ItemChange, Lease, LeaseId, Loss, Override,
     Registrant, Revision, ServiceChange, ServiceKey, Settings, Spec, view::digest_of,
 };
 
@@ -64,16 +64,16 @@ pub struct State {
     revision: Revision,
     forgotten_through: Revision,
     services: BTreeMap<ServiceKey, Service>,
-    leases: BTreeMap<LeaseId, Lease>,
+    leases: FixedMap<LeaseId, Lease>,
     overrides: BTreeMap<(ServiceKey, InstanceId), Arc<Override>>,
     /// How many services without instances are remembered.
     remembered: usize,
     /// Services without instances, the one empty for longest first. Follows from `services`.
     empty: BTreeSet<(Revision, ServiceKey)>,
     /// The leases of each registrant, the highest generation last. Follows from `leases`.
-    registrants: BTreeMap<Arc<str>, BTreeSet<(u64, LeaseId)>>,
+    registrants: FixedMap<Arc<str>, BTreeSet<(u64, LeaseId)>>,
     /// How many instances of a lease are held, where any is. Follows from `services`.
-    held: BTreeMap<LeaseId, usize>,
+    held: FixedMap<LeaseId, usize>,
     /// How many instances there are. Follows from `services`.
     instances: usize,
 }
@@ -95,12 +95,12 @@ impl State {
             revision: base.revision,
             forgotten_through: base.forgotten_through,
             services: BTreeMap::new(),
-            leases: BTreeMap::new(),
+            leases: FixedMap::default(),
             overrides: BTreeMap::new(),
             remembered: Settings::default().remembered_services,
             empty: BTreeSet::new(),
-            registrants: BTreeMap::new(),
-            held: BTreeMap::new(),
+            registrants: FixedMap::default(),
+            held: FixedMap::default(),
             instances: 0,
         };
         for (key, id, over) in base.overrides {
@@ -151,6 +151,9 @@ impl State {
             let (registrant, lost) = (lease.registrant.clone(), lease.lost.clone());
             (*id, Lease { registrant, ttl: lease.ttl, instances: BTreeSet::new(), lost })
         });
+        // In an order that does not depend on the history, so that equal states have equal bases.
+        let mut leases: Vec<_> = leases.collect();
+        leases.sort_unstable_by_key(|(id, _)| *id);
         let services = self.services.iter().map(|(key, it)| (key.clone(), it.last_change, it.changed_at));
         let overrides =
             self.overrides.iter().map(|((key, id), it)| (key.clone(), id.clone(), (**it).clone()));
@@ -159,7 +162,7 @@ impl State {
             forgotten_through: self.forgotten_through,
             services: services.collect(),
             instances: instances.collect(),
-            leases: leases.collect(),
+            leases,
             overrides: overrides.collect(),
         }
     }
@@ -217,7 +220,7 @@ impl State {
         self.leases.get(id)
     }
 
-    /// The leases in the order of their ids.
+    /// The leases, in no order that means anything.
     pub fn leases(&self) -> impl Iterator<Item = (&LeaseId, &Lease)> {
         self.leases.iter()
     }
@@ -398,11 +401,18 @@ impl State {
         next: Option<Arc<Instance>>,
         before: &mut Before,
     ) -> Option<Arc<Instance>> {
-        let old = self.instance(key, id).cloned();
-        if old.is_none() && next.is_none() {
-            return None;
-        }
-        let service = self.services.entry(key.clone()).or_default();
+        let (service, old) = match &next {
+            Some(next) => {
+                let service = self.services.entry(key.clone()).or_default();
+                let old = service.instances.insert(id.clone(), next.clone());
+                (service, old)
+            }
+            None => {
+                let service = self.services.get_mut(key)?;
+                let old = service.instances.remove(id)?;
+                (service, Some(old))
+            }
+        };
         let name = (key.clone(), id.clone());
         if let Some(old) = &old {
             self.instances -= 1;
@@ -428,12 +438,11 @@ impl State {
                 }
             }
         }
-        match next {
-            Some(next) => service.instances.insert(id.clone(), next),
-            None => service.instances.remove(id),
-        };
-        if !before.get(key).is_some_and(|items| items.contains_key(id)) {
-            before.entry(key.clone()).or_default().insert(id.clone(), old.clone());
+        if !before.contains_key(key) {
+            before.insert(key.clone(), BTreeMap::new());
+        }
+        if let Some(items) = before.get_mut(key) {
+            items.entry(id.clone()).or_insert_with(|| old.clone());
         }
         old
     }
@@ -449,8 +458,7 @@ impl State {
         let was_empty = (service.last_change, key.clone());
         let mut items = Vec::with_capacity(touched.len());
         for (id, before) in touched {
-            let after = service.instances.get_mut(&id);
-            match (&before, after) {
+            let after = match (&before, service.instances.get_mut(&id)) {
                 (None, None) => continue,
                 (Some(before), Some(after)) if same(before, after) => {
                     *after = before.clone();
@@ -461,13 +469,13 @@ impl State {
                     stamped.mod_revision = committed.revision;
                     stamped.changed_at = committed.record.wall;
                     service.digest = service.digest.wrapping_add(digest_of(stamped));
+                    Some(after.clone())
                 }
-                (Some(_), None) => {}
-            }
+                (Some(_), None) => None,
+            };
             if let Some(before) = &before {
                 service.digest = service.digest.wrapping_sub(digest_of(before));
             }
-            let after = service.instances.get(&id).cloned();
             items.push(ItemChange { id, before, after });
         }
         if items.is_empty() {
@@ -506,7 +514,7 @@ fn same(before: &Instance, after: &Instance) -> bool {
         && before.spec == after.spec
 }
 
-fn uncount(counts: &mut BTreeMap<LeaseId, usize>, lease: &LeaseId) {
+fn uncount(counts: &mut FixedMap<LeaseId, usize>, lease: &LeaseId) {
     if let Some(count) = counts.get_mut(lease) {
         *count -= 1;
         if *count == 0 {
@@ -516,7 +524,7 @@ fn uncount(counts: &mut BTreeMap<LeaseId, usize>, lease: &LeaseId) {
 }
 
 fn forget_registrant(
-    registrants: &mut BTreeMap<Arc<str>, BTreeSet<(u64, LeaseId)>>,
+    registrants: &mut FixedMap<Arc<str>, BTreeSet<(u64, LeaseId)>>,
     registrant: &Registrant,
     lease: LeaseId,
 ) {
