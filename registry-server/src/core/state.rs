@@ -120,7 +120,7 @@ impl State {
             if state.leases.contains_key(&instance.lease) {
                 let id = instance.id.clone();
                 instance.over = state.overrides.get(&(key.clone(), id.clone())).cloned();
-                state.replace(&key, &id, Some(Arc::new(instance)), &mut before);
+                state.replace(&key, &id, Some(&Arc::new(instance)), &mut before);
             }
         }
         for (key, service) in &mut state.services {
@@ -360,7 +360,7 @@ impl State {
             held: None,
             over: self.overrides.get(&name).cloned(),
         };
-        self.replace(key, id, Some(Arc::new(next)), before);
+        self.replace(key, id, Some(&Arc::new(next)), before);
         if let Some(old) = old.filter(|old| old.lease != lease) {
             self.lose(&old.lease, key, id, Loss::TakenOver);
         }
@@ -369,7 +369,7 @@ impl State {
     fn hold(&mut self, key: &ServiceKey, id: &InstanceId, held: Option<Held>, before: &mut Before) {
         if let Some(instance) = self.instance(key, id) {
             let next = Instance { held, ..(**instance).clone() };
-            self.replace(key, id, Some(Arc::new(next)), before);
+            self.replace(key, id, Some(&Arc::new(next)), before);
         }
     }
 
@@ -382,7 +382,7 @@ impl State {
     ) {
         if let Some(instance) = self.instance(key, id) {
             let next = Instance { over, ..(**instance).clone() };
-            self.replace(key, id, Some(Arc::new(next)), before);
+            self.replace(key, id, Some(&Arc::new(next)), before);
         }
     }
 
@@ -398,20 +398,17 @@ impl State {
         &mut self,
         key: &ServiceKey,
         id: &InstanceId,
-        next: Option<Arc<Instance>>,
+        next: Option<&Arc<Instance>>,
         before: &mut Before,
     ) -> Option<Arc<Instance>> {
-        let (service, old) = match &next {
-            Some(next) => {
-                let service = self.services.entry(key.clone()).or_default();
-                let old = service.instances.insert(id.clone(), next.clone());
-                (service, old)
-            }
-            None => {
-                let service = self.services.get_mut(key)?;
-                let old = service.instances.remove(id)?;
-                (service, Some(old))
-            }
+        let (service, old) = if let Some(next) = next {
+            let service = self.services.entry(key.clone()).or_default();
+            let old = service.instances.insert(id.clone(), next.clone());
+            (service, old)
+        } else {
+            let service = self.services.get_mut(key)?;
+            let old = service.instances.remove(id)?;
+            (service, Some(old))
         };
         let name = (key.clone(), id.clone());
         if let Some(old) = &old {
@@ -421,12 +418,12 @@ impl State {
             }
             if let Some(lease) = self.leases.get_mut(&old.lease) {
                 service.uncount_ttl(lease.ttl);
-                if next.as_ref().is_none_or(|next| next.lease != old.lease) {
+                if next.is_none_or(|next| next.lease != old.lease) {
                     lease.instances.remove(&name);
                 }
             }
         }
-        if let Some(next) = &next {
+        if let Some(next) = next {
             self.instances += 1;
             if next.held.is_some() {
                 *self.held.entry(next.lease).or_default() += 1;
