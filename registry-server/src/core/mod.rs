@@ -14,7 +14,7 @@
 //! | file | what it owns | promises |
 //! |---|---|---|
 //! | `types` | the words | |
-//! | `state` | the durable state, and how events change it | D3, L4, W5's memory |
+//! | `state`, `state::evolve` | the durable state, and how events change it | D3, L4, W5's memory |
 //! | `decide` | what a command would do | D3, L3 |
 //! | `expiry` | what time alone brings about | L2, L5 |
 //! | `leases`, `timers` | when something is due; volatile | L1, L2 |
