@@ -50,6 +50,7 @@ pub use leases::LeaseClock;
 pub use state::{Service, State};
 use timers::Timers;
 pub use types::*;
+pub use view::Selector;
 
 /// A map for what is looked up far more often than listed. The hash is fixed, so that the same history gives the same
 /// state down to the order of iteration.
@@ -92,6 +93,11 @@ impl Core {
         for committed in tail {
             state.evolve(&committed);
         }
+        Self::take_up(settings, state, now)
+    }
+
+    /// As [`restore`](Self::restore), of a state that was replayed already.
+    pub fn take_up(settings: Settings, state: State, now: Now) -> Self {
         let mut core = Self::around(state, settings);
         core.woke = Some(now.mono);
         for (id, lease) in core.state.leases() {
