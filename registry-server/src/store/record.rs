@@ -162,7 +162,7 @@ pub(super) fn encode_base<E>(
             id: id.0.to_vec(),
             registrant: Some(registrant_to_wire(&lease.registrant)),
             ttl: lease.ttl,
-            lost: lease.lost.iter().map(|((key, id), loss)| removed_to_wire(key, id, *loss)).collect(),
+            lost: lease.lost.iter().map(|((key, id), loss)| removed_to_wire(key, id, Some(*loss))).collect(),
         });
         emit(&wire::Part { leases: leases.collect(), ..wire::Part::default() })?;
     }
@@ -199,7 +199,12 @@ pub(super) fn decode_part(
     for lease in part.leases {
         let lost = lease.lost.into_iter().map(|lost| {
             let (key, id, loss) = removed_from_wire(lost, strings)?;
-            Ok(((key, id), loss))
+            Ok((
+                (key, id),
+                loss.ok_or_else(|| {
+                    DecodeError::Malformed("a lease lost an instance for no reason".to_owned())
+                })?,
+            ))
         });
         let lost = lost.collect::<Result<_, _>>()?;
         let kept = Lease {
@@ -382,15 +387,16 @@ fn override_from_wire(
     Ok((key(over.key, strings)?, over.id.into(), kept))
 }
 
-fn removed_to_wire(key: &ServiceKey, id: &InstanceId, loss: Loss) -> wire::Removed {
-    wire::Removed { key: Some(key_to_wire(key)), id: id.to_string(), loss: loss_number(loss) }
+fn removed_to_wire(key: &ServiceKey, id: &InstanceId, loss: Option<Loss>) -> wire::Removed {
+    wire::Removed { key: Some(key_to_wire(key)), id: id.to_string(), loss: loss.map_or(0, loss_number) }
 }
 
 fn removed_from_wire(
     removed: wire::Removed,
     strings: &mut Interner,
-) -> Result<(ServiceKey, InstanceId, Loss), DecodeError> {
-    Ok((key(removed.key, strings)?, removed.id.into(), loss(removed.loss)?))
+) -> Result<(ServiceKey, InstanceId, Option<Loss>), DecodeError> {
+    let reason = if removed.loss == 0 { None } else { Some(loss(removed.loss)?) };
+    Ok((key(removed.key, strings)?, removed.id.into(), reason))
 }
 
 fn held_to_wire(held: &Held) -> wire::Held {

@@ -126,7 +126,11 @@ fn event() -> impl Strategy<Value = Event> {
             spec,
             lease
         }),
-        (key(), id(), loss()).prop_map(|(key, id, loss)| Event::Removed { key, id, loss }),
+        (key(), id(), proptest::option::of(loss())).prop_map(|(key, id, loss)| Event::Removed {
+            key,
+            id,
+            loss
+        }),
         (key(), id(), held()).prop_map(|(key, id, held)| Event::Held { key, id, held }),
         (key(), id()).prop_map(|(key, id)| Event::Released { key, id }),
         (key(), id(), over()).prop_map(|(key, id, over)| Event::OverrideSet { key, id, over }),

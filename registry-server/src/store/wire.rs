@@ -194,7 +194,7 @@ pub(super) struct Removed {
     pub(super) key: Option<Key>,
     #[prost(string, tag = "2")]
     pub(super) id: String,
-    /// 1 taken over, 2 deregistered, 3 expired, 4 evicted.
+    /// 0 none, 1 taken over, 2 deregistered, 3 expired, 4 evicted.
     #[prost(uint32, tag = "3")]
     pub(super) loss: u32,
 }
