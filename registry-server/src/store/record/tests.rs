@@ -143,7 +143,7 @@ fn everything() -> (Vec<Record>, Base) {
         Event::LeaseGranted { lease, registrant: registrant.clone(), ttl: 6 },
         Event::LeaseEnded { lease },
         Event::Registered { key: key.clone(), id: id.clone(), spec: spec.clone(), lease },
-        Event::Removed { key: key.clone(), id: id.clone(), loss: Loss::Expired },
+        Event::Removed { key: key.clone(), id: id.clone(), loss: Some(Loss::Expired) },
         Event::Held { key: key.clone(), id: id.clone(), held: held.clone() },
         Event::Released { key: key.clone(), id: id.clone() },
         Event::OverrideSet { key: key.clone(), id: id.clone(), over: over.clone() },
