@@ -201,6 +201,16 @@ async fn a_foreign_load_balance_that_applies_differences_survives_an_overflow() 
     table.write("other", &[]);
     pass().await;
     assert_eq!(text(balanced.get(&endpoint).await.unwrap()), ["a:5"]);
+    // Once the view cannot be read just then, and the next change says nothing of those that left before.
+    table.write("s", &[5, 6]);
+    pass().await;
+    table.write("s", &[6]);
+    table.write("other", &[]);
+    table.rows.lock().unwrap().remove("s");
+    pass().await;
+    table.write("s", &[6, 7]);
+    pass().await;
+    assert_eq!(text(balanced.get(&endpoint).await.unwrap()), ["a:6", "a:7"]);
     assert_eq!(balanced.balancer().discovers.load(Ordering::Relaxed), 1);
 }
 
