@@ -116,7 +116,7 @@ impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
         let arrived = entry.flights();
         // It is never closed: an error would mean that there is no turn to wait for.
         let _turn = entry.turn.acquire().await.ok();
-        if entry.is_ready() && !entry.doubtful(|| self.runtime.now()) {
+        if !entry.wants_discover(|| self.runtime.now()) {
             return Ok(());
         }
         if entry.flights() != arrived
@@ -151,7 +151,7 @@ impl<P: Policy, D: Discover> LoadBalance<D> for Cached<P, D::Key> {
         }
         let key = discover.key(endpoint);
         let entry = self.entry(&key);
-        if !entry.is_ready() || entry.doubtful(|| self.runtime.now()) {
+        if entry.wants_discover(|| self.runtime.now()) {
             self.sweep_if_due();
             self.fly(&entry, endpoint, discover).await?;
         }
