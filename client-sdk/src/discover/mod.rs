@@ -3,6 +3,13 @@
 //! Owns the [`Discover`] trait and its implementations. Anyone can implement it (as `async fn`) and have it work with
 //! every balancer, layer and channel of this crate.
 
+mod follow;
+mod static_discover;
+pub(crate) mod track;
+
+pub use follow::{Followed, follow};
+pub use static_discover::{StaticDiscover, WeightedStaticDiscover};
+
 use std::{error::Error, future::Future, hash::Hash, sync::Arc};
 
 use crate::model::{Change, Endpoint, Instance, InstanceList};
