@@ -1,6 +1,8 @@
 //! The registry server's binary: flags and environment in, [`registry_server::server::run`], signals.
 
-use std::{fmt::Write as _, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fmt::Write as _, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration,
+};
 
 use clap::{Parser, ValueEnum};
 use registry_server::{

@@ -93,22 +93,30 @@ impl Reader {
                         let was = self.view.remove(&gone.id).expect("W2: only what was there leaves");
                         assert_eq!(was.create_revision, gone.create_revision);
                     }
-                    part.added.iter().for_each(|it| assert!(!self.view.contains_key(&it.id), "W2: added twice"));
-                    part.updated.iter().for_each(|it| assert!(self.view.contains_key(&it.id), "W2: updated unseen"));
+                    part.added
+                        .iter()
+                        .for_each(|it| assert!(!self.view.contains_key(&it.id), "W2: added twice"));
+                    part.updated
+                        .iter()
+                        .for_each(|it| assert!(self.view.contains_key(&it.id), "W2: updated unseen"));
                 }
                 self.fill(parts.iter().flat_map(|part| part.added.iter().chain(&part.updated)));
                 if parts.iter().any(|part| !part.all.is_empty()) {
-                    let all: BTreeMap<_, _> =
-                        parts.iter().flat_map(|part| &part.all).map(|it| (it.id.clone(), it.clone())).collect();
+                    let all: BTreeMap<_, _> = parts
+                        .iter()
+                        .flat_map(|part| &part.all)
+                        .map(|it| (it.id.clone(), it.clone()))
+                        .collect();
                     assert_eq!(all, self.view, "include_all tells the same as the delta");
                 }
             }
             other => panic!("{other:?} is not for a view"),
         }
         self.cursor = change.revision;
-        let sum = self.view.values().fold(0u64, |sum, it| {
-            sum.wrapping_add(digest::of(&it.id, it.create_revision, it.mod_revision))
-        });
+        let sum = self
+            .view
+            .values()
+            .fold(0u64, |sum, it| sum.wrapping_add(digest::of(&it.id, it.create_revision, it.mod_revision)));
         assert_eq!(sum, change.digest, "W8");
     }
 
@@ -265,8 +273,12 @@ fn a_change_is_encoded_once_for_all_watchers() {
         Reader::default().drain(cursor);
     }
     world.write([register("s", 1, 1, 1, "")]);
-    let sent: Vec<_> = watchers.iter_mut().map(|(cursor, _)| cursor.next().expect("a delta").part.as_message()).collect();
-    assert!(sent.windows(2).all(|pair| pair[0].as_ptr() == pair[1].as_ptr()), "the same bytes, not equal ones");
+    let sent: Vec<_> =
+        watchers.iter_mut().map(|(cursor, _)| cursor.next().expect("a delta").part.as_message()).collect();
+    assert!(
+        sent.windows(2).all(|pair| pair[0].as_ptr() == pair[1].as_ptr()),
+        "the same bytes, not equal ones"
+    );
 }
 
 #[test]
@@ -361,7 +373,9 @@ fn resume_reasons() {
     world.write([register("s", 1, 1, 1, "")]);
     let past = world.hub.head();
     (2..6).for_each(|weight| world.write([register("s", 1, 1, weight, "")]));
-    let reason = |world: &World, start: &Start| open(world, &Selector::default(), start).0.next().and_then(|step| step.reset_reason);
+    let reason = |world: &World, start: &Start| {
+        open(world, &Selector::default(), start).0.next().and_then(|step| step.reset_reason)
+    };
     assert_eq!(reason(&world, &Start::Fresh), Some(v1::ResetReason::Initial));
     assert_eq!(reason(&world, &Start::Forced), Some(v1::ResetReason::Requested));
     let other = Start::Resume { epoch: "other".to_owned(), revision: past };
@@ -379,13 +393,19 @@ fn a_removed_service_is_remembered_and_then_forgotten_honestly() {
     let before = world.hub.head();
     world.write([remove("s", 1)]);
     let after = world.hub.head();
-    let opened = |world: &World, at| open(world, &Selector::default(), &resume(at)).0.next().and_then(|step| step.reset_reason);
+    let opened = |world: &World, at| {
+        open(world, &Selector::default(), &resume(at)).0.next().and_then(|step| step.reset_reason)
+    };
     assert_eq!(opened(&world, after), None, "remembered: current");
     for other in ["a", "b", "c"] {
         world.write([register(other, 1, 1, 1, "")]);
         world.write([remove(other, 1)]);
     }
-    assert_eq!(opened(&world, before), Some(v1::ResetReason::HistoryGone), "forgotten: never silently skipped");
+    assert_eq!(
+        opened(&world, before),
+        Some(v1::ResetReason::HistoryGone),
+        "forgotten: never silently skipped"
+    );
     let (mut fresh, _) = open(&world, &Selector::default(), &Start::Fresh);
     let change = v1::Change::decode(fresh.next().expect("a snapshot").part.as_message()).expect("a change");
     assert!(!change.exists && change.all.is_empty());
@@ -401,7 +421,10 @@ fn views_are_counted_and_go_with_their_last_watcher() {
     let third = world.hub.watch(&key("s"), &in_zone("3"), false, &Start::Fresh, &signal, 0);
     assert!(matches!(third, Err(ViewRefused::TooManyViews { limit: 2, .. })));
     drop(two);
-    assert!(world.hub.watch(&key("s"), &in_zone("3"), false, &Start::Fresh, &signal, 0).is_err(), "one is left");
+    assert!(
+        world.hub.watch(&key("s"), &in_zone("3"), false, &Start::Fresh, &signal, 0).is_err(),
+        "one is left"
+    );
     drop(again);
     assert!(world.hub.watch(&key("s"), &in_zone("3"), false, &Start::Fresh, &signal, 0).is_ok());
     drop(one);
@@ -420,7 +443,9 @@ fn pages_of_one_reading_show_one_revision_until_they_expire() {
     let mut take = |page: &ReadPage| {
         let bytes: usize = page.parts.iter().map(|part| part.as_field().len()).sum();
         assert!(bytes < 1 << 20);
-        page.parts.iter().for_each(|part| reader.take(&Step { part: part.clone(), reset_reason: Some(v1::ResetReason::Initial) }));
+        page.parts.iter().for_each(|part| {
+            reader.take(&Step { part: part.clone(), reset_reason: Some(v1::ResetReason::Initial) })
+        });
     };
     take(&first);
     let mut next = Some(token);
