@@ -3,6 +3,11 @@
 //! Owns the [`Discover`] trait and its implementations. Anyone can implement it (as `async fn`) and have it work with
 //! every balancer, layer and channel of this crate.
 
+mod follow;
+pub(crate) mod track;
+
+pub use follow::{Followed, follow};
+
 use std::{error::Error, future::Future, hash::Hash, sync::Arc};
 
 use crate::model::{Change, Endpoint, Instance, InstanceList};
