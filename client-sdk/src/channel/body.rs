@@ -39,7 +39,10 @@ struct Source {
     /// The attempt that may read; earlier ones read no more.
     attempt: u32,
     kept: Kept,
-    touched: bool,
+    /// Whether the present attempt was asked for anything.
+    asked: bool,
+    /// Whether anything was read from the body itself.
+    read: bool,
     error: Option<Status>,
 }
 
@@ -54,7 +57,7 @@ impl Replay {
     /// Keeps at most `limit` bytes.
     pub(super) fn new(body: tonic::body::Body, limit: usize) -> Self {
         let kept = Kept::All { frames: Vec::new(), room: limit };
-        Self(Arc::new(Mutex::new(Source { body, attempt: 0, kept, touched: false, error: None })))
+        Self(Arc::new(Mutex::new(Source { body, attempt: 0, kept, asked: false, read: false, error: None })))
     }
 
     /// The body for the next attempt; the one before reads no more. `None`: too much of it is gone.
@@ -63,13 +66,15 @@ impl Replay {
         let Kept::All { frames, .. } = &source.kept else { return None };
         let again = frames.iter().cloned().collect();
         source.attempt += 1;
+        source.asked = false;
         Some(RequestBody { source: Arc::clone(&self.0), attempt: source.attempt, again })
     }
 
-    /// Whether there is a body of which nothing was ever read.
+    /// Whether the present attempt has a body of which nothing was asked for yet.
     pub(super) fn untouched(&self) -> bool {
         let source = lock(&self.0);
-        !source.touched && !source.body.is_end_stream()
+        let empty = !source.read && source.body.is_end_stream();
+        !source.asked && !empty
     }
 
     /// An answer has begun: nothing is sent again.
@@ -96,10 +101,11 @@ impl Body for RequestBody {
         if source.attempt != this.attempt {
             return Poll::Ready(Some(Err(Status::cancelled("the request went to another instance"))));
         }
-        source.touched = true;
+        source.asked = true;
         if let Some(data) = this.again.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
+        source.read = true;
         let frame = ready!(Pin::new(&mut source.body).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => source.keep(frame),
@@ -115,7 +121,7 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         let source = lock(&self.source);
-        if source.touched { SizeHint::default() } else { source.body.size_hint() }
+        if source.read { SizeHint::default() } else { source.body.size_hint() }
     }
 }
 
@@ -232,11 +238,12 @@ mod tests {
         assert_eq!(next(&mut first).await.expect("some").expect("data"), "b");
         assert!(!replay.untouched());
         let mut second = replay.attempt().expect("all kept");
+        assert!(replay.untouched());
         assert!(next(&mut first).await.expect("some").is_err(), "the first attempt reads no more");
-        let all = second.collect().await.expect("readable").to_bytes();
+        let all = (&mut second).collect().await.expect("readable").to_bytes();
         assert_eq!(all, "abc");
-        second = replay.attempt().expect("all kept");
-        assert_eq!(second.collect().await.expect("readable").to_bytes(), "abc");
+        let third = replay.attempt().expect("all kept");
+        assert_eq!(third.collect().await.expect("readable").to_bytes(), "abc");
     }
 
     #[tokio::test]

@@ -127,7 +127,7 @@ impl<D: Discover> ChannelBuilder<D> {
             Some(Chooser::LoadBalance(_)) if bypass => None,
             chooser => chooser,
         };
-        let chooser = chooser.unwrap_or_else(|| Chooser::Policy(Box::new(RoundRobin::default())));
+        let chooser = chooser.unwrap_or_else(|| Chooser::Policy(Box::new(RoundRobin::new(&runtime))));
         let followed = follow(self.discover, self.endpoint.clone(), &runtime);
         BalancedChannel::start(self.endpoint, self.settings, runtime, chooser, followed)
     }

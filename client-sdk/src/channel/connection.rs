@@ -106,6 +106,9 @@ pub(super) struct Connection {
     phase: ArcSwap<Phase>,
     /// How often it was opened: names the current connection among those to this instance.
     opened: AtomicU64,
+    /// The last one that said GOAWAY to a call.
+    retired: AtomicU64,
+    retire: Notify,
     in_flight: AtomicUsize,
     settled: Notify,
     gone: AtomicBool,
@@ -115,7 +118,7 @@ pub(super) struct Connection {
 enum Phase {
     Idle,
     Connecting { last: Option<Arc<ConnectError>> },
-    Ready { sender: SendRequest<RequestBody> },
+    Ready { sender: SendRequest<RequestBody>, nth: u64 },
     TransientFailure { error: Arc<ConnectError> },
     Draining,
 }
@@ -153,6 +156,8 @@ impl Owner {
             authority: authority.unwrap_or_else(|| Authority::from_static("localhost")),
             phase: ArcSwap::from_pointee(Phase::Idle),
             opened: AtomicU64::new(0),
+            retired: AtomicU64::new(0),
+            retire: Notify::new(),
             in_flight: AtomicUsize::new(0),
             settled: Notify::new(),
             gone: AtomicBool::new(false),
@@ -180,10 +185,11 @@ impl Connection {
     }
 
     pub(super) fn state(&self) -> ConnectionState {
-        match **self.phase.load() {
+        match &**self.phase.load() {
             Phase::Idle => ConnectionState::Idle,
-            Phase::Connecting { .. } => ConnectionState::Connecting,
-            Phase::Ready { .. } => ConnectionState::Ready,
+            Phase::Ready { sender, nth } if self.accepts(sender, *nth) => ConnectionState::Ready,
+            // Of those that were ready: it ended, and the actor is about to open another.
+            Phase::Connecting { .. } | Phase::Ready { .. } => ConnectionState::Connecting,
             Phase::TransientFailure { .. } => ConnectionState::TransientFailure,
             Phase::Draining => ConnectionState::Draining,
         }
@@ -214,15 +220,30 @@ impl Connection {
 
     /// Whether it is about to be connected, as far as one can tell: nothing went wrong yet.
     pub(super) fn is_hopeful(&self) -> bool {
-        matches!(**self.phase.load(), Phase::Idle | Phase::Connecting { last: None })
+        match &**self.phase.load() {
+            Phase::Idle | Phase::Connecting { last: None } => true,
+            Phase::Ready { sender, nth } => !self.accepts(sender, *nth),
+            Phase::Connecting { .. } | Phase::TransientFailure { .. } | Phase::Draining => false,
+        }
     }
 
-    /// Where to send requests, if it is ready. Hold it no longer than sending takes.
-    pub(super) fn sender(&self) -> Option<SendRequest<RequestBody>> {
+    /// Where to send requests, if it is ready, and how often it had been opened. Hold it no longer than sending takes.
+    pub(super) fn sender(&self) -> Option<(SendRequest<RequestBody>, u64)> {
         match &**self.phase.load() {
-            Phase::Ready { sender } if !sender.is_closed() => Some(sender.clone()),
+            Phase::Ready { sender, nth } if self.accepts(sender, *nth) => Some((sender.clone(), *nth)),
             _ => None,
         }
+    }
+
+    /// The nth connection told a call that it goes away: another is to be opened, while that one finishes its calls.
+    /// hyper itself looks for a GOAWAY only when the next request comes.
+    pub(super) fn retire(&self, nth: u64) {
+        self.retired.fetch_max(nth, Ordering::AcqRel);
+        self.retire.notify_one();
+    }
+
+    fn accepts(&self, sender: &SendRequest<RequestBody>, nth: u64) -> bool {
+        !sender.is_closed() && nth > self.retired.load(Ordering::Acquire)
     }
 
     /// Counts a call.
@@ -276,14 +297,14 @@ impl Actor {
             self.set(Phase::Connecting { last: last.clone() });
             let opened = tokio::select! {
                 opened = self.open() => opened,
-                _ = orders.wait_for(|order| !matches!(order, Order::Connect { .. })) => continue,
+                _ = until(&mut orders, |order| !matches!(order, Order::Connect { .. })) => continue,
             };
             let problem = match opened {
                 Ok((sender, connection)) => {
                     let since = self.runtime.now();
-                    self.connection.opened.fetch_add(1, Ordering::AcqRel);
-                    self.set(Phase::Ready { sender });
-                    self.keep(connection, &mut orders).await;
+                    let nth = self.connection.opened.fetch_add(1, Ordering::AcqRel) + 1;
+                    self.set(Phase::Ready { sender, nth });
+                    self.keep(connection, nth, &mut orders).await;
                     let lasted = self.runtime.now().saturating_sub(since);
                     if lasted >= SETTLED {
                         (failures, last) = (0, None);
@@ -305,8 +326,8 @@ impl Actor {
             let before = *orders.borrow();
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
-                changed = orders.wait_for(|order| *order != before) => match changed {
-                    Ok(_) => (failures, last) = (0, None),
+                changed = until(&mut orders, |order| *order != before) => match changed {
+                    Ok(()) => (failures, last) = (0, None),
                     Err(_) => return,
                 },
             }
@@ -319,17 +340,26 @@ impl Actor {
     async fn keep(
         &self,
         mut connection: BoxFuture<'static, hyper::Result<()>>,
+        nth: u64,
         orders: &mut watch::Receiver<Order>,
     ) {
         let ended = tokio::select! {
             ended = &mut connection => ended,
-            _ = orders.wait_for(|order| *order == Order::Drain) => {
+            // Dropping it leaves its calls to finish by themselves.
+            () = self.retired(nth) => Ok(()),
+            _ = until(orders, |order| *order == Order::Drain) => {
                 // Without our sender the connection ends once the calls that hold theirs have sent their requests.
                 self.set(Phase::Draining);
                 connection.await
             }
         };
         tracing::debug!(address = %self.connection.address, ?ended, "connection takes no more requests");
+    }
+
+    async fn retired(&self, nth: u64) {
+        while self.connection.retired.load(Ordering::Acquire) < nth {
+            self.connection.retire.notified().await;
+        }
     }
 
     /// Until nothing is in flight.
@@ -377,6 +407,14 @@ impl Actor {
         self.connection.phase.store(Arc::new(phase));
         self.wake.notify_one();
     }
+}
+
+/// Until the orders are such. Fails if nobody gives orders any more.
+async fn until(
+    orders: &mut watch::Receiver<Order>,
+    such: impl FnMut(&Order) -> bool,
+) -> Result<(), watch::error::RecvError> {
+    orders.wait_for(such).await.map(|_| ())
 }
 
 /// hyper's tasks, on our runtime. They end with their connection.

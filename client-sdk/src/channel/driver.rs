@@ -15,7 +15,8 @@ use std::{
 };
 
 use super::{
-    connection::{Order, Owner},
+    chooser::Chooser,
+    connection::{ConnectionState, Order, Owner},
     routes::{Entry, Routes},
     shared::Shared,
 };
@@ -65,7 +66,7 @@ impl Driver {
                     self.take_view();
                 }
                 () = shared.wake.notified() => {
-                    if shared.routes.load().is_open() {
+                    if !self.opens() {
                         tokio::select! {
                             biased;
                             changed = self.followed.receiver().changed(), if !closed => {
@@ -84,12 +85,12 @@ impl Driver {
     /// Takes in the newest state of the view.
     fn take_view(&mut self) {
         self.state = self.followed.receiver().borrow_and_update().clone();
-        let Some(view) = &self.state.view else { return };
+        let Some(view) = self.state.view.clone() else { return };
         if Arc::ptr_eq(&view.instances, &self.instances) {
             return;
         }
-        if let super::chooser::Chooser::LoadBalance(balance) = &self.shared.chooser {
-            balance.changed(&self.shared.endpoint, &self.instances, view);
+        if let Chooser::LoadBalance(balance) = &self.shared.chooser {
+            balance.changed(&self.shared.endpoint, &self.instances, &view);
         }
         // A list that names an id twice is answered by its first.
         let mut seen = HashSet::new();
@@ -105,18 +106,24 @@ impl Driver {
             if self.owners.get(&instance.id).is_some_and(moved) {
                 self.leave(before.get(&*instance.id).unwrap_or(&instance));
             }
-            let order = match instance.takes_requests() {
-                true => Order::Connect { incarnation: instance.create_revision },
-                false => Order::Rest,
+            let order = if instance.takes_requests() {
+                Order::Connect { incarnation: instance.create_revision }
+            } else {
+                Order::Rest
             };
-            match self.owners.get(&instance.id) {
-                Some(owner) => owner.order(order),
-                None => {
-                    let owner = self.shared.connect(instance.address.clone(), order);
-                    self.owners.insert(Arc::clone(&instance.id), owner);
-                }
+            if let Some(owner) = self.owners.get(&instance.id) {
+                owner.order(order);
+            } else {
+                let owner = self.shared.connect(instance.address.clone(), order);
+                self.owners.insert(Arc::clone(&instance.id), owner);
             }
         }
+    }
+
+    /// Whether the first instance that a call can go to is there: calls wait for it.
+    fn opens(&self) -> bool {
+        !self.shared.routes.load().is_open()
+            && self.owners.values().any(|owner| owner.connection.state() == ConnectionState::Ready)
     }
 
     fn leave(&mut self, instance: &Arc<Instance>) {

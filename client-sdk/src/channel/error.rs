@@ -177,8 +177,10 @@ impl From<ChannelError> for Status {
 
 /// What became of a request that a connection failed.
 pub(super) enum Fate {
-    /// The peer says that it did not process it.
-    NotProcessed(hyper::Error),
+    /// The peer refused this one request.
+    Refused(hyper::Error),
+    /// The peer goes away, and this request came too late.
+    GoneAway(hyper::Error),
     /// It may have been processed.
     Unknown(ChannelError),
 }
@@ -192,8 +194,11 @@ pub(super) fn fate(address: &Address, error: hyper::Error) -> Fate {
     let h2 = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
     if let Some(h2) = h2 {
         let refused = h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM);
-        if h2.is_remote() && (refused || h2.is_go_away()) {
-            return Fate::NotProcessed(error);
+        if h2.is_remote() && refused {
+            return Fate::Refused(error);
+        }
+        if h2.is_remote() && h2.is_go_away() {
+            return Fate::GoneAway(error);
         }
     }
     Fate::Unknown(in_flight(address, error))

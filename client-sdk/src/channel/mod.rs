@@ -75,8 +75,8 @@ pub(crate) struct Inner {
 impl BalancedChannel {
     /// Builds a channel to the instances that `discover` names for `endpoint`. An endpoint with an address is called
     /// there, whatever is discovered.
-    pub fn builder<D: Discover>(discover: impl Into<Arc<D>>, endpoint: Endpoint) -> ChannelBuilder<D> {
-        ChannelBuilder::new(discover.into(), endpoint)
+    pub fn builder<D: Discover>(discover: Arc<D>, endpoint: Endpoint) -> ChannelBuilder<D> {
+        ChannelBuilder::new(discover, endpoint)
     }
 
     /// What the channel knows and does right now.

@@ -232,9 +232,9 @@ impl Entry {
 }
 
 impl Tried {
-    /// The call was given to what is now open there.
-    pub(super) fn add(&mut self, connection: &Arc<Connection>) {
-        self.0.push((Arc::clone(connection), connection.opened()));
+    /// The call was offered to the nth connection to this instance.
+    pub(super) fn add(&mut self, connection: &Arc<Connection>, nth: u64) {
+        self.0.push((Arc::clone(connection), nth));
     }
 
     fn contains(&self, connection: &Arc<Connection>) -> bool {

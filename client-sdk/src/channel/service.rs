@@ -175,10 +175,13 @@ impl Call {
     /// Gives the request to one connection.
     async fn attempt(&mut self, pick: Pick, connection: &Arc<Connection>) -> Result<Attempt, ChannelError> {
         let address = connection.address();
-        self.tried.add(connection);
         // Counted first: a connection with something in flight is not gone.
         let call = connection.begin(pick);
-        let Some(mut sender) = connection.sender() else { return Ok(Attempt::NotTaken) };
+        let Some((mut sender, nth)) = connection.sender() else {
+            self.tried.add(connection, connection.opened());
+            return Ok(Attempt::NotTaken);
+        };
+        self.tried.add(connection, nth);
         let Some(body) = self.body.attempt() else {
             let limit = self.inner.shared.settings.replay_limit;
             let source = self.last.clone().unwrap_or_else(|| Arc::new(Status::unavailable("not taken")));
@@ -207,13 +210,16 @@ impl Call {
             self.last = Some(Arc::new(error));
             return Ok(Attempt::NotTaken);
         }
-        match fate(address, error) {
-            Fate::NotProcessed(error) => {
-                self.last = Some(Arc::new(error));
-                Ok(Attempt::NotTaken)
+        let error = match fate(address, error) {
+            Fate::Refused(error) => error,
+            Fate::GoneAway(error) => {
+                connection.retire(nth);
+                error
             }
-            Fate::Unknown(error) => Err(error),
-        }
+            Fate::Unknown(error) => return Err(error),
+        };
+        self.last = Some(Arc::new(error));
+        Ok(Attempt::NotTaken)
     }
 
     fn request(&self, connection: &Connection, body: RequestBody) -> Request<RequestBody> {
