@@ -4,9 +4,11 @@
 //! every balancer, layer and channel of this crate.
 
 mod follow;
+mod static_discover;
 pub(crate) mod track;
 
 pub use follow::{Followed, follow};
+pub use static_discover::{StaticDiscover, WeightedStaticDiscover};
 
 use std::{error::Error, future::Future, hash::Hash, sync::Arc};
 

@@ -357,7 +357,7 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
 }
 
 /// The pause before the next attempt after so many fruitless ones: half of it fixed, half of it random.
-fn backoff(fruitless: u32, runtime: &Runtime) -> Duration {
+pub(crate) fn backoff(fruitless: u32, runtime: &Runtime) -> Duration {
     let doubled = FIRST_BACKOFF * 2_u32.saturating_pow(fruitless.saturating_sub(1).min(16));
     let half = doubled.min(LONGEST_BACKOFF) / 2;
     half + runtime.jitter(half)
