@@ -169,8 +169,8 @@ impl ResponseBody {
         if body.is_end_stream() {
             return Self { open: None };
         }
-        let deadline = deadline
-            .map(|(timeout, left)| Deadline { timeout, sleep: Box::pin(tokio::time::sleep(left)) });
+        let deadline =
+            deadline.map(|(timeout, left)| Deadline { timeout, sleep: Box::pin(tokio::time::sleep(left)) });
         Self { open: Some(Open { body, call, deadline }) }
     }
 }

@@ -25,10 +25,7 @@ pub(super) trait AnyPolicy: Send + Sync {
 
 /// Any [`LoadBalance`], with its discovery.
 pub(super) trait AnyLoadBalance: Send + Sync {
-    fn addresses<'a>(
-        &'a self,
-        endpoint: &'a Endpoint,
-    ) -> BoxFuture<'a, Result<Addresses, LoadBalanceError>>;
+    fn addresses<'a>(&'a self, endpoint: &'a Endpoint) -> BoxFuture<'a, Result<Addresses, LoadBalanceError>>;
 
     /// Passes a change of the view on.
     fn changed(&self, endpoint: &Endpoint, before: &[Arc<Instance>], after: &View);
@@ -47,10 +44,7 @@ pub(super) struct WithDiscovery<D, L> {
 }
 
 impl<D: Discover, L: LoadBalance<D>> AnyLoadBalance for WithDiscovery<D, L> {
-    fn addresses<'a>(
-        &'a self,
-        endpoint: &'a Endpoint,
-    ) -> BoxFuture<'a, Result<Addresses, LoadBalanceError>> {
+    fn addresses<'a>(&'a self, endpoint: &'a Endpoint) -> BoxFuture<'a, Result<Addresses, LoadBalanceError>> {
         Box::pin(async move {
             let addresses = self.balance.get_picker(endpoint, &self.discover).await?;
             Ok(Box::new(addresses) as Addresses)

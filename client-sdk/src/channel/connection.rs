@@ -163,8 +163,7 @@ impl Owner {
             gone: AtomicBool::new(false),
         });
         let (orders, receiver) = watch::channel(order);
-        let actor =
-            Actor { connection: Arc::clone(&connection), settings, runtime: runtime.clone(), wake };
+        let actor = Actor { connection: Arc::clone(&connection), settings, runtime: runtime.clone(), wake };
         let actor = runtime.spawn(actor.run(receiver));
         Self { connection, orders, _actor: actor }
     }

@@ -78,7 +78,8 @@ pub enum ChannelError {
     },
     /// The connection ended after the request had been written to it: it may have been processed, or not.
     #[error(
-        "the connection to {address} was lost with the call in flight, which may have been processed: {}", innermost(source)
+        "the connection to {address} was lost with the call in flight, which may have been processed: {}",
+        innermost(source)
     )]
     Lost {
         /// The instance's address.
@@ -99,7 +100,8 @@ pub enum ChannelError {
     /// The request was not processed, but more of its body was sent than the channel keeps, so no other instance can
     /// be given it.
     #[error(
-        "{address} did not take the request and it cannot go elsewhere, for over {limit} B of its body are gone: {}", innermost(source)
+        "{address} did not take the request and it cannot go elsewhere, for over {limit} B of its body are gone: {}",
+        innermost(source)
     )]
     NotReplayable {
         /// The instance's address.

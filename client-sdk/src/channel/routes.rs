@@ -161,8 +161,7 @@ impl Routes {
         if instances == 0 {
             return Outlook::Bleak(ChannelError::NoInstances { endpoint, reason: self.why_none() });
         }
-        let connected =
-            eligible().filter(|entry| entry.connection.state() == ConnectionState::Ready).count();
+        let connected = eligible().filter(|entry| entry.connection.state() == ConnectionState::Ready).count();
         let last = last.cloned().or_else(|| {
             eligible().rev().find_map(|entry| entry.connection.last_error()).map(|error| error as SharedError)
         });

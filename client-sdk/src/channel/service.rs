@@ -21,7 +21,10 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, Request, Response, Uri, request, uri::{PathAndQuery, Scheme}};
+use http::{
+    HeaderMap, Request, Response, Uri, request,
+    uri::{PathAndQuery, Scheme},
+};
 use tonic::Status;
 
 use super::{
@@ -340,7 +343,9 @@ mod tests {
             headers.insert("grpc-timeout", text.parse().expect("a header's value"));
             grpc_timeout(&headers)
         };
-        for (text, millis) in [("2H", 7_200_000), ("3M", 180_000), ("4S", 4000), ("5m", 5), ("99999999m", 99_999_999)] {
+        for (text, millis) in
+            [("2H", 7_200_000), ("3M", 180_000), ("4S", 4000), ("5m", 5), ("99999999m", 99_999_999)]
+        {
             assert_eq!(read(text), Some(Duration::from_millis(millis)), "{text}");
         }
         assert_eq!(read("7u"), Some(Duration::from_micros(7)));

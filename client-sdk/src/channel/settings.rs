@@ -67,7 +67,8 @@ mod tests {
     fn backoff_doubles_to_its_maximum_and_is_at_least_half_certain() {
         let backoff = Backoff { base: Duration::from_millis(100), max: Duration::from_secs(30) };
         let runtime = Runtime::tokio();
-        for (failures, top) in [(1, 100), (2, 200), (5, 1600), (9, 25_600), (10, 30_000), (u32::MAX, 30_000)] {
+        for (failures, top) in [(1, 100), (2, 200), (5, 1600), (9, 25_600), (10, 30_000), (u32::MAX, 30_000)]
+        {
             let top = Duration::from_millis(top);
             for _ in 0..50 {
                 let delay = backoff.delay(failures, &runtime);

@@ -1,9 +1,6 @@
 //! What happens when the view changes: connecting and draining while idle, make before break, no dead picks.
 
-use std::{
-    sync::atomic::Ordering,
-    time::Duration,
-};
+use std::{sync::atomic::Ordering, time::Duration};
 
 use client_sdk::{
     channel::{ChannelError, ConnectionState, Standing},
@@ -14,7 +11,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::{
     builder,
-    kit::{Act, Always, Fleet, Peer, Server, blocking, who},
+    kit::{Act, Always, Counting, Fleet, Peer, Server, blocking, who, world},
     typed,
 };
 
@@ -221,9 +218,8 @@ async fn what_is_in_flight_outlives_the_channel() {
     let channel = builder(&Fleet::of([server.instance()])).build();
     let mut health = HealthClient::new(channel);
     let mut watch = health.watch(HealthCheckRequest::default()).await.expect("opened").into_inner();
-    let call = tokio::spawn(async move {
-        health.check(HealthCheckRequest { service: "block".to_owned() }).await
-    });
+    let call =
+        tokio::spawn(async move { health.check(HealthCheckRequest { service: "block".to_owned() }).await });
     server.arrived().await;
     assert!(watch.message().await.expect("open").is_some());
     server.desk.gate.add_permits(1);
@@ -234,4 +230,17 @@ async fn what_is_in_flight_outlives_the_channel() {
         ended = watch.message() => panic!("the stream goes on: {ended:?}"),
         () = std::future::ready(()) => {}
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_instances_that_become_ready_together_are_a_handful_of_builds() {
+    let instance = |n: u16| Instance::builder(std::net::SocketAddr::from(([10, 0, 0, 1], n)).into());
+    let counting = Counting::default();
+    let channel = builder(&Fleet::of((1..=1000).map(instance)))
+        .policy(counting.clone())
+        .runtime(world(Act::NotFound))
+        .build();
+    channel.wait_until(|s| s.chosen() == 1000).await;
+    let builds = counting.0.load(Ordering::SeqCst);
+    assert!(builds <= 10, "{builds} builds");
 }

@@ -11,7 +11,7 @@ use tonic::Code;
 
 use crate::{
     builder,
-    kit::{Act, Always, Fleet, Peer, Server, check, who},
+    kit::{Act, Always, Fleet, Peer, Server, check, who, world},
     typed,
 };
 
@@ -23,10 +23,7 @@ async fn an_empty_set_fails_with_a_typed_error_and_does_not_pend() {
     let status = who(&channel).await.expect_err("nobody is there");
     assert_eq!(status.code(), Code::Unavailable);
     assert!(matches!(typed(&status), ChannelError::NoInstances { .. }), "{status:?}");
-    assert_eq!(
-        status.message(),
-        "no instance of default/greeter takes requests: the view is empty"
-    );
+    assert_eq!(status.message(), "no instance of default/greeter takes requests: the view is empty");
 
     fleet.set([a.instance().weight(0), a.instance().id("b").status(Status::Draining)]);
     channel.wait_until(|s| s.instances.len() == 2).await;
@@ -122,7 +119,10 @@ async fn readiness_never_says_ready_on_a_connection_error() {
     let status = who(&channel).await.expect_err("nobody is there");
     assert_eq!(status.code(), Code::Unavailable);
     assert!(
-        matches!(typed(&status), ChannelError::AllUnavailable { instances: 4, connected: 0, last: Some(_), .. }),
+        matches!(
+            typed(&status),
+            ChannelError::AllUnavailable { instances: 4, connected: 0, last: Some(_), .. }
+        ),
         "{status:?}"
     );
     assert!(
@@ -207,7 +207,10 @@ async fn an_instance_is_given_a_request_once() {
     let status = who(&channel).await.expect_err("both refuse");
     assert_eq!(status.code(), Code::Unavailable);
     assert!(
-        matches!(typed(&status), ChannelError::AllUnavailable { instances: 2, connected: 2, last: Some(_), .. }),
+        matches!(
+            typed(&status),
+            ChannelError::AllUnavailable { instances: 2, connected: 2, last: Some(_), .. }
+        ),
         "{status:?}"
     );
     assert!(status.message().contains("2 connected, none took the request"), "{status:?}");
@@ -245,10 +248,68 @@ async fn a_stream_whose_server_is_killed_is_lost() {
     let mut a = Server::start("a").await;
     let channel = builder(&Fleet::of([a.instance()])).build();
     let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
-    let mut watch = health.watch(tonic_health::pb::HealthCheckRequest::default()).await.expect("opened").into_inner();
+    let mut watch =
+        health.watch(tonic_health::pb::HealthCheckRequest::default()).await.expect("opened").into_inner();
     assert!(watch.message().await.expect("open").is_some());
     a.kill();
     let status = watch.message().await.expect_err("the server is dead");
     assert_eq!(status.code(), Code::Unavailable);
     assert!(matches!(typed(&status), ChannelError::Lost { .. }), "{status:?}");
+}
+
+#[tokio::test]
+async fn requests_that_a_dying_connection_had_not_sent_go_to_another_instance() {
+    let (peer, b) = (Peer::start(|_| Act::Hold).await, Server::start("b").await);
+    let fleet = Fleet::of([peer.instance("peer"), b.instance()]);
+    let channel = builder(&fleet).policy(Always("peer")).build();
+    channel.wait_until(|s| s.chosen() == 2).await;
+    let calls: Vec<_> = (0..5)
+        .map(|_| {
+            let channel = channel.clone();
+            tokio::spawn(async move { who(&channel).await })
+        })
+        .collect();
+    // The peer allows one stream; the other requests are with the connection, and have not left.
+    while channel.snapshot().instance("peer").expect("there").in_flight < 5 || peer.seen() < 1 {
+        tokio::task::yield_now().await;
+    }
+    peer.close.notify_one();
+    let (mut answered, mut lost) = (0, 0);
+    for call in calls {
+        match call.await.expect("ran") {
+            Ok(name) => {
+                assert_eq!(name, "b");
+                answered += 1;
+            }
+            Err(status) => {
+                assert!(matches!(typed(&status), ChannelError::Lost { .. }), "{status:?}");
+                lost += 1;
+            }
+        }
+    }
+    assert_eq!((answered, lost), (4, 1));
+    assert_eq!((peer.seen(), b.calls()), (1, 4));
+}
+
+/// C3: HTTP/2 keepalive.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_went_silent_is_noticed_within_15_s_idle_or_not() {
+    for calling in [false, true] {
+        let fleet = Fleet::of([Instance::builder("a:1".parse().expect("valid")).id("a")]);
+        let channel = builder(&fleet).runtime(world(Act::Stuck)).build();
+        channel.wait_until(|s| s.chosen() == 1).await;
+        let since = tokio::time::Instant::now();
+        if calling {
+            let status = who(&channel).await.expect_err("nobody answers");
+            assert!(matches!(typed(&status), ChannelError::Lost { .. }), "{status:?}");
+        } else {
+            // Given up, and opened again.
+            channel.wait_until(|s| s.instance("a").is_some_and(|a| a.connects == 2)).await;
+        }
+        assert!(
+            since.elapsed() <= Duration::from_secs(15) + Duration::from_millis(10),
+            "{:?}",
+            since.elapsed()
+        );
+    }
 }

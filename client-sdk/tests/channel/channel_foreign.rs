@@ -73,7 +73,11 @@ struct InOrder {
 impl<D: Discover> LoadBalance<D> for InOrder {
     type InstanceIter = std::vec::IntoIter<Address>;
 
-    async fn get_picker(&self, endpoint: &Endpoint, discover: &D) -> Result<Self::InstanceIter, LoadBalanceError> {
+    async fn get_picker(
+        &self,
+        endpoint: &Endpoint,
+        discover: &D,
+    ) -> Result<Self::InstanceIter, LoadBalanceError> {
         let instances = discover.discover(endpoint).await.map_err(|error| LoadBalanceError::Discover {
             endpoint: endpoint.to_string(),
             source: Arc::new(error),
@@ -115,7 +119,10 @@ async fn a_foreign_discover_works_under_the_channel() {
 
     let channel = BalancedChannel::builder(foreign, Endpoint::new("other")).build();
     let status = who(&channel).await.expect_err("not this one");
-    assert_eq!((status.code(), status.message()), (Code::Unavailable, "default/other is not discovered yet: not this one"));
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::Unavailable, "default/other is not discovered yet: not this one")
+    );
 }
 
 #[tokio::test]

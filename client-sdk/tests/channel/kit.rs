@@ -16,16 +16,17 @@ use client_sdk::{
     channel::BalancedChannel,
     discover::{Discover, View, ViewReceiver, ViewState},
     model::{Address, Change, Endpoint, Instance, InstanceBuilder, InstanceList},
+    runtime::{BoxFuture, Connect, Io, Runtime, TokioClock, TokioSpawn},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    net::TcpListener,
+    sync::{Notify, Semaphore, watch},
 };
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming, transport::server::TcpIncoming};
 use tonic_health::pb::{
-    HealthCheckRequest, HealthCheckResponse, 
+    HealthCheckRequest, HealthCheckResponse,
     health_client::HealthClient,
     health_server::{Health, HealthServer},
 };
@@ -122,7 +123,10 @@ fn serving() -> HealthCheckResponse {
 #[tonic::async_trait]
 impl Health for Desk {
     /// Answers at once, or for the service `block` when the gate opens; says who in the metadata.
-    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         if request.get_ref().service == "block" {
             self.arrived.add_permits(1);
@@ -246,6 +250,19 @@ impl Picker for Chosen {
     }
 }
 
+/// Counts how often it is asked to build.
+#[derive(Clone, Default)]
+pub(crate) struct Counting(pub(crate) Arc<AtomicUsize>);
+
+impl Policy for Counting {
+    type Picker = Chosen;
+
+    fn build(&self, instances: &InstanceList) -> Chosen {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Chosen(Arc::clone(&instances[0]))
+    }
+}
+
 /// What a [`Peer`] does with a request that it read to its end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Act {
@@ -257,6 +274,10 @@ pub(crate) enum Act {
     Close,
     /// `grpc-status: 5`.
     NotFound,
+    /// Allows one stream at a time and never answers; closes the connection when told to.
+    Hold,
+    /// Says nothing after its greeting, not even that it got a ping.
+    Stuck,
 }
 
 /// A peer that speaks HTTP/2 frame by frame, and does what the test says.
@@ -264,6 +285,8 @@ pub(crate) struct Peer {
     pub(crate) address: Address,
     pub(crate) seen: Arc<AtomicUsize>,
     pub(crate) open: watch::Receiver<usize>,
+    /// Closes a connection that is held.
+    pub(crate) close: Arc<Notify>,
 }
 
 impl Peer {
@@ -274,19 +297,24 @@ impl Peer {
         let seen = Arc::new(AtomicUsize::new(0));
         let (count, open) = watch::channel(0);
         let counted = Arc::clone(&seen);
+        let close = Arc::new(Notify::new());
+        let closed = Arc::clone(&close);
         tokio::spawn(async move {
             for number in 0.. {
                 let Ok((stream, _)) = listener.accept().await else { return };
                 let (act, seen, count) = (act(number), Arc::clone(&counted), count.clone());
                 count.send_modify(|open| *open += 1);
+                let closed = Arc::clone(&closed);
                 tokio::spawn(async move {
-                    // It ends when the other side does.
-                    let _ = speak(stream, act, &seen).await;
+                    tokio::select! {
+                        _ = speak(stream, act, &seen) => {} // it ends when the other side does
+                        () = closed.notified() => {}
+                    }
                     count.send_modify(|open| *open -= 1);
                 });
             }
         });
-        Self { address, seen, open }
+        Self { address, seen, open, close }
     }
 
     pub(crate) fn instance(&self, id: &'static str) -> InstanceBuilder {
@@ -298,12 +326,32 @@ impl Peer {
     }
 }
 
-async fn speak(mut stream: TcpStream, act: Act, seen: &AtomicUsize) -> io::Result<()> {
+/// A world without a network: whatever the address, a peer is there that does so. For tests with time of their own.
+pub(crate) fn world(act: Act) -> Runtime {
+    struct Inside(Act);
+
+    impl Connect for Inside {
+        fn connect<'a>(&'a self, _: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Io>>> {
+            Box::pin(async move {
+                let (near, far) = tokio::io::duplex(1 << 16);
+                let act = self.0;
+                tokio::spawn(async move { speak(far, act, &AtomicUsize::new(0)).await });
+                Ok(Box::new(near) as Box<dyn Io>)
+            })
+        }
+    }
+
+    Runtime::new(TokioClock::default(), Inside(act), TokioSpawn, 7)
+}
+
+async fn speak(mut stream: impl Io, act: Act, seen: &AtomicUsize) -> io::Result<()> {
     const DATA: u8 = 0;
     const SETTINGS: u8 = 4;
     const PING: u8 = 6;
     stream.read_exact(&mut [0; 24]).await?;
-    stream.write_all(&frame(SETTINGS, 0, 0, &[])).await?;
+    let one_stream: &[u8] = &[0, 3, 0, 0, 0, 1];
+    let settings = if act == Act::Hold { one_stream } else { &[] };
+    stream.write_all(&frame(SETTINGS, 0, 0, settings)).await?;
     loop {
         let mut header = [0; 9];
         stream.read_exact(&mut header).await?;
@@ -312,6 +360,7 @@ async fn speak(mut stream: TcpStream, act: Act, seen: &AtomicUsize) -> io::Resul
         stream.read_exact(&mut payload).await?;
         let id = u32::from_be_bytes([header[5], header[6], header[7], header[8]]);
         match (header[3], header[4] & 1) {
+            _ if act == Act::Stuck => {}
             (SETTINGS, 0) => stream.write_all(&frame(SETTINGS, 1, 0, &[])).await?,
             (PING, 0) => stream.write_all(&frame(PING, 1, 0, &payload)).await?,
             (DATA, 1) => {
@@ -320,6 +369,7 @@ async fn speak(mut stream: TcpStream, act: Act, seen: &AtomicUsize) -> io::Resul
                     Act::Refuse => stream.write_all(&frame(3, 0, id, &[0, 0, 0, 7])).await?,
                     Act::GoAway => stream.write_all(&frame(7, 0, 0, &[0; 8])).await?,
                     Act::Close => return Ok(()),
+                    Act::Hold | Act::Stuck => {}
                     Act::NotFound => {
                         let mut block = vec![0x88]; // :status 200
                         for (name, value) in [("content-type", "application/grpc"), ("grpc-status", "5")] {
