@@ -36,7 +36,6 @@ pub(super) struct Driver {
     owners: HashMap<Arc<str>, Owner>,
     /// What left the view and still finishes what it has.
     leaving: Vec<(Arc<Instance>, Owner)>,
-    version: u64,
 }
 
 impl Driver {
@@ -48,7 +47,6 @@ impl Driver {
             state: ViewState::default(),
             owners: HashMap::new(),
             leaving: Vec::new(),
-            version: 0,
         }
     }
 
@@ -143,9 +141,9 @@ impl Driver {
         });
         let leaving = self.leaving.iter().map(|(instance, owner)| entry(instance, owner, true));
         let entries = present.chain(leaving).collect();
-        self.version += 1;
+        let before = self.shared.routes.load();
         self.shared.publish(Routes::build(
-            self.version,
+            &before,
             entries,
             self.state.view.is_some(),
             self.state.error.clone(),

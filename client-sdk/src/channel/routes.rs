@@ -26,10 +26,17 @@ pub(super) struct Routes {
     /// Why the view may be out of date or is not there.
     pub(super) error: Option<SharedError>,
     /// Over the connected instances that may be chosen; those held only if there are no others. `None`: there are none.
-    picker: Option<Box<dyn Picker>>,
+    built: Option<Arc<Built>>,
     /// Connected instances that may be chosen, as an index into the entries.
     by_id: HashMap<Arc<str>, usize>,
     by_address: HashMap<Address, usize>,
+}
+
+/// A picker, and what it was built over. It is kept as long as that stays the same, so that an instance that comes and
+/// goes in vain does not start everybody's round anew.
+struct Built {
+    over: InstanceList,
+    picker: Box<dyn Picker>,
 }
 
 /// An instance and its connection.
@@ -79,15 +86,15 @@ impl Routes {
             entries: Vec::new(),
             discovered: false,
             error: None,
-            picker: None,
+            built: None,
             by_id: HashMap::new(),
             by_address: HashMap::new(),
         }
     }
 
-    /// Lays routes over the entries and builds the picker.
+    /// Lays routes over the entries, with a new picker if the one of `before` does not fit.
     pub(super) fn build(
-        version: u64,
+        before: &Self,
         entries: Vec<Entry>,
         discovered: bool,
         error: Option<SharedError>,
@@ -99,14 +106,18 @@ impl Routes {
             by_id.insert(Arc::clone(&entry.instance.id), index);
             by_address.entry(entry.instance.address.clone()).or_insert(index);
         }
-        let picker = match chooser {
+        let built = match chooser {
             Chooser::Policy(policy) => {
                 let ready = prefer_not_held(entries.iter().filter(|entry| entry.is_open()));
-                (!ready.is_empty()).then(|| policy.build(&ready))
+                match &before.built {
+                    _ if ready.is_empty() => None,
+                    Some(built) if same(&built.over, &ready) => Some(Arc::clone(built)),
+                    _ => Some(Arc::new(Built { picker: policy.build(&ready), over: ready })),
+                }
             }
             Chooser::LoadBalance(_) => None,
         };
-        Self { version, entries, discovered, error, picker, by_id, by_address }
+        Self { version: before.version + 1, entries, discovered, error, built, by_id, by_address }
     }
 
     /// Whether a call could be sent somewhere.
@@ -125,8 +136,8 @@ impl Routes {
         tried: &Tried,
     ) -> Result<Option<(Pick, &Arc<Connection>)>, PickError> {
         let pick = if tried.0.is_empty() {
-            let Some(picker) = &self.picker else { return Ok(None) };
-            picker.pick(context)?
+            let Some(built) = &self.built else { return Ok(None) };
+            built.picker.pick(context)?
         } else {
             let left = self
                 .entries
@@ -254,6 +265,11 @@ impl std::fmt::Display for Standing {
             Self::Removed => "left the view",
         })
     }
+}
+
+/// Whether both are the very same instances in the same order.
+fn same(one: &InstanceList, other: &InstanceList) -> bool {
+    one.len() == other.len() && one.iter().zip(other.iter()).all(|(one, other)| Arc::ptr_eq(one, other))
 }
 
 /// Those that are not held; if there are none, those that are.

@@ -244,3 +244,23 @@ async fn a_thousand_instances_that_become_ready_together_are_a_handful_of_builds
     let builds = counting.0.load(Ordering::SeqCst);
     assert!(builds <= 10, "{builds} builds");
 }
+
+#[tokio::test]
+async fn an_instance_that_cannot_be_reached_does_not_start_the_round_anew() {
+    let (a, mut dead) = (Server::start("a").await, Server::start("dead").await);
+    dead.kill();
+    let counting = Counting::default();
+    let channel = builder(&Fleet::of([a.instance(), dead.instance()]))
+        .policy(counting.clone())
+        .backoff(Duration::from_millis(2), Duration::from_millis(2))
+        .build();
+    channel.wait_until(|s| s.chosen() == 1).await;
+    let mut looks = 0;
+    channel
+        .wait_until(|_| {
+            looks += 1;
+            looks == 10
+        })
+        .await;
+    assert_eq!(counting.0.load(Ordering::SeqCst), 1);
+}
