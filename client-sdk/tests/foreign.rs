@@ -1,7 +1,8 @@
 //! A `Discover` and a `LoadBalance` written by someone else, as `async fn`, against the public API only: they work with
 //! everything.
 
-#![allow(missing_docs)]
+// A test program: nobody reads its documentation, and its helpers may panic.
+#![allow(missing_docs, clippy::unwrap_used)]
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -200,6 +201,16 @@ async fn a_foreign_load_balance_that_applies_differences_survives_an_overflow() 
     table.write("other", &[]);
     pass().await;
     assert_eq!(text(balanced.get(&endpoint).await.unwrap()), ["a:5"]);
+    // Once the view cannot be read just then, and the next change says nothing of those that left before.
+    table.write("s", &[5, 6]);
+    pass().await;
+    table.write("s", &[6]);
+    table.write("other", &[]);
+    table.rows.lock().unwrap().remove("s");
+    pass().await;
+    table.write("s", &[6, 7]);
+    pass().await;
+    assert_eq!(text(balanced.get(&endpoint).await.unwrap()), ["a:6", "a:7"]);
     assert_eq!(balanced.balancer().discovers.load(Ordering::Relaxed), 1);
 }
 
@@ -218,4 +229,46 @@ async fn a_driver_feeds_a_foreign_load_balance_and_ends_with_its_owner() {
     drop(driver);
     pass().await;
     assert_eq!((Arc::strong_count(&table), Arc::strong_count(&smallest)), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_foreign_discover_that_panics_is_asked_again() {
+    struct Panics(AtomicUsize);
+    impl Discover for Panics {
+        type Key = ();
+        type Error = NoRow;
+        async fn discover(&self, _: &Endpoint) -> Result<Vec<Arc<Instance>>, NoRow> {
+            assert!(self.0.fetch_add(1, Ordering::Relaxed) > 0, "as the test wants");
+            Ok(vec![Arc::new(Instance::builder("a:1".parse().unwrap()).build())])
+        }
+        fn key(&self, _: &Endpoint) {}
+        fn watch(&self) -> Option<async_broadcast::Receiver<Change<()>>> {
+            None
+        }
+    }
+    let balancer = Balancer::builder(Arc::new(Panics(AtomicUsize::new(0))), First).build();
+    let error = balancer.handle(&Endpoint::new("s")).await.unwrap_err();
+    assert!(error.to_string().contains("the discovery panicked"), "{error}");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(balancer.handle(&Endpoint::new("s")).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_foreign_load_balance_that_panics_gets_the_next_change() {
+    struct Fragile(AtomicUsize);
+    impl LoadBalance<Table> for Fragile {
+        type InstanceIter = std::iter::Empty<Address>;
+        async fn get_picker(&self, _: &Endpoint, _: &Table) -> Result<Self::InstanceIter, LoadBalanceError> {
+            Ok(std::iter::empty())
+        }
+        fn rebalance(&self, _: Change<String>) {
+            assert!(self.0.fetch_add(1, Ordering::Relaxed) > 0, "as the test wants");
+        }
+    }
+    let (table, fragile) = (Table::new(16), Arc::new(Fragile(AtomicUsize::new(0))));
+    let _driver = Driver::spawn(Arc::clone(&fragile), Arc::clone(&table), &Runtime::tokio());
+    table.write("s", &[1]);
+    table.write("s", &[2]);
+    pass().await;
+    assert_eq!(fragile.0.load(Ordering::Relaxed), 2);
 }

@@ -132,7 +132,7 @@ impl<D: Discover, P: Policy> BalancerBuilder<D, P> {
         self
     }
 
-    /// The balancer. Starts its task.
+    /// The balancer. Starts its task, so it must be called where the runtime can spawn: with tokio's, inside of it.
     pub fn build(self) -> Balancer<D, P> {
         let Self { discover, policy, runtime, idle } = self;
         let cache = Arc::new(Cached::new(policy, &runtime).idle(idle));

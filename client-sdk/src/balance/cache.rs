@@ -23,14 +23,14 @@ use crate::{
 };
 
 /// How long a key stays that nobody asks for.
-pub(crate) const IDLE: Duration = Duration::from_mins(10);
+pub(crate) const IDLE: Duration = Duration::from_secs(600);
 
 /// A [`LoadBalance`] made of a policy, for any discovery whose key is `K`.
 ///
 /// However many callers ask for a key at first, one `discover` runs; if its caller gives up, the next one takes over, and
 /// if it fails, all who waited for it see its error. A view that is unversioned and empty is asked for again after a
-/// backoff, when someone wants it. Keys that nobody asked for in the idle time (10 min unless set; at most twice that)
-/// go.
+/// backoff, when someone wants it. Keys that nobody asked for in the idle time (10 min unless set) go at the next change or
+/// first call after it.
 pub struct Cached<P: Policy, K> {
     entries: DashMap<K, Arc<Entry<P>>>,
     policy: Arc<P>,
@@ -116,7 +116,7 @@ impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
         let arrived = entry.flights();
         // It is never closed: an error would mean that there is no turn to wait for.
         let _turn = entry.turn.acquire().await.ok();
-        if entry.is_ready() && !entry.doubtful(|| self.runtime.now()) {
+        if !entry.wants_discover(|| self.runtime.now()) {
             return Ok(());
         }
         if entry.flights() != arrived
@@ -151,7 +151,7 @@ impl<P: Policy, D: Discover> LoadBalance<D> for Cached<P, D::Key> {
         }
         let key = discover.key(endpoint);
         let entry = self.entry(&key);
-        if !entry.is_ready() || entry.doubtful(|| self.runtime.now()) {
+        if entry.wants_discover(|| self.runtime.now()) {
             self.sweep_if_due();
             self.fly(&entry, endpoint, discover).await?;
         }

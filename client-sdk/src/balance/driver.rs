@@ -7,6 +7,7 @@
 use std::{
     hash::Hash,
     marker::PhantomData,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -115,10 +116,11 @@ impl<D: Discover> Driver<D> {
     pub async fn settle(&self, endpoint: &Endpoint) {
         let key = self.discover.key(endpoint);
         let settled = self.seen.get(&key).is_none_or(|used| used.settled.load(Ordering::Relaxed));
-        if !settled && self.tracker.track(key.clone(), endpoint.clone()).await {
-            if let Some(used) = self.seen.get(&key) {
-                used.settled.store(true, Ordering::Relaxed);
-            }
+        if !settled
+            && self.tracker.track(key.clone(), endpoint.clone()).await
+            && let Some(used) = self.seen.get(&key)
+        {
+            used.settled.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -181,7 +183,11 @@ where
     D::Key: Hash,
 {
     fn changed(&mut self, change: Change<D::Key>) {
-        self.balancer.rebalance(change);
+        // A balancer that panics over one change must get the next one all the same.
+        let rebalance = AssertUnwindSafe(|| self.balancer.rebalance(change));
+        if catch_unwind(rebalance).is_err() {
+            tracing::error!("the balancer panicked in `rebalance`; the driver goes on");
+        }
     }
 
     fn failed(&mut self, _: &D::Key, error: SharedError) {

@@ -125,14 +125,13 @@ impl<P: Policy> Entry<P> {
         newer
     }
 
-    /// Whether the view is an empty answer that it is time to doubt.
-    pub(crate) fn doubtful(&self, now: impl FnOnce() -> Duration) -> bool {
-        let built = self.current.load();
-        if built.as_ref().is_some_and(|built| built.eligible.refused().total > 0) {
-            return false;
+    /// Whether someone must discover: nothing is known, or an empty answer that it is time to doubt.
+    pub(crate) fn wants_discover(&self, now: impl FnOnce() -> Duration) -> bool {
+        match self.current.load().as_ref() {
+            None => true,
+            Some(built) if built.eligible.refused().total > 0 => false,
+            Some(_) => self.newest().ask_again.is_some_and(|at| at <= now()),
         }
-        drop(built);
-        self.newest().ask_again.is_some_and(|at| at <= now())
     }
 
     /// After a doubt was not resolved: when to ask again.

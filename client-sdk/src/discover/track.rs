@@ -115,7 +115,7 @@ struct Loop<D: Discover, S> {
     runtime: Runtime,
     changes: Option<Receiver<Change<D::Key>>>,
     tracked: HashMap<D::Key, Tracked>,
-    report: mpsc::Sender<Answer<D>>,
+    report: mpsc::Sender<Answer<D::Key>>,
     reads: u64,
     /// Not later than any key's `due`.
     wake: Option<Duration>,
@@ -126,12 +126,7 @@ struct Loop<D: Discover, S> {
 struct Tracked {
     endpoint: Endpoint,
     known: Option<View>,
-    /// The read that is under way.
-    read: Option<(u64, Task)>,
-    /// A change arrived since that read began.
-    superseded: bool,
-    /// Changes were lost since that read began: its answer may be too old.
-    again: bool,
+    read: Option<Read>,
     /// Changes were lost since `known`: what a change says was added or removed is not the difference to it.
     gap: bool,
     due: Option<Duration>,
@@ -142,17 +137,54 @@ struct Tracked {
     _hold: Option<ViewReceiver>,
 }
 
-struct Answer<D: Discover> {
-    key: D::Key,
+/// A read that is under way.
+struct Read {
+    number: u64,
+    /// A change arrived since it began.
+    superseded: bool,
+    /// Changes were lost since it began: its answer may be too old.
+    again: bool,
+    _task: Task,
+}
+
+struct Answer<K> {
+    key: K,
     read: u64,
-    result: Result<View, D::Error>,
+    result: Result<View, SharedError>,
+}
+
+/// What a read reports to. A discovery that panics must not leave its key without an answer.
+struct Report<K: Clone> {
+    to: mpsc::Sender<Answer<K>>,
+    key: K,
+    read: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the discovery panicked; its panic says where")]
+struct DiscoverPanicked;
+
+impl<K: Clone> Report<K> {
+    async fn tell(self, result: Result<View, SharedError>) {
+        // An error means that the tracker is gone: nobody to tell.
+        let _ = self.to.send(Answer { key: self.key.clone(), read: self.read, result }).await;
+    }
+}
+
+impl<K: Clone> Drop for Report<K> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let result = Err(Arc::new(DiscoverPanicked) as SharedError);
+            let _ = self.to.try_send(Answer { key: self.key.clone(), read: self.read, result });
+        }
+    }
 }
 
 impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
     async fn run(
         mut self,
         mut inbox: mpsc::Receiver<(D::Key, Endpoint)>,
-        mut answers: mpsc::Receiver<Answer<D>>,
+        mut answers: mpsc::Receiver<Answer<D::Key>>,
     ) {
         loop {
             let wake = [self.wake, self.sweep.map(|(_, at)| at)].into_iter().flatten().min();
@@ -194,8 +226,6 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
             endpoint,
             known: None,
             read: None,
-            superseded: false,
-            again: false,
             gap: false,
             due: None,
             fruitless: 0,
@@ -209,32 +239,26 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
     fn read(&mut self, key: &D::Key) {
         let Some(tracked) = self.tracked.get_mut(key) else { return };
         self.reads += 1;
-        let read = self.reads;
-        let (discover, report) = (Arc::clone(&self.discover), self.report.clone());
-        let (key, endpoint) = (key.clone(), tracked.endpoint.clone());
+        let report = Report { to: self.report.clone(), key: key.clone(), read: self.reads };
+        let (discover, endpoint) = (Arc::clone(&self.discover), tracked.endpoint.clone());
         let task = self.runtime.spawn(async move {
             let result = discover.discover_versioned(&endpoint).await;
-            // Nobody to tell: the tracker is gone.
-            let _ = report.send(Answer { key, read, result }).await;
+            report.tell(result.map_err(|error| Arc::new(error) as SharedError)).await;
         });
-        tracked.read = Some((read, task));
-        tracked.superseded = false;
-        tracked.again = false;
+        tracked.read = Some(Read { number: self.reads, superseded: false, again: false, _task: task });
         tracked.due = None;
     }
 
-    fn answered(&mut self, Answer { key, read, result }: Answer<D>) {
+    fn answered(&mut self, Answer { key, read, result }: Answer<D::Key>) {
         let Some(tracked) = self.tracked.get_mut(&key) else { return };
-        if tracked.read.as_ref().is_none_or(|(current, _)| *current != read) {
-            return;
-        }
-        tracked.read = None;
-        let mut again = tracked.again.then_some(Duration::ZERO);
+        // Of a read that was begun before the key was forgotten, and tracked anew.
+        let Some(read) = tracked.read.take_if(|current| current.number == read) else { return };
+        let mut again = read.again.then_some(Duration::ZERO);
         match result {
             Ok(view) => {
                 let newer = match (&tracked.known, view.version) {
                     (Some(View { version: Some(known), .. }), Some(version)) => version > *known,
-                    _ => !tracked.superseded,
+                    _ => !read.superseded,
                 };
                 let failed = std::mem::take(&mut tracked.failed);
                 if newer {
@@ -250,7 +274,7 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
                 let empty = tracked.known.as_ref().is_some_and(|known| {
                     known.instances.is_empty() && (known.version.is_none() || self.changes.is_none())
                 });
-                if empty && !tracked.superseded {
+                if empty && !read.superseded {
                     tracked.fruitless = tracked.fruitless.saturating_add(1);
                     again = again.or_else(|| Some(backoff(tracked.fruitless, &self.runtime)));
                 } else {
@@ -262,7 +286,7 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
                 tracked.fruitless = tracked.fruitless.saturating_add(1);
                 // However often changes are lost meanwhile: what fails is not hammered.
                 again = Some(backoff(tracked.fruitless, &self.runtime));
-                self.sink.failed(&key, Arc::new(error));
+                self.sink.failed(&key, error);
             }
         }
         if let Some(pause) = again {
@@ -282,8 +306,10 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
                 change = Change::between(change.key, before, change.all, change.version);
             }
             tracked.known = Some(View { instances: Arc::clone(&change.all), version: change.version });
-            tracked.superseded = true;
-            tracked.again = false;
+            if let Some(read) = &mut tracked.read {
+                read.superseded = true;
+                read.again = false;
+            }
             tracked.failed = false;
             tracked.fruitless = 0;
             tracked.due = None;
@@ -300,8 +326,8 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
         for key in keys {
             let Some(tracked) = self.tracked.get_mut(&key) else { continue };
             tracked.gap = true;
-            if tracked.read.is_some() {
-                tracked.again = true;
+            if let Some(read) = &mut tracked.read {
+                read.again = true;
             } else if !tracked.failed {
                 // One that failed is due anyway, after its backoff.
                 let pause = self.runtime.jitter(spread);

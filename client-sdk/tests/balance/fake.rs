@@ -18,9 +18,12 @@ use tokio::sync::watch;
 
 pub type Key = Arc<str>;
 
+/// The receiver keeps the channel open when nobody listens.
+type Broadcast = (Sender<Change<Key>>, InactiveReceiver<Change<Key>>);
+
 pub struct Fake {
     lists: Mutex<HashMap<Key, InstanceList>>,
-    broadcast: Option<(Sender<Change<Key>>, InactiveReceiver<Change<Key>>)>,
+    broadcast: Option<Broadcast>,
     /// Answers wait until it is open; they say what was known when they were asked for.
     open: watch::Sender<bool>,
     pub failing: AtomicBool,

@@ -218,7 +218,8 @@ async fn a_slow_build_of_one_key_delays_no_other_key() {
     let (policy, began, go_on) = slow();
     let fake = Fake::with("slow", &[instance(666, 1)]);
     let balancer = Arc::new(Balancer::builder(Arc::clone(&fake), policy).build());
-    let slow = tokio::spawn({
+    let mut slow = JoinSet::new();
+    slow.spawn({
         let balancer = Arc::clone(&balancer);
         async move { balancer.handle(&Endpoint::new("slow")).await.map(|_| ()) }
     });
@@ -230,9 +231,9 @@ async fn a_slow_build_of_one_key_delays_no_other_key() {
         let handle = balancer.handle(&Endpoint::new(service)).await.unwrap();
         assert!(handle.pick(&PickContext::default()).is_ok());
     }
-    assert!(!slow.is_finished());
+    assert!(slow.try_join_next().is_none());
     tokio::task::spawn_blocking(move || go_on.wait()).await.unwrap();
-    slow.await.unwrap().unwrap();
+    slow.join_next().await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! The balancing half as its users see it. Most tests are named after a known fault that they guard against.
 
-#![allow(missing_docs, unreachable_pub)]
+// A test program: nobody reads its documentation, and its helpers may panic.
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 mod choice;
 mod fake;

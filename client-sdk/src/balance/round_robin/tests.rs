@@ -22,7 +22,9 @@ fn picks(picker: &RoundRobinPicker, count: usize) -> Vec<usize> {
 
 fn counts(picks: &[usize], of: usize) -> Vec<u64> {
     let mut counts = vec![0; of];
-    picks.iter().for_each(|index| counts[*index] += 1);
+    for index in picks {
+        counts[*index] += 1;
+    }
     counts
 }
 
