@@ -15,6 +15,7 @@
 //! A change flows one way: `client → watch → view → discover → balance → channel`.
 
 pub mod balance;
+pub mod channel;
 pub mod discover;
 pub mod model;
 pub mod runtime;
