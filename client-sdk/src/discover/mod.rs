@@ -3,9 +3,14 @@
 //! Owns the [`Discover`] trait and its implementations. Anyone can implement it (as `async fn`) and have it work with
 //! every balancer, layer and channel of this crate.
 
+mod cache_file;
+mod registry;
+
 use std::{error::Error, future::Future, hash::Hash, sync::Arc};
 
 use crate::model::{Change, Endpoint, Instance, InstanceList};
+
+pub use registry::{RegistryDiscover, RegistryDiscoverBuilder, RegistryDiscoverError};
 
 /// Tells which instances an endpoint names, now and from now on.
 ///
