@@ -93,7 +93,8 @@ impl Endpoints {
                 }
                 Ok(Err(error)) => attempts.push((endpoint.clone(), error.to_string())),
                 Err(_) => {
-                    attempts.push((endpoint.clone(), format!("no connection within {:?}", self.connect_timeout)));
+                    attempts
+                        .push((endpoint.clone(), format!("no connection within {:?}", self.connect_timeout)));
                 }
             }
         }

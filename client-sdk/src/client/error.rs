@@ -111,7 +111,9 @@ pub enum CallError {
     #[error(transparent)]
     Unreachable(ConnectError),
     /// Nobody answered before the deadline. The call may have taken effect.
-    #[error("the registry did not answer within {0:?}; it may have done what was asked, which can safely be repeated")]
+    #[error(
+        "the registry did not answer within {0:?}; it may have done what was asked, which can safely be repeated"
+    )]
     Timeout(Duration),
     /// The registry said no.
     #[error("the registry refused: {0}")]

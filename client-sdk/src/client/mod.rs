@@ -13,8 +13,8 @@ mod error;
 use std::{fmt, sync::Arc, time::Duration};
 
 pub(crate) use backoff::Backoff;
-pub(crate) use connection::{Connection, Grpc};
 use connection::Keepalive;
+pub(crate) use connection::{Connection, Grpc};
 use endpoints::Endpoints;
 pub use error::{CallError, ConfigError, ConnectError, DeregisterError, Refusal, RegisterError};
 use registry_proto::v1;
@@ -62,8 +62,20 @@ pub struct RegistryClientBuilder {
     client_id: Option<String>,
 }
 
+/// How long a call may take.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// In all.
+    timeout: Duration,
+    /// The registry may take so long on purpose.
+    server_wait: Duration,
+    /// A missing registry ends the call at once.
+    fail_fast: bool,
+}
+
 /// One attempt of a call: the generated client, and how long the call may take.
-type Attempt<'a, T> = Box<dyn FnMut(Grpc, Duration) -> BoxFuture<'static, Result<Response<T>, Status>> + Send + 'a>;
+type Attempt<'a, T> =
+    Box<dyn FnMut(Grpc, Duration) -> BoxFuture<'static, Result<Response<T>, Status>> + Send + 'a>;
 
 /// An attempt of the named call.
 macro_rules! attempt {
@@ -122,7 +134,7 @@ impl RegistryClient {
         missing: MissingRegistry,
     ) -> Result<v1::RegisterResponse, RegisterError> {
         let fail_fast = missing == MissingRegistry::FailFast;
-        Ok(self.call(self.inner.request_timeout, fail_fast, attempt!(register, request)).await?)
+        Ok(self.call(Limits { fail_fast, ..self.limits() }, attempt!(register, request)).await?)
     }
 
     /// Removes a lease, or single instances.
@@ -130,7 +142,7 @@ impl RegistryClient {
         &self,
         request: v1::DeregisterRequest,
     ) -> Result<v1::DeregisterResponse, DeregisterError> {
-        Ok(self.call(self.inner.request_timeout, false, attempt!(deregister, request)).await?)
+        Ok(self.call(self.limits(), attempt!(deregister, request)).await?)
     }
 
     /// Sets or clears an operator's override.
@@ -138,7 +150,7 @@ impl RegistryClient {
         &self,
         request: v1::SetOverrideRequest,
     ) -> Result<v1::SetOverrideResponse, CallError> {
-        self.call(self.inner.request_timeout, false, attempt!(set_override, request)).await
+        self.call(self.limits(), attempt!(set_override, request)).await
     }
 
     /// A page of the overrides in force.
@@ -146,7 +158,7 @@ impl RegistryClient {
         &self,
         request: v1::ListOverridesRequest,
     ) -> Result<v1::ListOverridesResponse, CallError> {
-        self.call(self.inner.request_timeout, false, attempt!(list_overrides, request)).await
+        self.call(self.limits(), attempt!(list_overrides, request)).await
     }
 
     /// Releases or evicts held instances.
@@ -154,12 +166,15 @@ impl RegistryClient {
         &self,
         request: v1::ResolveHoldRequest,
     ) -> Result<v1::ResolveHoldResponse, CallError> {
-        self.call(self.inner.request_timeout, false, attempt!(resolve_hold, request)).await
+        self.call(self.limits(), attempt!(resolve_hold, request)).await
     }
 
     /// A page of one view. [`RegistryDiscover`](crate::discover::RegistryDiscover) follows views; this reads one once.
-    pub async fn discover_page(&self, request: v1::DiscoverRequest) -> Result<v1::DiscoverResponse, CallError> {
-        self.call(self.inner.request_timeout, false, attempt!(discover, request)).await
+    pub async fn discover_page(
+        &self,
+        request: v1::DiscoverRequest,
+    ) -> Result<v1::DiscoverResponse, CallError> {
+        self.call(self.limits(), attempt!(discover, request)).await
     }
 
     /// A page of the services that exist.
@@ -167,7 +182,7 @@ impl RegistryClient {
         &self,
         request: v1::ListServicesRequest,
     ) -> Result<v1::ListServicesResponse, CallError> {
-        self.call(self.inner.request_timeout, false, attempt!(list_services, request)).await
+        self.call(self.limits(), attempt!(list_services, request)).await
     }
 
     /// Waits until a share of a service's watchers has applied a revision. The call's deadline is the request's own
@@ -176,13 +191,16 @@ impl RegistryClient {
         &self,
         request: v1::WaitAppliedRequest,
     ) -> Result<v1::WaitAppliedResponse, CallError> {
-        let wait = request.timeout.and_then(|timeout| timeout.try_into().ok()).unwrap_or(Duration::from_secs(10));
-        self.call(wait.saturating_add(self.inner.request_timeout), false, attempt!(wait_applied, request)).await
+        let wait =
+            request.timeout.and_then(|timeout| timeout.try_into().ok()).unwrap_or(Duration::from_secs(10));
+        let timeout = wait.saturating_add(self.inner.request_timeout);
+        let limits = Limits { timeout, server_wait: wait, fail_fast: false };
+        self.call(limits, attempt!(wait_applied, request)).await
     }
 
     /// Why an instance came, changed, or left.
     pub async fn explain(&self, request: v1::ExplainRequest) -> Result<v1::ExplainResponse, CallError> {
-        self.call(self.inner.request_timeout, false, attempt!(explain, request)).await
+        self.call(self.limits(), attempt!(explain, request)).await
     }
 
     /// A connection to begin something new on: the current one if it is usable, else one to another endpoint.
@@ -195,16 +213,22 @@ impl RegistryClient {
         self.inner.endpoints.len()
     }
 
+    fn limits(&self) -> Limits {
+        Limits { timeout: self.inner.request_timeout, server_wait: Duration::ZERO, fail_fast: false }
+    }
+
     /// Makes a call until it succeeds, is refused, or `timeout` is over. An attempt that nobody answers is given half
     /// of the time that is left if there is another endpoint to go to.
-    async fn call<T>(&self, timeout: Duration, fail_fast: bool, mut attempt: Attempt<'_, T>) -> Result<T, CallError> {
+    async fn call<T>(&self, limits: Limits, mut attempt: Attempt<'_, T>) -> Result<T, CallError> {
+        let Limits { timeout, server_wait, fail_fast } = limits;
         let runtime = &self.inner.runtime;
         let deadline = runtime.now().saturating_add(timeout);
         let mut backoff = Backoff::default();
         let mut failures = 0;
         loop {
             let left = deadline.saturating_sub(runtime.now());
-            let patience = if self.endpoint_count() > 1 && failures == 0 { left / 2 } else { left };
+            let spare = left.saturating_sub(server_wait);
+            let patience = if self.endpoint_count() > 1 && failures == 0 { left - spare / 2 } else { left };
             let (error, retry_after) = match tokio::time::timeout(left, self.connect()).await {
                 Err(_) => return Err(CallError::Timeout(timeout)),
                 Ok(Err(error)) if fail_fast => return Err(CallError::Unreachable(error)),

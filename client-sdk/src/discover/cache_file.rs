@@ -90,7 +90,12 @@ impl CacheFile {
                 HashMap::new()
             }
         };
-        Self { path, saved: Mutex::new(saved), dirty: tokio::sync::Notify::new(), writing: tokio::sync::Mutex::new(()) }
+        Self {
+            path,
+            saved: Mutex::new(saved),
+            dirty: tokio::sync::Notify::new(),
+            writing: tokio::sync::Mutex::new(()),
+        }
     }
 
     /// What was last known of a view.
@@ -128,7 +133,9 @@ impl CacheFile {
         let _one_at_a_time = self.writing.lock().await;
         let saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let path = self.path.clone();
-        tokio::task::spawn_blocking(move || replace(&path, &encode(&saved))).await.map_err(io::Error::other)?
+        tokio::task::spawn_blocking(move || replace(&path, &encode(&saved)))
+            .await
+            .map_err(io::Error::other)?
     }
 }
 
@@ -159,7 +166,8 @@ fn restore(view: CachedView) -> Option<(ViewKey, Restored)> {
     let selector = view.selector.map(wire::selector_of).unwrap_or_default();
     let key = ViewKey { namespace: key.namespace.into(), service: key.service.into(), selector };
     let cursor = Cursor { epoch: cursor.epoch.into(), revision: cursor.revision };
-    let instances = view.instances.into_iter().filter_map(|instance| wire::instance(instance).ok()).map(Arc::new);
+    let instances =
+        view.instances.into_iter().filter_map(|instance| wire::instance(instance).ok()).map(Arc::new);
     Some((key, Restored { cursor, instances: instances.collect() }))
 }
 

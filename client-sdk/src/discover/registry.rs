@@ -276,8 +276,7 @@ impl RegistryDiscoverBuilder {
             cache: cache.clone(),
         });
         let watcher = Arc::new(Watcher::new(self.client, ToViews(Arc::clone(&shared))));
-        let mut tasks =
-            vec![runtime.spawn(drop_idle(Arc::clone(&shared), Arc::clone(&watcher), self.idle))];
+        let mut tasks = vec![runtime.spawn(drop_idle(Arc::clone(&shared), Arc::clone(&watcher), self.idle))];
         tasks.extend(cache.map(|cache| runtime.spawn(cache.keep_writing())));
         let inner = Inner { shared, watcher, timeout: self.timeout, missing: self.missing, _tasks: tasks };
         RegistryDiscover { inner: Arc::new(inner) }

@@ -134,7 +134,9 @@ impl RegistrationBuilder {
     /// Registers, and keeps the registration alive from then on. Must be called inside the runtime.
     pub async fn register(self) -> Result<Registration, RegisterError> {
         if self.without_service {
-            return Err(RegisterError::Incomplete("an instance was added before its service was named; call `service` first"));
+            return Err(RegisterError::Incomplete(
+                "an instance was added before its service was named; call `service` first",
+            ));
         }
         if self.instances.is_empty() {
             return Err(RegisterError::Incomplete("no instance was added; call `address` or `instance`"));

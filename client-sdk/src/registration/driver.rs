@@ -151,7 +151,7 @@ impl Driver {
         // The first renewal goes with the first bytes.
         let _ = requests.try_send(self.renewal());
         let (client, patience) = (self.client.clone(), self.patience());
-        let (trying, tried) = oneshot::channel();
+        let (trying, mut tried) = oneshot::channel();
         let open = async move {
             let connection = client.connect().await.map_err(|error| error.to_string())?;
             let _ = trying.send(connection.clone());
@@ -170,7 +170,7 @@ impl Driver {
                 waiting: Some((self.request_id, sent_at + patience)),
             })),
             failed => {
-                if let Ok(connection) = { tried }.try_recv() {
+                if let Ok(connection) = tried.try_recv() {
                     connection.retire();
                 }
                 let reason = match failed {

@@ -166,7 +166,10 @@ impl Registration {
 
     /// Changes weight, tags, locality or status of the instances; `change` is called with each of them. Ids stay. What
     /// it does survives re-registration.
-    pub async fn update(&self, change: impl FnMut(&mut Instance) + Send + 'static) -> Result<u64, UpdateError> {
+    pub async fn update(
+        &self,
+        change: impl FnMut(&mut Instance) + Send + 'static,
+    ) -> Result<u64, UpdateError> {
         let (reply, answer) = oneshot::channel();
         let command = Command::Update { change: Box::new(change), reply };
         if self.commands.send(command).await.is_err() {
@@ -193,7 +196,9 @@ impl Registration {
             Ok(revision) => self.wait_until_applied(revision).await,
             Err(UpdateError::Ended(_)) => {}
             // It will be told as soon as it can be; meanwhile some callers may hear of it.
-            Err(UpdateError::Pending(_) | UpdateError::Refused(_)) => tokio::time::sleep(self.drain_grace).await,
+            Err(UpdateError::Pending(_) | UpdateError::Refused(_)) => {
+                tokio::time::sleep(self.drain_grace).await
+            }
         }
         in_flight.await;
         self.deregister().await

@@ -19,11 +19,7 @@ pub(crate) mod wire;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use parts::{MAX_INSTANCES, Parts};
 use registry_proto::{digest, v1};
@@ -158,7 +154,11 @@ impl LocalView {
     }
 
     /// A view as it was when its cursor was there, for example from a cache file.
-    pub fn restored(key: ViewKey, cursor: Cursor, instances: impl IntoIterator<Item = Arc<Instance>>) -> Self {
+    pub fn restored(
+        key: ViewKey,
+        cursor: Cursor,
+        instances: impl IntoIterator<Item = Arc<Instance>>,
+    ) -> Self {
         let by_id: BTreeMap<Arc<str>, Arc<Instance>> =
             instances.into_iter().map(|instance| (Arc::clone(&instance.id), instance)).collect();
         let all: InstanceList = by_id.into_values().collect();
@@ -306,7 +306,8 @@ impl LocalView {
         version: impl FnOnce() -> u64,
     ) -> Result<Option<Change<ViewKey>>, Resync> {
         let claim = claim(&whole);
-        let removed = whole.removed.into_iter().map(|gone| (gone.id.into(), Edit::Remove(gone.create_revision)));
+        let removed =
+            whole.removed.into_iter().map(|gone| (gone.id.into(), Edit::Remove(gone.create_revision)));
         let mut edits: BTreeMap<Arc<str>, Edit> = removed.collect();
         edits.extend(self.read(whole.added));
         edits.extend(self.read(whole.updated));

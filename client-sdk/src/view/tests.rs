@@ -276,12 +276,20 @@ fn a_removal_of_an_older_incarnation_leaves_the_newer_one() {
 #[derive(Clone, Debug)]
 enum Step {
     /// A delta from `back` revisions before the cursor (0: from it) over `ahead` revisions.
-    Delta { back: u64, ahead: u64, parts: u32 },
+    Delta {
+        back: u64,
+        ahead: u64,
+        parts: u32,
+    },
     /// A change that was delivered already.
     Duplicate,
     Bookmark,
     /// A snapshot `ahead` revisions on, after an interrupted one if `torn`.
-    Snapshot { ahead: u64, parts: u32, torn: bool },
+    Snapshot {
+        ahead: u64,
+        parts: u32,
+        torn: bool,
+    },
     /// A new stream.
     Reset,
 }
@@ -315,24 +323,26 @@ fn any_change() -> impl Strategy<Value = v1::Change> {
         (list(), list(), list(), prop::collection::vec(removed, 0..3)),
         (any::<bool>(), part(), part(), 0..2u32),
     )
-        .prop_map(|((kind, epoch, revision, previous_revision), lists, (honest, part, last_part, count))| {
-            let (all, added, updated, removed) = lists;
-            v1::Change {
-                kind,
-                epoch,
-                revision,
-                previous_revision,
-                digest: if honest { wire_digest(&all) } else { 1 },
-                all,
-                added,
-                updated,
-                removed,
-                part,
-                last_part,
-                service_instances: count,
-                ..v1::Change::default()
-            }
-        })
+        .prop_map(
+            |((kind, epoch, revision, previous_revision), lists, (honest, part, last_part, count))| {
+                let (all, added, updated, removed) = lists;
+                v1::Change {
+                    kind,
+                    epoch,
+                    revision,
+                    previous_revision,
+                    digest: if honest { wire_digest(&all) } else { 1 },
+                    all,
+                    added,
+                    updated,
+                    removed,
+                    part,
+                    last_part,
+                    service_instances: count,
+                    ..v1::Change::default()
+                }
+            },
+        )
 }
 
 proptest! {

@@ -114,7 +114,8 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_not_called() {
-        let wire = v1::Instance { address: "a:1".into(), status: 99, weight: Some(1 << 20), ..Default::default() };
+        let wire =
+            v1::Instance { address: "a:1".into(), status: 99, weight: Some(1 << 20), ..Default::default() };
         let read = instance(wire).expect("readable");
         assert_eq!((read.status, read.weight, &*read.id), (Status::Down, MAX_WEIGHT, "a:1"));
         assert!(instance(v1::Instance::default()).is_err());

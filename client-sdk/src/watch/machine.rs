@@ -80,12 +80,7 @@ pub(super) struct Machine<S> {
 }
 
 impl<S: Sink> Machine<S> {
-    pub(super) fn new(
-        client: RegistryClient,
-        sink: S,
-        wanted: Arc<Wanted>,
-        counters: Arc<Counters>,
-    ) -> Self {
+    pub(super) fn new(client: RegistryClient, sink: S, wanted: Arc<Wanted>, counters: Arc<Counters>) -> Self {
         let runtime = client.runtime().clone();
         let views = Views::new(runtime.clone(), sink, Arc::clone(&counters));
         Self { client, runtime, wanted, counters, views, backoff: Backoff::default() }
