@@ -1,4 +1,5 @@
 //! Registration: the lease is kept alive, words survive, what is lost is told, and leaving is orderly.
+#![allow(clippy::disallowed_methods, clippy::unchecked_time_subtraction)] // the calls under test run beside the script
 
 mod support;
 
@@ -274,4 +275,20 @@ async fn an_incomplete_registration_is_refused_before_anything_is_sent() {
     assert!(matches!(nothing, Err(RegisterError::Incomplete(_))));
     let nowhere = Registration::builder(net.client(&["r:1"])).address(address("a:80")).register().await;
     assert!(matches!(nowhere, Err(RegisterError::Incomplete(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_keeps_forgetting_is_not_asked_in_a_loop() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let (_registration, mut renewals) = registered(&net, &mut fake, &["r:1"]).await;
+    let (clock, mut registrations) = (net.runtime(0), 0);
+    while clock.now() < Duration::from_secs(60) {
+        let renewal = renewals.next().await;
+        renewals.answer(&renewal, &[(Kind::Unknown, vec![])]).await;
+        fake.registered(1).await;
+        renewals = fake.renewals().await;
+        registrations += 1;
+    }
+    assert!(registrations < 30, "{registrations} in a minute");
 }

@@ -1,5 +1,6 @@
 //! The watch and discovery over the registry. Several tests are named after a fault of other systems that they guard
 //! against.
+#![allow(clippy::disallowed_methods, clippy::unchecked_time_subtraction)] // the calls under test run beside the script
 
 mod support;
 
@@ -490,4 +491,19 @@ async fn a_registry_that_is_there_beats_the_cache_file() {
     assert_eq!(ids(&call.await.expect("no panic").expect("discovered")), ["new"]);
     let change = changes.recv().await.expect("a change");
     assert_eq!((ids(&change.added), change.removed.len()), (vec!["new"], 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_sends_everyone_away_is_not_asked_in_a_loop() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let discover = discover(&net, &["r:1"]);
+    let _view = discover.view(&endpoint("s"));
+    let clock = net.runtime(0);
+    while clock.now() < Duration::from_secs(60) {
+        let stream = fake.subscription().await;
+        stream.go_away(Duration::ZERO).await;
+        stream.closed().await;
+    }
+    assert!(discover.streams() < 25, "{} streams in a minute", discover.streams());
 }

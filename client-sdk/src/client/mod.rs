@@ -228,7 +228,11 @@ impl RegistryClient {
         loop {
             let left = deadline.saturating_sub(runtime.now());
             let spare = left.saturating_sub(server_wait);
-            let patience = if self.endpoint_count() > 1 && failures == 0 { left - spare / 2 } else { left };
+            let patience = if self.endpoint_count() > 1 && failures == 0 {
+                left.saturating_sub(spare / 2)
+            } else {
+                left
+            };
             let (error, retry_after) = match tokio::time::timeout(left, self.connect()).await {
                 Err(_) => return Err(CallError::Timeout(timeout)),
                 Ok(Err(error)) if fail_fast => return Err(CallError::Unreachable(error)),

@@ -215,13 +215,11 @@ impl Discover for RegistryDiscover {
                 }
             }
         };
-        match tokio::time::timeout(after, first).await {
-            Ok(result) => result,
-            Err(_) => {
-                let last = error_of(&receiver.borrow());
-                Err(RegistryDiscoverError::Timeout { key, after, last })
-            }
+        if let Ok(result) = tokio::time::timeout(after, first).await {
+            return result;
         }
+        let last = error_of(&receiver.borrow());
+        Err(RegistryDiscoverError::Timeout { key, after, last })
     }
 
     fn view(&self, endpoint: &Endpoint) -> Option<ViewReceiver> {

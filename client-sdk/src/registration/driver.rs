@@ -57,7 +57,7 @@ enum Phase {
     /// A stream for renewals is to be opened, then.
     Connecting { at: Duration },
     /// Renewals go over this stream.
-    Renewing(Renewals),
+    Renewing(Box<Renewals>),
     /// Nothing is renewed any longer.
     Ended,
 }
@@ -80,6 +80,8 @@ pub(super) struct Driver {
     status: watch::Sender<RegistrationStatus>,
     commands: mpsc::Receiver<Command>,
     backoff: Backoff,
+    /// It was registered again, and no renewal has confirmed that since.
+    unproven: bool,
     request_id: u64,
 }
 
@@ -91,7 +93,16 @@ impl Driver {
         commands: mpsc::Receiver<Command>,
     ) -> Self {
         let runtime = client.runtime().clone();
-        Self { client, runtime, lease, status, commands, backoff: Backoff::default(), request_id: 0 }
+        Self {
+            client,
+            runtime,
+            lease,
+            status,
+            commands,
+            backoff: Backoff::default(),
+            unproven: false,
+            request_id: 0,
+        }
     }
 
     /// Runs until the handle is gone.
@@ -102,10 +113,7 @@ impl Driver {
                 Phase::Registering { at } => self.registering(at).await,
                 Phase::Connecting { at } => self.connecting(at).await,
                 Phase::Renewing(renewals) => self.renewing(renewals).await,
-                Phase::Ended => match self.commands.recv().await {
-                    Some(command) => Some(self.refuse(command)),
-                    None => None,
-                },
+                Phase::Ended => self.commands.recv().await.map(|command| self.refuse(command)),
             };
             match next {
                 Some(next) => phase = next,
@@ -162,13 +170,13 @@ impl Driver {
         let sent_at = self.runtime.now();
         let opened = tokio::time::timeout(patience, open).await;
         match opened {
-            Ok(Ok((connection, responses))) => Some(Phase::Renewing(Renewals {
+            Ok(Ok((connection, responses))) => Some(Phase::Renewing(Box::new(Renewals {
                 connection,
                 requests,
                 responses,
                 next_at: sent_at + self.lease.granted / 3,
                 waiting: Some((self.request_id, sent_at + patience)),
-            })),
+            }))),
             failed => {
                 if let Ok(connection) = tried.try_recv() {
                     connection.retire();
@@ -182,7 +190,7 @@ impl Driver {
         }
     }
 
-    async fn renewing(&mut self, mut renewals: Renewals) -> Option<Phase> {
+    async fn renewing(&mut self, mut renewals: Box<Renewals>) -> Option<Phase> {
         loop {
             let now = self.runtime.now();
             let wake = renewals.waiting.map_or(renewals.next_at, |(_, until)| until);
@@ -343,13 +351,13 @@ impl Driver {
 
     fn registered(&mut self, response: &v1::RegisterResponse) {
         self.lease.granted(response);
-        self.backoff.reset();
         self.tell(RegistrationState::Registered { revision: response.revision });
     }
 
     /// A renewal was answered, and all is well.
     fn confirmed(&mut self) {
         self.backoff.reset();
+        self.unproven = false;
         self.status.send_if_modified(|status| match status.state {
             RegistrationState::Unconfirmed { .. } => {
                 // The words have not changed since the revision at which they were registered.
@@ -371,12 +379,17 @@ impl Driver {
         Phase::Connecting { at: self.runtime.now() + pause }
     }
 
-    /// Promptly, but not all registrants of a restarted registry in the same instant.
-    fn register_again(&self, reason: &str) -> Phase {
+    /// Promptly, but not all registrants of a restarted registry in the same instant; and with growing pauses at a
+    /// registry that forgets what it was just told.
+    fn register_again(&mut self, reason: &str) -> Phase {
         tracing::info!(reason, "registering again");
         self.tell(RegistrationState::Reregistering { reason: reason.into() });
         let spread = (self.lease.granted / 20).min(Duration::from_secs(1));
-        Phase::Registering { at: self.runtime.now() + self.runtime.jitter(spread) }
+        let mut pause = self.runtime.jitter(spread);
+        if std::mem::replace(&mut self.unproven, true) {
+            pause += self.backoff.next(&self.runtime);
+        }
+        Phase::Registering { at: self.runtime.now() + pause }
     }
 
     fn end(&self, state: RegistrationState) -> Phase {

@@ -197,7 +197,7 @@ impl Registration {
             Err(UpdateError::Ended(_)) => {}
             // It will be told as soon as it can be; meanwhile some callers may hear of it.
             Err(UpdateError::Pending(_) | UpdateError::Refused(_)) => {
-                tokio::time::sleep(self.drain_grace).await
+                tokio::time::sleep(self.drain_grace).await;
             }
         }
         in_flight.await;

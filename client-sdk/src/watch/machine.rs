@@ -114,14 +114,10 @@ impl<S: Sink> Machine<S> {
                 Ok(stream) => State::Opening(stream),
                 Err(error) => self.disconnected(&error),
             },
-            State::Opening(mut stream) => match self.listen(&mut stream, None).await {
-                Event::Bookmark => State::Live(stream),
-                other => self.moved_on(stream, other),
-            },
-            State::Live(mut stream) => match self.listen(&mut stream, None).await {
-                Event::Bookmark => State::Live(stream),
-                other => self.moved_on(stream, other),
-            },
+            State::Opening(mut stream) | State::Live(mut stream) => {
+                let event = self.listen(&mut stream, None).await;
+                self.moved_on(stream, event)
+            }
             State::Leaving { mut stream, until } => match self.listen(&mut stream, Some(until)).await {
                 Event::Bookmark | Event::GoAway(_) => State::Leaving { stream, until },
                 // It was to end anyway: nobody is told.
@@ -139,8 +135,9 @@ impl<S: Sink> Machine<S> {
             Event::Bookmark => State::Live(stream),
             Event::NothingToFollow => State::Idle,
             Event::GoAway(delay) => {
-                let until = self.runtime.now().saturating_add(delay.min(MAX_LEAVE_DELAY));
-                State::Leaving { stream, until }
+                // A registry that sends every stream away at once must not be asked in a loop.
+                let delay = delay.min(MAX_LEAVE_DELAY).max(self.backoff.next(&self.runtime));
+                State::Leaving { stream, until: self.runtime.now().saturating_add(delay) }
             }
             Event::TimeToLeave => {
                 stream.connection.retire();
@@ -250,7 +247,6 @@ impl<S: Sink> Machine<S> {
                         Err(status) => return Event::Failed(WatchError::Ended(Refusal::from_status(&status))),
                     };
                     match self.views.heard(response) {
-                        Heard::Change => {}
                         Heard::Bookmark => {
                             self.backoff.reset();
                             return Event::Bookmark;
@@ -259,7 +255,7 @@ impl<S: Sink> Machine<S> {
                         Heard::Behind(refusal) if self.client.endpoint_count() > 1 => {
                             return Event::Failed(WatchError::Ended(refusal));
                         }
-                        Heard::Behind(_) => {}
+                        Heard::Change | Heard::Behind(_) => {}
                     }
                 }
                 () = sleep_until(now, wake) => {

@@ -46,14 +46,22 @@ pub(super) struct Views<S> {
     deadlines: BTreeSet<(Duration, u32)>,
 }
 
+/// How far a view is on this stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subscription {
+    /// Waits in `to_subscribe`.
+    Queued,
+    /// Sent; perhaps the registry has not read it yet. Or refused, and to be sent again at `retry_at`.
+    Sent,
+    /// Something was heard of it: from now on bookmarks cover it.
+    Heard,
+}
+
 /// One view.
 struct Followed {
     view: LocalView,
     backoff: Backoff,
-    /// Waits in `to_subscribe`.
-    queued: bool,
-    /// Something was heard of it on this stream, after it was subscribed.
-    confirmed: bool,
+    subscription: Subscription,
     /// The sink was told what is known.
     announced: bool,
     /// The sink was told that something is wrong.
@@ -62,6 +70,12 @@ struct Followed {
     retry_at: Option<Duration>,
     /// Show what was restored then.
     bridge_at: Option<Duration>,
+}
+
+impl Followed {
+    fn is_queued(&self) -> bool {
+        self.subscription == Subscription::Queued
+    }
 }
 
 impl<S: Sink> Views<S> {
@@ -115,8 +129,7 @@ impl<S: Sink> Views<S> {
                 let followed = Followed {
                     view,
                     backoff: Backoff::default(),
-                    queued: true,
-                    confirmed: false,
+                    subscription: Subscription::Queued,
                     announced: false,
                     failed: false,
                     retry_at: None,
@@ -126,7 +139,7 @@ impl<S: Sink> Views<S> {
             }
             (Wish::Drop, Some(id)) => {
                 self.ids.remove(&key);
-                let queued = self.by_id.remove(&id).is_some_and(|followed| followed.queued);
+                let queued = self.by_id.remove(&id).is_some_and(|followed| followed.is_queued());
                 self.deadlines.retain(|(_, of)| *of != id);
                 if queued {
                     self.to_subscribe.retain(|waiting| *waiting != id);
@@ -145,7 +158,7 @@ impl<S: Sink> Views<S> {
         self.to_subscribe.make_contiguous().sort_unstable();
         for followed in self.by_id.values_mut() {
             followed.view.stream_reset();
-            (followed.queued, followed.confirmed, followed.retry_at) = (true, false, None);
+            (followed.subscription, followed.retry_at) = (Subscription::Queued, None);
         }
     }
 
@@ -158,7 +171,7 @@ impl<S: Sink> Views<S> {
         }
         let view_id = self.to_subscribe.pop_front()?;
         let followed = self.by_id.get_mut(&view_id)?;
-        (followed.queued, followed.confirmed) = (false, false);
+        followed.subscription = Subscription::Sent;
         let key = followed.view.key();
         let watch = v1::WatchRequest {
             scope: Some(v1::watch_request::Scope::Key(wire::service(key))),
@@ -216,8 +229,8 @@ impl<S: Sink> Views<S> {
         while let Some((at, id)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
             self.deadlines.remove(&(at, id));
             let Some(followed) = self.by_id.get_mut(&id) else { continue };
-            if followed.retry_at.take_if(|at| *at <= now).is_some() && !followed.queued {
-                followed.queued = true;
+            if followed.retry_at.take_if(|at| *at <= now).is_some() && !followed.is_queued() {
+                followed.subscription = Subscription::Queued;
                 self.to_subscribe.push_back(id);
             }
             if followed.bridge_at.take_if(|at| *at <= now).is_some() {
@@ -228,7 +241,9 @@ impl<S: Sink> Views<S> {
 
     fn change(&mut self, id: u32, message: v1::Change) {
         let Some(followed) = self.by_id.get_mut(&id) else { return };
-        followed.confirmed = true;
+        if !followed.is_queued() {
+            followed.subscription = Subscription::Heard;
+        }
         match followed.view.apply(message, || self.runtime.next_version()) {
             Ok(None) => {}
             Ok(Some(mut change)) => {
@@ -252,10 +267,10 @@ impl<S: Sink> Views<S> {
     fn bookmark(&mut self, bookmark: &v1::Bookmark) {
         let mut to_announce = Vec::new();
         for (id, followed) in &mut self.by_id {
-            if followed.confirmed {
+            if followed.subscription == Subscription::Heard {
                 followed.view.bookmark(&bookmark.epoch, bookmark.revision);
             }
-            if followed.retry_at.is_some() || followed.queued || followed.view.needs_snapshot() {
+            if followed.retry_at.is_some() || followed.is_queued() || followed.view.needs_snapshot() {
                 continue;
             }
             followed.backoff.reset();
@@ -286,13 +301,15 @@ impl<S: Sink> Views<S> {
     /// One view failed: try again, at most once per backoff period, or when the registry said.
     fn failed(&mut self, id: u32, error: WatchError) {
         let Some(followed) = self.by_id.get_mut(&id) else { return };
-        if followed.retry_at.is_none() && !followed.queued {
+        if followed.retry_at.is_none() && !followed.is_queued() {
             let pause = followed.backoff.next(&self.runtime).max(error.retry_after());
             let at = self.runtime.now().saturating_add(pause);
             followed.retry_at = Some(at);
             self.deadlines.insert((at, id));
         }
-        followed.confirmed = false;
+        if !followed.is_queued() {
+            followed.subscription = Subscription::Sent;
+        }
         self.tell_failed(id, error);
     }
 
