@@ -1,7 +1,7 @@
 //! Being registered, for as long as a handle lives.
 //!
 //! Owns the lease: registering, renewing, registering again by itself when the registry forgot, changing weight, tags and
-//! status at run time, draining, deregistering. [`driver`] holds the state machine; this file is the handle to it. Keeps
+//! status at run time, draining, deregistering. `driver` holds the state machine; this file is the handle to it. Keeps
 //! C3's half for registrants (an unanswered renewal tries another replica after TTL/6) and C4 as far as the registry goes.
 
 mod builder;

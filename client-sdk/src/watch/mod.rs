@@ -1,6 +1,6 @@
 //! Following many views on one stream, for as long as anyone wants them.
 //!
-//! Owns the `Subscribe` stream: the reconnect state machine ([`machine`]) and the views that it carries ([`views`]).
+//! Owns the `Subscribe` stream: the reconnect state machine (`machine`) and the views that it carries (`views`).
 //! Does not own what becomes of a change: that is the [`Sink`]'s business. Keeps W5 on the client's side (every view
 //! resumes with its epoch and cursor), C3 (silence of 15 s is a dead stream, the next replica is asked), and the
 //! promise that a watch never ends by itself and no error is fatal.
