@@ -14,4 +14,9 @@
 //! `docs/architecture.md` walks one registration and one change through these rooms.
 
 pub mod core;
+pub mod grpc;
+pub mod hub;
+pub mod registry;
+pub mod runtime;
+pub mod server;
 pub mod store;

@@ -301,8 +301,8 @@ pub enum Event {
         key: ServiceKey,
         /// The instance.
         id: InstanceId,
-        /// What its lease is told, if the lease goes on.
-        loss: Loss,
+        /// What its lease is told, if the lease goes on. `None`: nothing, the lease itself gave the instance up.
+        loss: Option<Loss>,
     },
     /// An instance's lease ran out, but the guard keeps it.
     Held {
@@ -426,7 +426,8 @@ pub struct ServiceChange {
     pub key: ServiceKey,
     /// The revision.
     pub revision: Revision,
-    /// The revision of the service's change before this one; 0 if there was none.
+    /// The revision of the service's change before this one. Of a service that was not remembered:
+    /// [`Base::forgotten_through`], because it may have had instances before that, and had none since.
     pub previous: Revision,
     /// Wall time.
     pub wall: u64,
@@ -456,7 +457,8 @@ pub struct ItemChange {
 pub enum Renewal {
     /// The lease lives a full TTL from now.
     Renewed,
-    /// As `Renewed`; its held instances are to be released by [`Command::RenewHeld`].
+    /// As `Renewed`; its held instances are to be released by [`Command::RenewHeld`]. Told before `Partial`: what the
+    /// lease lost is the answer to the next renewal, when nothing of it is held any more.
     RenewedHeld,
     /// Renewed, but these are no longer under it.
     Partial(Vec<(ServiceKey, InstanceId, Loss)>),

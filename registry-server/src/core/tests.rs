@@ -1,0 +1,6 @@
+//! The core as a whole: what the promises say, one by one, and over random histories.
+
+mod properties;
+mod regressions;
+mod rules;
+mod support;

@@ -1,0 +1,98 @@
+//! What one stream sends next: its views' steps in turn, then a bookmark, then silence.
+//!
+//! Shared by `Watch` (one view) and `Subscribe` (many). Keeps W7: the head is read before the marks, and a change is
+//! marked before it becomes the head; so with no mark left, everything up to that head was delivered.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{Sleep, sleep};
+
+use super::decode::Watched;
+use crate::{
+    core::Revision,
+    hub::{Cursor, Hub, Signal, Step, ViewRefused},
+};
+
+/// A bookmark comes this often.
+pub(super) const BOOKMARK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What a stream sends.
+#[derive(Debug)]
+pub(super) enum Fed {
+    Step(u32, Step),
+    Bookmark(Revision),
+}
+
+#[derive(Debug)]
+pub(super) struct Feeder {
+    hub: Hub,
+    signal: Arc<Signal>,
+    views: HashMap<u32, Cursor>,
+    timer: Pin<Box<Sleep>>,
+    /// A bookmark is due as soon as nothing else is to be said.
+    owed: bool,
+}
+
+impl Feeder {
+    pub(super) fn new(hub: Hub) -> Self {
+        let timer = Box::pin(sleep(BOOKMARK_INTERVAL));
+        Self { hub, signal: Signal::new(), views: HashMap::new(), timer, owed: false }
+    }
+
+    /// Adds a view, in place of one of the same id. A bookmark follows its initial state.
+    pub(super) fn open(&mut self, view_id: u32, watched: &Watched) -> Result<(), ViewRefused> {
+        let Watched { key, selector, include_all, start } = watched;
+        // The old one first, so that it does not count against the bound.
+        self.views.remove(&view_id);
+        let cursor = self.hub.watch(key, selector, *include_all, start, &self.signal, view_id)?;
+        self.views.insert(view_id, cursor);
+        self.owed = true;
+        Ok(())
+    }
+
+    pub(super) fn close(&mut self, view_id: u32) {
+        self.views.remove(&view_id);
+    }
+
+    pub(super) fn views(&self) -> usize {
+        self.views.len()
+    }
+
+    pub(super) fn contains(&self, view_id: u32) -> bool {
+        self.views.contains_key(&view_id)
+    }
+
+    /// The next thing to send. `hold_bookmark`: some view of the stream is not open yet.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, hold_bookmark: bool) -> Poll<Fed> {
+        self.signal.register(cx.waker());
+        if self.timer.as_mut().poll(cx).is_ready() {
+            self.rearm(cx);
+            self.owed = true;
+        }
+        let head = self.hub.head();
+        while let Some(view_id) = self.signal.take() {
+            if let Some(step) = self.views.get_mut(&view_id).and_then(Cursor::next) {
+                return Poll::Ready(Fed::Step(view_id, step));
+            }
+        }
+        if self.owed && !hold_bookmark {
+            self.owed = false;
+            self.rearm(cx);
+            return Poll::Ready(Fed::Bookmark(head));
+        }
+        Poll::Pending
+    }
+
+    fn rearm(&mut self, cx: &mut Context<'_>) {
+        self.timer.set(sleep(BOOKMARK_INTERVAL));
+        // Registers the new timer; it is not ready yet.
+        let _ = self.timer.as_mut().poll(cx);
+    }
+}

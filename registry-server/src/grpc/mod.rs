@@ -1,0 +1,320 @@
+//! The wire: decode, validate, call the registry, encode. The only home of `Status`.
+//!
+//! Keeps the bounds of the protocol: a bad request gets an error that names the field and the limit, and changes
+//! nothing. What is not there yet answers `UNIMPLEMENTED` by name.
+
+mod decode;
+mod feeder;
+mod fields;
+mod lists;
+mod status;
+mod streams;
+mod until;
+
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use prost::Message;
+use registry_proto::{Frame, server::registry_server, v1};
+use tokio::{sync::watch, time::timeout};
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+pub use self::{
+    decode::TtlBounds,
+    status::{ERROR_DOMAIN, Invalid},
+};
+use self::{
+    fields::Path,
+    streams::{BEHIND_WAIT, Seat, SubscribeStream, WatchStream},
+    until::Until,
+};
+use crate::{
+    core::{LeaseId, Loss, Renewal, Revision, ServiceKey},
+    hub::{ReadPage, Start, wire_key},
+    registry::Registry,
+    runtime::Runtime,
+};
+
+/// What can be set about the wire.
+#[derive(Clone, Copy, Debug)]
+pub struct GrpcSettings {
+    /// The TTLs that are taken. 1 s to 24 h.
+    pub ttl: TtlBounds,
+    /// `Watch` and `Subscribe` streams at a time. 100,000.
+    pub max_streams: usize,
+}
+
+impl Default for GrpcSettings {
+    fn default() -> Self {
+        Self { ttl: TtlBounds::default(), max_streams: 100_000 }
+    }
+}
+
+/// The service `registry.v1.Registry`. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct RegistryService {
+    registry: Registry,
+    settings: GrpcSettings,
+    runtime: Runtime,
+    stopping: watch::Receiver<Option<Duration>>,
+    streams: Arc<AtomicUsize>,
+}
+
+impl RegistryService {
+    /// The service over a registry. When `stopping` holds a time, streams are told to leave within it.
+    pub fn new(
+        registry: Registry,
+        settings: GrpcSettings,
+        runtime: Runtime,
+        stopping: watch::Receiver<Option<Duration>>,
+    ) -> Self {
+        Self { registry, settings, runtime, stopping, streams: Arc::default() }
+    }
+
+    fn epoch(&self) -> String {
+        self.registry.hub().epoch().to_owned()
+    }
+
+    fn seat(&self) -> Result<Seat, Status> {
+        let limit = self.settings.max_streams;
+        Seat::take(&self.streams, limit).ok_or_else(|| status::too_many_streams(limit))
+    }
+
+    /// Waits until this server is at `revision`.
+    async fn reach(&self, revision: Revision) -> Result<(), Status> {
+        let hub = self.registry.hub();
+        let mut head = hub.follow_head();
+        match timeout(BEHIND_WAIT, head.wait_for(|head| *head >= revision)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(status::replica_behind(revision, hub.head())),
+        }
+    }
+}
+
+type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl registry_server::Registry for RegistryService {
+    type KeepAliveStream = Streamed<v1::KeepAliveResponse>;
+    type WatchStream = Streamed<Frame>;
+    type SubscribeStream = Streamed<Frame>;
+
+    async fn register(
+        &self,
+        request: Request<v1::RegisterRequest>,
+    ) -> Result<Response<v1::RegisterResponse>, Status> {
+        let request = request.into_inner();
+        let command = decode::register(&request, self.settings.ttl)?;
+        let crate::core::Command::Register { ttl, instances, .. } = &command else {
+            return Err(Status::internal("a registration was decoded as something else"));
+        };
+        let ttl = Duration::from_millis(*ttl).try_into().ok();
+        let named: Vec<_> = instances.iter().map(|(key, id, _)| (key.clone(), Arc::clone(id))).collect();
+        let written = self.registry.write(command).await?;
+        let instances = named
+            .iter()
+            .zip(written.incarnations)
+            .map(|((key, id), create_revision)| v1::InstanceRef {
+                key: Some(wire_key(key)),
+                id: id.to_string(),
+                create_revision,
+            })
+            .collect();
+        Ok(Response::new(v1::RegisterResponse {
+            epoch: self.epoch(),
+            revision: written.revision,
+            ttl,
+            instances,
+        }))
+    }
+
+    async fn keep_alive(
+        &self,
+        request: Request<Streaming<v1::KeepAliveRequest>>,
+    ) -> Result<Response<Self::KeepAliveStream>, Status> {
+        let service = self.clone();
+        let answers = request.into_inner().then(move |request| {
+            let service = service.clone();
+            async move { service.renew(request?).await }
+        });
+        let mut stopping = self.stopping.clone();
+        let stopped = async move {
+            // An error means that the server is gone altogether.
+            let _ = stopping.wait_for(Option::is_some).await;
+        };
+        Ok(Response::new(Box::pin(Until::new(answers, stopped))))
+    }
+
+    async fn deregister(
+        &self,
+        request: Request<v1::DeregisterRequest>,
+    ) -> Result<Response<v1::DeregisterResponse>, Status> {
+        let command = decode::deregister(request.get_ref())?;
+        let written = self.registry.write(command).await?;
+        Ok(Response::new(v1::DeregisterResponse {
+            epoch: self.epoch(),
+            revision: written.revision,
+            removed: u32::try_from(written.affected).unwrap_or(u32::MAX),
+        }))
+    }
+
+    async fn set_override(
+        &self,
+        request: Request<v1::SetOverrideRequest>,
+    ) -> Result<Response<v1::SetOverrideResponse>, Status> {
+        let command = decode::set_override(request.get_ref())?;
+        let written = self.registry.write(command).await?;
+        Ok(Response::new(v1::SetOverrideResponse { epoch: self.epoch(), revision: written.revision }))
+    }
+
+    async fn list_overrides(
+        &self,
+        request: Request<v1::ListOverridesRequest>,
+    ) -> Result<Response<v1::ListOverridesResponse>, Status> {
+        let v1::ListOverridesRequest { namespace, page_size, page_token } = request.into_inner();
+        let size = decode::page_size(page_size)?;
+        let after = decode::list_token(&page_token)?;
+        let epoch = self.epoch();
+        let list = move |state: &_, _| lists::overrides(state, epoch, &namespace, &after, size);
+        Ok(Response::new(self.registry.inspect(list).await?))
+    }
+
+    async fn resolve_hold(
+        &self,
+        request: Request<v1::ResolveHoldRequest>,
+    ) -> Result<Response<v1::ResolveHoldResponse>, Status> {
+        let command = decode::resolve_hold(request.get_ref())?;
+        let written = self.registry.write(command).await?;
+        Ok(Response::new(v1::ResolveHoldResponse {
+            epoch: self.epoch(),
+            revision: written.revision,
+            resolved: u32::try_from(written.affected).unwrap_or(u32::MAX),
+        }))
+    }
+
+    async fn discover(&self, request: Request<v1::DiscoverRequest>) -> Result<Response<Frame>, Status> {
+        let v1::DiscoverRequest { key, selector, min_revision, page_token } = request.into_inner();
+        let root = Path::Root;
+        let key = fields::key(key.as_ref(), root.field("key"))?;
+        let selector = decode::selector(selector.as_ref(), root.field("selector"))?;
+        let hub = self.registry.hub();
+        let page = if page_token.is_empty() {
+            self.reach(min_revision).await?;
+            hub.read(&key, &selector)
+        } else {
+            let token = decode::page_token(&page_token)?;
+            hub.read_on(&key, token).ok_or_else(status::page_expired)?
+        };
+        Ok(Response::new(discovered(&page)))
+    }
+
+    async fn list_services(
+        &self,
+        request: Request<v1::ListServicesRequest>,
+    ) -> Result<Response<v1::ListServicesResponse>, Status> {
+        let v1::ListServicesRequest { namespace, page_size, page_token } = request.into_inner();
+        let size = decode::page_size(page_size)?;
+        let after = decode::list_token(&page_token)?;
+        let epoch = self.epoch();
+        let list = move |state: &_, _| lists::services(state, epoch, &namespace, &after, size);
+        Ok(Response::new(self.registry.inspect(list).await?))
+    }
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let watched = decode::watch(request.get_ref(), Path::Root)?;
+        let seat = self.seat()?;
+        let hub = self.registry.hub();
+        if let Start::Resume { epoch, revision } = &watched.start
+            && epoch == hub.epoch()
+        {
+            self.reach(*revision).await?;
+        }
+        let stream =
+            WatchStream::open(hub.clone(), &watched, self.stopping.clone(), self.runtime.clone(), seat)?;
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn subscribe(
+        &self,
+        request: Request<Streaming<v1::SubscribeRequest>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let (hub, stopping) = (self.registry.hub().clone(), self.stopping.clone());
+        let stream =
+            SubscribeStream::new(hub, request.into_inner(), stopping, self.runtime.clone(), self.seat()?);
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn wait_applied(
+        &self,
+        _request: Request<v1::WaitAppliedRequest>,
+    ) -> Result<Response<v1::WaitAppliedResponse>, Status> {
+        Err(status::not_implemented("Registry.WaitApplied"))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<v1::ExplainRequest>,
+    ) -> Result<Response<v1::ExplainResponse>, Status> {
+        let root = Path::Root;
+        let key = fields::key(request.get_ref().key.as_ref(), root.field("key"))?;
+        let id = fields::instance_id(&request.get_ref().id, root.field("id"))?;
+        let past = self.registry.hub().explain(&key, &id);
+        Ok(Response::new(v1::ExplainResponse {
+            epoch: self.epoch(),
+            events: lists::events(past.events),
+            known_since_revision: past.known_since,
+            known_since: past.known_since_wall.map(crate::hub::wire_time),
+        }))
+    }
+}
+
+impl RegistryService {
+    async fn renew(&self, request: v1::KeepAliveRequest) -> Result<v1::KeepAliveResponse, Status> {
+        let leases = decode::leases(&request)?;
+        let exceptions = self.registry.renew(leases).await?;
+        let exceptions = exceptions.into_iter().map(|(lease, renewal)| exception(lease, renewal)).collect();
+        Ok(v1::KeepAliveResponse { request_id: request.request_id, epoch: self.epoch(), exceptions })
+    }
+}
+
+fn exception(lease: LeaseId, renewal: Renewal) -> v1::LeaseException {
+    use v1::{lease_exception::Kind, lost_instance::Reason};
+    let reason = |loss| match loss {
+        Loss::TakenOver => Reason::TakenOver,
+        Loss::Deregistered => Reason::Deregistered,
+        Loss::Expired => Reason::Expired,
+        Loss::Evicted => Reason::Evicted,
+    };
+    let wire_lost = |(key, id, loss): (ServiceKey, Arc<str>, Loss)| v1::LostInstance {
+        key: Some(wire_key(&key)),
+        id: id.to_string(),
+        reason: reason(loss).into(),
+    };
+    let (kind, lost) = match renewal {
+        Renewal::Partial(lost) => (Kind::Partial, lost.into_iter().map(wire_lost).collect()),
+        Renewal::Superseded => (Kind::Superseded, Vec::new()),
+        Renewal::Renewed | Renewal::RenewedHeld | Renewal::Unknown => (Kind::Unknown, Vec::new()),
+    };
+    v1::LeaseException { lease_id: lease.0.to_vec(), kind: kind.into(), lost, moved_to: String::new() }
+}
+
+/// Several parts of a snapshot in one answer: repeated embedded messages are merged, so they read as one.
+fn discovered(page: &ReadPage) -> Frame {
+    let next_page_token =
+        page.next.map(|next| format!("{}.{}", next.generation, next.part)).unwrap_or_default();
+    let prefix = v1::DiscoverResponse { next_page_token, change: None }.encode_to_vec();
+    match page.parts.as_slice() {
+        [part] => Frame { prefix: prefix.into(), shared: part.as_field() },
+        parts => {
+            let fields: Vec<_> = parts.iter().map(crate::hub::Part::as_field).collect();
+            Frame { prefix: prefix.into(), shared: fields.concat().into() }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

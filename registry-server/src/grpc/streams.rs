@@ -1,0 +1,373 @@
+//! The two streams to watchers, `Watch` and `Subscribe`, as what they say around a [`Feeder`].
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use prost::Message;
+use registry_proto::{Frame, v1};
+use tokio::{
+    sync::watch,
+    time::{Instant, Sleep, sleep, sleep_until},
+};
+use tokio_stream::Stream;
+use tonic::{Status, Streaming};
+use tonic_types::StatusExt;
+
+use super::{
+    decode::{self, Watched},
+    feeder::{Fed, Feeder},
+    fields::Path,
+    status,
+};
+use crate::{
+    core::Revision,
+    hub::{Hub, Start, Step},
+    runtime::Runtime,
+};
+
+/// How long a watcher that is ahead of this server waits for it.
+pub(super) const BEHIND_WAIT: Duration = Duration::from_secs(5);
+/// Views on one stream.
+const MAX_VIEWS: usize = 10_000;
+/// Answers that wait to be sent before further requests of a stream are read.
+const MAX_OUTBOX: usize = 64;
+
+/// Tells streams that the server stops, and over what time they are to leave.
+pub(super) type Stopping = watch::Receiver<Option<Duration>>;
+
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// A place among the streams that the server may have.
+#[derive(Debug)]
+pub(super) struct Seat(Arc<AtomicUsize>);
+
+impl Seat {
+    pub(super) fn take(taken: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+        let free = |taken: usize| (taken < limit).then_some(taken + 1);
+        taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, free).ok()?;
+        Some(Self(Arc::clone(taken)))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Resolves when the server stops.
+fn stopped(mut stopping: Stopping) -> BoxFuture<Duration> {
+    Box::pin(async move {
+        let delay = match stopping.wait_for(Option::is_some).await {
+            Ok(delay) => *delay,
+            Err(_) => None,
+        };
+        delay.unwrap_or_default()
+    })
+}
+
+/// The answer to `Watch`.
+pub(super) struct WatchStream {
+    feeder: Feeder,
+    key: v1::ServiceKey,
+    epoch: String,
+    stopping: BoxFuture<Duration>,
+    runtime: Runtime,
+    ended: bool,
+    _seat: Seat,
+}
+
+impl WatchStream {
+    pub(super) fn open(
+        hub: Hub,
+        watched: &Watched,
+        stopping: Stopping,
+        runtime: Runtime,
+        seat: Seat,
+    ) -> Result<Self, Status> {
+        let epoch = hub.epoch().to_owned();
+        let mut feeder = Feeder::new(hub);
+        feeder.open(0, watched)?;
+        let key = crate::hub::wire_key(&watched.key);
+        Ok(Self { feeder, key, epoch, stopping: stopped(stopping), runtime, ended: false, _seat: seat })
+    }
+}
+
+impl Stream for WatchStream {
+    type Item = Result<Frame, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(spread) = this.stopping.as_mut().poll(cx) {
+            this.ended = true;
+            return Poll::Ready(Some(Err(status::shutting_down(this.runtime.jitter(spread)))));
+        }
+        let fed = ready!(this.feeder.poll(cx, false));
+        let frame = match fed {
+            Fed::Step(_, Step { part, reset_reason }) => {
+                Frame { prefix: reset(reset_reason), shared: part.as_message() }
+            }
+            Fed::Bookmark(revision) => Frame::of(&v1::Change {
+                key: Some(this.key.clone()),
+                kind: v1::ChangeKind::Bookmark.into(),
+                epoch: this.epoch.clone(),
+                revision,
+                ..v1::Change::default()
+            }),
+        };
+        Poll::Ready(Some(Ok(frame)))
+    }
+}
+
+/// A view whose cursor is ahead of this server.
+struct Ahead {
+    view_id: u32,
+    watched: Watched,
+    revision: Revision,
+    until: Instant,
+}
+
+/// The answer to `Subscribe`.
+pub(super) struct SubscribeStream {
+    feeder: Feeder,
+    hub: Hub,
+    requests: Option<Streaming<v1::SubscribeRequest>>,
+    outbox: VecDeque<Frame>,
+    ahead: Vec<Ahead>,
+    /// Wakes when the head moves or the first of `ahead` has waited long enough.
+    ahead_changes: Option<BoxFuture<()>>,
+    stopping: Option<BoxFuture<Duration>>,
+    /// Set once `go_away` was sent: the stream ends then.
+    leave: Option<Pin<Box<Sleep>>>,
+    runtime: Runtime,
+    _seat: Seat,
+}
+
+impl SubscribeStream {
+    pub(super) fn new(
+        hub: Hub,
+        requests: Streaming<v1::SubscribeRequest>,
+        stopping: Stopping,
+        runtime: Runtime,
+        seat: Seat,
+    ) -> Self {
+        Self {
+            feeder: Feeder::new(hub.clone()),
+            hub,
+            requests: Some(requests),
+            outbox: VecDeque::new(),
+            ahead: Vec::new(),
+            ahead_changes: None,
+            stopping: Some(stopped(stopping)),
+            leave: None,
+            runtime,
+            _seat: seat,
+        }
+    }
+
+    /// Reads what the client asks. `Err`: the stream is broken.
+    fn poll_requests(&mut self, cx: &mut Context<'_>) -> Result<(), Status> {
+        while self.outbox.len() < MAX_OUTBOX
+            && let Some(requests) = &mut self.requests
+        {
+            match Pin::new(requests).poll_next(cx) {
+                Poll::Pending => return Ok(()),
+                // The client has nothing more to ask; it goes on reading.
+                Poll::Ready(None) => self.requests = None,
+                Poll::Ready(Some(Err(broken))) => return Err(broken),
+                Poll::Ready(Some(Ok(request))) => self.take(request),
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, request: v1::SubscribeRequest) {
+        use v1::subscribe_request::Request;
+        match request.request {
+            Some(Request::Subscribe(view)) => self.subscribe(&view),
+            Some(Request::Unsubscribe(view)) => {
+                self.feeder.close(view.view_id);
+                self.ahead.retain(|ahead| ahead.view_id != view.view_id);
+            }
+            // Says who it is. The server never asks for acks yet, and so is owed none.
+            Some(Request::Hello(hello)) => {
+                let root = Path::Root;
+                if let Err(invalid) =
+                    super::fields::uid(&hello.client_id, root.field("hello").field("client_id"))
+                {
+                    self.refuse(0, &invalid.into());
+                }
+            }
+            Some(Request::Ack(_)) => self.refuse(0, &status::not_implemented("SubscribeRequest.ack")),
+            None => self.refuse(0, &status::Invalid::new("request", "is required").into()),
+        }
+    }
+
+    fn subscribe(&mut self, view: &v1::SubscribeView) {
+        let root = Path::Root;
+        let subscribe = root.field("subscribe");
+        let watch = subscribe.field("watch");
+        let decoded = super::fields::required(view.watch.as_ref(), watch)
+            .map_err(Status::from)
+            .and_then(|request| decode::watch(request, watch));
+        self.ahead.retain(|ahead| ahead.view_id != view.view_id);
+        match decoded {
+            Err(refused) => self.refuse(view.view_id, &refused),
+            Ok(_)
+                if self.feeder.views() + self.ahead.len() >= MAX_VIEWS
+                    && !self.feeder.contains(view.view_id) =>
+            {
+                let problem =
+                    format!("this stream has {MAX_VIEWS} views, which is the limit; open another stream");
+                self.refuse(view.view_id, &subscribe.field("view_id").invalid(problem).into());
+            }
+            Ok(watched) => self.open(view.view_id, watched),
+        }
+    }
+
+    fn open(&mut self, view_id: u32, watched: Watched) {
+        match &watched.start {
+            Start::Resume { epoch, revision } if epoch == self.hub.epoch() && *revision > self.hub.head() => {
+                self.feeder.close(view_id);
+                let (revision, until) = (*revision, after(BEHIND_WAIT));
+                self.ahead.push(Ahead { view_id, watched, revision, until });
+                self.ahead_changes = None;
+            }
+            _ => {
+                if let Err(refused) = self.feeder.open(view_id, &watched) {
+                    self.refuse(view_id, &refused.into());
+                }
+            }
+        }
+    }
+
+    /// Opens the views that this server has caught up with, and refuses those that waited in vain.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) {
+        while !self.ahead.is_empty() {
+            let changes = self.ahead_changes.get_or_insert_with(|| {
+                let (mut head, known) = (self.hub.follow_head(), self.hub.head());
+                let first =
+                    self.ahead.iter().map(|ahead| ahead.until).min().unwrap_or_else(|| after(BEHIND_WAIT));
+                Box::pin(async move {
+                    tokio::select! {
+                        _ = head.wait_for(|head| *head > known) => {}
+                        () = sleep_until(first) => {}
+                    }
+                })
+            });
+            if changes.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            self.ahead_changes = None;
+            let (head, now) = (self.hub.head(), after(Duration::ZERO));
+            for ahead in std::mem::take(&mut self.ahead) {
+                if ahead.revision <= head {
+                    self.open(ahead.view_id, ahead.watched);
+                } else if ahead.until <= now {
+                    self.refuse(ahead.view_id, &status::replica_behind(ahead.revision, head));
+                } else {
+                    self.ahead.push(ahead);
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, view_id: u32, status: &Status) {
+        let details = status.get_error_details();
+        let error = v1::ViewError {
+            code: status.code().into(),
+            message: status.message().to_owned(),
+            reason: details.error_info().map(|info| info.reason.clone()).unwrap_or_default(),
+            field: details
+                .bad_request()
+                .and_then(|bad| bad.field_violations.first())
+                .map(|violation| violation.field.clone())
+                .unwrap_or_default(),
+            retry_after: details
+                .retry_info()
+                .and_then(|retry| retry.retry_delay)
+                .and_then(|delay| delay.try_into().ok()),
+        };
+        self.say(view_id, v1::subscribe_response::Response::ViewError(error));
+    }
+
+    fn say(&mut self, view_id: u32, response: v1::subscribe_response::Response) {
+        self.outbox.push_back(Frame::of(&v1::SubscribeResponse { view_id, response: Some(response) }));
+    }
+
+    fn poll_stopping(&mut self, cx: &mut Context<'_>) {
+        let Some(stopping) = &mut self.stopping else { return };
+        if let Poll::Ready(spread) = stopping.as_mut().poll(cx) {
+            self.stopping = None;
+            let delay = self.runtime.jitter(spread);
+            let go_away = v1::GoAway { delay: delay.try_into().ok() };
+            self.say(0, v1::subscribe_response::Response::GoAway(go_away));
+            // A client that follows the advice is gone by then; one that does not is sent away.
+            self.leave = Some(Box::pin(sleep(delay + Duration::from_millis(500))));
+        }
+    }
+}
+
+impl Stream for SubscribeStream {
+    type Item = Result<Frame, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if let Err(broken) = this.poll_requests(cx) {
+            return Poll::Ready(Some(Err(broken)));
+        }
+        this.poll_ahead(cx);
+        this.poll_stopping(cx);
+        if let Some(frame) = this.outbox.pop_front() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        if let Some(leave) = &mut this.leave
+            && leave.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(None);
+        }
+        let fed = ready!(this.feeder.poll(cx, !this.ahead.is_empty()));
+        let frame = match fed {
+            Fed::Step(view_id, Step { part, reset_reason }) => {
+                let mut prefix = v1::SubscribeResponse { view_id, response: None }.encode_to_vec();
+                if let Some(reason) = reset_reason {
+                    // The same embedded message twice is merged: see the hub's encoding.
+                    let change = v1::Change { reset_reason: reason.into(), ..v1::Change::default() };
+                    let response = Some(v1::subscribe_response::Response::Change(change));
+                    prefix.extend(v1::SubscribeResponse { view_id: 0, response }.encode_to_vec());
+                }
+                Frame { prefix: prefix.into(), shared: part.as_field() }
+            }
+            Fed::Bookmark(revision) => {
+                let bookmark =
+                    v1::Bookmark { epoch: this.hub.epoch().to_owned(), revision, ack_requested: false };
+                let response = Some(v1::subscribe_response::Response::Bookmark(bookmark));
+                Frame::of(&v1::SubscribeResponse { view_id: 0, response })
+            }
+        };
+        Poll::Ready(Some(Ok(frame)))
+    }
+}
+
+fn reset(reason: Option<v1::ResetReason>) -> bytes::Bytes {
+    reason.map_or_else(bytes::Bytes::new, |reason| {
+        v1::Change { reset_reason: reason.into(), ..v1::Change::default() }.encode_to_vec().into()
+    })
+}
+
+fn after(duration: Duration) -> Instant {
+    // Tokio's own clock: the timer that it is compared with runs on it.
+    sleep(duration).deadline()
+}

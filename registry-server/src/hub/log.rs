@@ -1,0 +1,95 @@
+//! The recent log: the only history there is.
+//!
+//! One queue over all services, bounded by count, age and bytes. The entries of a service are indexed by its feed, which
+//! is told when its oldest one goes.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use super::{encode::Entry, feed::Feed};
+use crate::core::{Cause, Revision};
+
+/// Bounds of the recent log. Whichever is reached first, the oldest entries go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLimits {
+    /// Changes of a service by a revision. 10,000.
+    pub count: usize,
+    /// Age, by the server's wall clock. 10 min.
+    pub age: Duration,
+    /// Bytes of the encoded instances in them. 64 MiB.
+    pub bytes: usize,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        Self { count: 10_000, age: Duration::from_secs(600), bytes: 64 << 20 }
+    }
+}
+
+/// What one revision did to one service, encoded.
+#[derive(Debug)]
+pub(super) struct Logged {
+    pub(super) revision: Revision,
+    pub(super) wall: u64,
+    pub(super) cause: Cause,
+    pub(super) actor: Arc<str>,
+    pub(super) items: Vec<LoggedItem>,
+    bytes: usize,
+}
+
+/// One instance, before and after.
+#[derive(Debug)]
+pub(super) struct LoggedItem {
+    pub(super) before: Option<Arc<Entry>>,
+    pub(super) after: Option<Arc<Entry>>,
+}
+
+impl Logged {
+    pub(super) fn new(
+        revision: Revision,
+        wall: u64,
+        cause: Cause,
+        actor: Arc<str>,
+        items: Vec<LoggedItem>,
+    ) -> Self {
+        let entries = items.iter().flat_map(|item| item.before.iter().chain(&item.after));
+        let bytes = entries.map(|entry| entry.body.len()).sum();
+        Self { revision, wall, cause, actor, items, bytes }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct RecentLog {
+    limits: LogLimits,
+    entries: VecDeque<(Arc<Feed>, Arc<Logged>)>,
+    bytes: usize,
+    newest_wall: u64,
+}
+
+impl RecentLog {
+    pub(super) fn new(limits: LogLimits, now_wall: u64) -> Self {
+        Self { limits, entries: VecDeque::new(), bytes: 0, newest_wall: now_wall }
+    }
+
+    pub(super) fn push(&mut self, feed: Arc<Feed>, logged: Arc<Logged>) {
+        self.bytes += logged.bytes;
+        self.entries.push_back((feed, logged));
+    }
+
+    pub(super) fn trim(&mut self, now_wall: u64) {
+        // A wall clock that was set back does not make entries younger.
+        self.newest_wall = self.newest_wall.max(now_wall);
+        let age = u64::try_from(self.limits.age.as_millis()).unwrap_or(u64::MAX);
+        while let Some((_, oldest)) = self.entries.front() {
+            let within = self.entries.len() <= self.limits.count
+                && self.bytes <= self.limits.bytes
+                && self.newest_wall.saturating_sub(oldest.wall) <= age;
+            if within {
+                return;
+            }
+            if let Some((feed, oldest)) = self.entries.pop_front() {
+                self.bytes -= oldest.bytes;
+                feed.drop_oldest(oldest.revision);
+            }
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! What is published, and who has read how far.
+//!
+//! ```text
+//!   registry ── publish(changes, head) ──► Hub ── one Feed a service ── one View a selector ──► marks subscriptions
+//!                                           │                               │
+//!                                        RecentLog                    Cursor::next() ◄── a stream that can send
+//!                                  (the only history)          snapshot part │ delta part │ nothing to say
+//! ```
+//!
+//! A watcher is a cursor, not a queue (W10): when its stream can send, it asks for what lies between its cursor and the
+//! head, and gets it as one encoding shared with everyone who asks from the same place. Owns W1–W7 and W9–W10 on the
+//! server's side. Knows the core's words and the wire's encoding; nothing of gRPC calls, leases or stores.
+
+mod cursor;
+mod encode;
+mod explain;
+mod feed;
+mod log;
+mod signal;
+mod view;
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use dashmap::DashMap;
+use tokio::sync::watch;
+
+pub(crate) use self::encode::{wire_instance, wire_key, wire_override, wire_time};
+pub use self::{
+    cursor::{Cursor, Start, Step},
+    encode::{MAX_PART_BYTES, Part},
+    explain::{Happened, Past},
+    log::LogLimits,
+    signal::Signal,
+};
+use self::{feed::Feed, log::RecentLog, view::Page};
+use crate::core::{InstanceId, Revision, Selector, ServiceChange, ServiceKey, State};
+
+/// What can be set about publishing.
+#[derive(Clone, Debug)]
+pub struct HubSettings {
+    /// Bounds of the recent log.
+    pub log: LogLimits,
+    /// Different selectors on one service at a time. 64.
+    pub max_views_per_service: usize,
+    /// Services without instances and watchers that are remembered here. 10,000.
+    pub remembered_services: usize,
+}
+
+impl Default for HubSettings {
+    fn default() -> Self {
+        Self { log: LogLimits::default(), max_views_per_service: 64, remembered_services: 10_000 }
+    }
+}
+
+/// Why a view cannot be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ViewRefused {
+    /// The service has as many different selectors open as it may.
+    #[error(
+        "{key} already has {limit} different selectors open, which is the limit; use one of those, or none"
+    )]
+    TooManyViews {
+        /// The service.
+        key: ServiceKey,
+        /// The bound.
+        limit: usize,
+    },
+}
+
+/// One page of a reading.
+#[derive(Debug)]
+pub struct ReadPage {
+    /// Parts of one snapshot.
+    pub parts: Vec<Part>,
+    /// The token of the next page; `None` on the last.
+    pub next: Option<PageToken>,
+}
+
+/// Where a reading goes on: valid for as long as its snapshot is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageToken {
+    /// The snapshot's number.
+    pub generation: u64,
+    /// The next part.
+    pub part: usize,
+}
+
+/// What is published. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    epoch: Arc<str>,
+    settings: HubSettings,
+    feeds: DashMap<ServiceKey, Arc<Feed>>,
+    /// Everything up to here is published.
+    head: watch::Sender<Revision>,
+    /// A cursor at or past this is current for any service without a feed.
+    forgotten_through: AtomicU64,
+    /// The publisher's own.
+    publisher: Mutex<Publisher>,
+    generations: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Publisher {
+    log: RecentLog,
+    /// Services that lost their last instance, oldest first.
+    emptied: VecDeque<(ServiceKey, Revision)>,
+}
+
+impl Hub {
+    /// A hub that shows `state`, without history.
+    pub fn new(epoch: &str, state: &State, now_wall: u64, settings: HubSettings) -> Self {
+        let feeds = DashMap::new();
+        let mut emptied = Vec::new();
+        for (key, service) in state.services_after(None) {
+            feeds.insert(key.clone(), Arc::new(Feed::load(key.clone(), service)));
+            if service.instances.is_empty() {
+                emptied.push((service.last_change, key.clone()));
+            }
+        }
+        emptied.sort_unstable();
+        let emptied = emptied.into_iter().map(|(revision, key)| (key, revision)).collect();
+        Self {
+            inner: Arc::new(Inner {
+                epoch: epoch.into(),
+                feeds,
+                head: watch::Sender::new(state.revision()),
+                forgotten_through: AtomicU64::new(state.forgotten_through()),
+                publisher: Mutex::new(Publisher {
+                    log: RecentLog::new(settings.log.clone(), now_wall),
+                    emptied,
+                }),
+                generations: AtomicU64::new(1),
+                settings,
+            }),
+        }
+    }
+
+    /// The name of the history that revisions belong to.
+    pub fn epoch(&self) -> &str {
+        &self.inner.epoch
+    }
+
+    /// Everything up to this revision is published.
+    pub fn head(&self) -> Revision {
+        *self.inner.head.borrow()
+    }
+
+    /// Follows the head.
+    pub fn follow_head(&self) -> watch::Receiver<Revision> {
+        self.inner.head.subscribe()
+    }
+
+    /// Publishes what a group of commits did; `head` is the revision of the last. Called by the one writer, in order of
+    /// revisions, before anybody is answered (D2).
+    pub fn publish(&self, changes: &[ServiceChange], head: Revision) {
+        let mut publisher = lock(&self.inner.publisher);
+        for change in changes {
+            let feed = self.feed(&change.key);
+            let logged = feed.publish(change);
+            publisher.log.push(feed, logged);
+            if change.instances == 0 {
+                publisher.emptied.push_back((change.key.clone(), change.revision));
+            }
+        }
+        if let Some(now) = changes.last().map(|change| change.wall) {
+            publisher.log.trim(now);
+        }
+        self.forget(&mut publisher);
+        drop(publisher);
+        self.inner.head.send_if_modified(|current| {
+            let grown = head > *current;
+            *current = head.max(*current);
+            grown
+        });
+    }
+
+    /// Opens a cursor on one view. `slot` is how `signal` will name it when there may be something to read.
+    pub fn watch(
+        &self,
+        key: &ServiceKey,
+        selector: &Selector,
+        include_all: bool,
+        start: &Start,
+        signal: &Arc<Signal>,
+        slot: u32,
+    ) -> Result<Cursor, ViewRefused> {
+        let limit = self.inner.settings.max_views_per_service;
+        let refused = || ViewRefused::TooManyViews { key: key.clone(), limit };
+        loop {
+            let feed = self.feed(key);
+            let Some(view) = feed.open(selector, include_all, limit).map_err(|()| refused())? else {
+                continue; // the feed was dropped between finding and locking it
+            };
+            if let Some(cursor) = Cursor::open(self.clone(), feed, view, start, signal, slot) {
+                return Ok(cursor);
+            }
+        }
+    }
+
+    /// Reads one view at the head: its first page.
+    pub fn read(&self, key: &ServiceKey, selector: &Selector) -> ReadPage {
+        let head = self.head();
+        let feed = self.feed(key);
+        let page = feed.read(selector, &self.inner.epoch, head, || self.next_generation());
+        self.drop_if_unused(&feed);
+        page_of(page, 0)
+    }
+
+    /// Reads a further page. `None`: its snapshot is no longer kept.
+    pub fn read_on(&self, key: &ServiceKey, token: PageToken) -> Option<ReadPage> {
+        let feed = Arc::clone(self.inner.feeds.get(key)?.value());
+        Some(page_of(feed.read_on(token.generation)?, token.part)).filter(|page| !page.parts.is_empty())
+    }
+
+    /// What the recent log knows of an instance.
+    pub fn explain(&self, key: &ServiceKey, id: &InstanceId) -> Past {
+        let feed = self.inner.feeds.get(key).map(|feed| Arc::clone(feed.value()));
+        let unknown = || Past::nothing_since(self.inner.forgotten_through.load(Ordering::Acquire));
+        feed.map_or_else(unknown, |feed| feed.past(id))
+    }
+
+    /// How many services have a feed here, for tests of what is dropped.
+    pub fn feeds(&self) -> usize {
+        self.inner.feeds.len()
+    }
+
+    fn next_generation(&self) -> u64 {
+        self.inner.generations.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn feed(&self, key: &ServiceKey) -> Arc<Feed> {
+        if let Some(feed) = self.inner.feeds.get(key) {
+            return Arc::clone(feed.value());
+        }
+        let floor = self.inner.forgotten_through.load(Ordering::Acquire);
+        Arc::clone(
+            self.inner
+                .feeds
+                .entry(key.clone())
+                .or_insert_with(|| Arc::new(Feed::unknown(key.clone(), floor)))
+                .value(),
+        )
+    }
+
+    fn drop_if_unused(&self, feed: &Arc<Feed>) {
+        self.inner
+            .feeds
+            .remove_if(&feed.key, |_, current| Arc::ptr_eq(current, feed) && current.retire(false));
+    }
+
+    /// Drops feeds of services that are long empty and that nobody watches.
+    fn forget(&self, publisher: &mut Publisher) {
+        while publisher.emptied.len() > self.inner.settings.remembered_services {
+            let Some((key, emptied_at)) = publisher.emptied.pop_front() else { return };
+            // Raised first: whoever makes a new feed for this service must take older cursors for outdated.
+            self.inner.forgotten_through.fetch_max(emptied_at, Ordering::AcqRel);
+            self.inner.feeds.remove_if(&key, |_, feed| feed.retire(true));
+        }
+    }
+}
+
+fn page_of(page: Page, from: usize) -> ReadPage {
+    let parts: Vec<Part> = page.parts.iter().skip(from).take(encode::PARTS_PER_PAGE).cloned().collect();
+    let end = from + parts.len();
+    let next = (end < page.parts.len()).then_some(PageToken { generation: page.generation, part: end });
+    ReadPage { parts, next }
+}
+
+/// No code of this module panics while it holds a lock; if it did, the data would still be whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,362 @@
+//! The loop that owns the core.
+//!
+//! It wakes for a renewal, a finished group, a command, or the next deadline, and never polls; at the latest it wakes
+//! after [`HEARTBEAT`], so that it knows how long it could not run (L1). One group is in flight at a time: while the
+//! disk works, renewals go on and the next group gathers.
+
+use std::{collections::VecDeque, future::pending, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::sleep,
+};
+use tracing::{error, info, warn};
+
+use super::{Renew, StoreHealth, WriteError, Written, group::Group};
+use crate::{
+    core::{
+        Cause, Command, Committed, Core, Event, Now, Proposal, Record, Renewal, Revision, ServiceChange,
+        State,
+    },
+    hub::Hub,
+    runtime::Runtime,
+    store::{Store, StoreError},
+};
+
+/// The loop wakes this often at least, in milliseconds.
+const HEARTBEAT: u64 = 250;
+/// Instances that one revision of expiry removes at most, so that other writes come between.
+const EXPIRE_CHUNK: usize = 5_000;
+/// Commands that are put off because of a conflict before a group is closed.
+const MAX_DEFERRED: usize = 64;
+/// Commands taken out of the queue at most. The rest waits there, where it is counted.
+const MAX_WAITING: usize = 2_048;
+
+/// A request to the loop.
+pub(super) enum Request {
+    Write(Pending),
+    Inspect(Box<dyn FnOnce(&State, Now) + Send>),
+}
+
+/// A command and whoever waits for it; nobody if it is the loop's own.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) command: Command,
+    pub(super) reply: Option<oneshot::Sender<Result<Written, WriteError>>>,
+}
+
+impl Pending {
+    fn answer(self, answer: Result<Written, WriteError>) {
+        if let Some(reply) = self.reply {
+            // Whoever asked may have gone; what was done stays done.
+            let _ = reply.send(answer);
+        }
+    }
+}
+
+type Appended = (Box<dyn Store>, Result<Vec<Revision>, StoreError>);
+
+/// A group that the store is making durable.
+struct InFlight {
+    task: JoinHandle<Appended>,
+    members: Vec<Member>,
+}
+
+/// A record of the group, and whoever waits for it.
+struct Member {
+    proposal: Proposal,
+    pending: Option<Pending>,
+}
+
+/// What reaches the loop.
+pub(super) struct Lanes {
+    pub(super) commands: mpsc::Receiver<Request>,
+    pub(super) renewals: mpsc::Receiver<Renew>,
+    /// Resolves when the loop is to end.
+    pub(super) stopped: oneshot::Receiver<()>,
+}
+
+impl Lanes {
+    /// Takes nothing more; what is in them stays.
+    fn close(&mut self) {
+        self.commands.close();
+        self.renewals.close();
+    }
+}
+
+enum Woke {
+    Renew(Renew),
+    Appended(Result<Appended, tokio::task::JoinError>),
+    Command(Request),
+    Deadline,
+    Stopped,
+    NothingLeft,
+}
+
+pub(super) struct Writer {
+    core: Core,
+    hub: Hub,
+    /// `None` while it is in flight, or lost with a thread that panicked.
+    store: Option<Box<dyn Store>>,
+    runtime: Runtime,
+    lanes: Lanes,
+    health: watch::Sender<StoreHealth>,
+    waiting: VecDeque<Pending>,
+    in_flight: Option<InFlight>,
+    failed: Option<Arc<str>>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        core: Core,
+        hub: Hub,
+        store: Box<dyn Store>,
+        runtime: Runtime,
+        lanes: Lanes,
+        health: watch::Sender<StoreHealth>,
+    ) -> Self {
+        Self {
+            core,
+            hub,
+            store: Some(store),
+            runtime,
+            lanes,
+            health,
+            waiting: VecDeque::new(),
+            in_flight: None,
+            failed: None,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            let due = self.due();
+            let woke = self.wait(due).await;
+            let now = self.runtime.now();
+            let stall = self.core.wake(now, due);
+            if stall > 0 {
+                warn!(stall_ms = stall, "the server could not run; every lease lives that much longer");
+            }
+            match woke {
+                Woke::Renew(renew) => self.renew(now, renew),
+                Woke::Appended(appended) => self.finish(now, appended),
+                Woke::Command(request) => self.take(now, request),
+                Woke::Deadline => {}
+                Woke::Stopped => self.lanes.close(),
+                Woke::NothingLeft => return,
+            }
+            // What arrived meanwhile is taken before anything expires (L1).
+            while let Ok(renew) = self.lanes.renewals.try_recv() {
+                self.renew(now, renew);
+            }
+            while self.waiting.len() < MAX_WAITING
+                && let Ok(request) = self.lanes.commands.try_recv()
+            {
+                self.take(now, request);
+            }
+            self.begin(now);
+        }
+    }
+
+    /// When to wake although nothing arrives.
+    fn due(&self) -> u64 {
+        let heartbeat = self.runtime.now().mono.saturating_add(HEARTBEAT);
+        // What falls due while a group is in flight goes into the next one; a failed store takes nothing any more.
+        let idle = self.in_flight.is_none() && self.failed.is_none();
+        self.core.next_deadline().filter(|_| idle).map_or(heartbeat, |deadline| deadline.min(heartbeat))
+    }
+
+    async fn wait(&mut self, due: u64) -> Woke {
+        let until_due = Duration::from_millis(due.saturating_sub(self.runtime.now().mono));
+        let Self { lanes, in_flight, waiting, .. } = self;
+        let (room, busy) = (waiting.len() < MAX_WAITING, in_flight.is_some());
+        let open = !lanes.commands.is_closed();
+        let appended = async {
+            match in_flight {
+                Some(in_flight) => (&mut in_flight.task).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(renew) = lanes.renewals.recv() => Woke::Renew(renew),
+            appended = appended, if busy => Woke::Appended(appended),
+            Some(request) = lanes.commands.recv(), if room => Woke::Command(request),
+            _ = &mut lanes.stopped, if open => Woke::Stopped,
+            () = sleep(until_due), if open || busy => Woke::Deadline,
+            else => Woke::NothingLeft,
+        }
+    }
+
+    fn take(&mut self, now: Now, request: Request) {
+        match request {
+            Request::Inspect(read) => read(self.core.state(), now),
+            Request::Write(pending) => match &self.failed {
+                Some(why) => pending.answer(Err(WriteError::StoreFailed(Arc::clone(why)))),
+                None => self.waiting.push_back(pending),
+            },
+        }
+    }
+
+    fn renew(&mut self, now: Now, renew: Renew) {
+        let mut exceptions = Vec::new();
+        for lease in renew.leases {
+            match self.core.renew(now, &lease) {
+                Renewal::Renewed => {}
+                Renewal::RenewedHeld if self.failed.is_none() => {
+                    self.waiting.push_back(Pending { command: Command::RenewHeld { lease }, reply: None });
+                }
+                Renewal::RenewedHeld => {}
+                exception => exceptions.push((lease, exception)),
+            }
+        }
+        // Whoever asked may have gone; renewed stays renewed.
+        let _ = renew.reply.send(exceptions);
+    }
+
+    /// Decides the next group and hands it to the store, if none is in flight.
+    fn begin(&mut self, now: Now) {
+        while self.in_flight.is_none() && self.failed.is_none() {
+            let Some(store) = self.store.take() else { return };
+            let (group, members) = self.decide(now);
+            if group.is_empty() {
+                self.store = Some(store);
+                return;
+            }
+            let records = group.into_records();
+            if store.blocks() {
+                let task = tokio::task::spawn_blocking(move || append(store, &records));
+                self.in_flight = Some(InFlight { task, members });
+            } else {
+                let appended = append(store, &records);
+                self.settle(now, appended, members);
+            }
+        }
+    }
+
+    fn decide(&mut self, now: Now) -> (Group, Vec<Member>) {
+        let mut group = Group::default();
+        let mut members = Vec::new();
+        if let Some(proposal) = self.core.tick(now, EXPIRE_CHUNK) {
+            group.add(&proposal);
+            members.push(Member { proposal, pending: None });
+        }
+        let mut deferred = VecDeque::new();
+        while !group.is_full() && deferred.len() < MAX_DEFERRED {
+            let Some(pending) = self.waiting.pop_front() else { break };
+            let proposal = match self.core.decide(now, &pending.command) {
+                Ok(proposal) => proposal,
+                Err(rejection) => {
+                    pending.answer(Err(WriteError::Rejected(rejection)));
+                    continue;
+                }
+            };
+            if group.conflicts(&proposal) {
+                deferred.push_back(pending);
+            } else if proposal.record.events.is_empty() {
+                if let Command::Register { lease, .. } = &pending.command {
+                    self.core.touch(now, lease);
+                }
+                let written = self.written(&pending.command, &proposal);
+                pending.answer(Ok(written));
+            } else {
+                group.add(&proposal);
+                members.push(Member { proposal, pending: Some(pending) });
+            }
+        }
+        // In the order in which they came.
+        deferred.append(&mut self.waiting);
+        self.waiting = deferred;
+        (group, members)
+    }
+
+    fn finish(&mut self, now: Now, appended: Result<Appended, tokio::task::JoinError>) {
+        let Some(in_flight) = self.in_flight.take() else { return };
+        match appended {
+            Ok(appended) => self.settle(now, appended, in_flight.members),
+            Err(lost) => self.fail(in_flight.members, &format!("its thread ended: {lost}")),
+        }
+    }
+
+    /// The store answered: evolve, publish, answer, in this order (D2).
+    fn settle(&mut self, now: Now, (store, appended): Appended, members: Vec<Member>) {
+        self.store = Some(store);
+        let revisions = match appended {
+            Ok(revisions) if revisions.len() == members.len() => revisions,
+            Ok(_) => return self.fail(members, "it did not name a revision for each record"),
+            Err(failure) => return self.fail(members, &failure.to_string()),
+        };
+        let mut changes: Vec<ServiceChange> = Vec::new();
+        for (member, revision) in members.iter().zip(&revisions) {
+            let committed = Committed { revision: *revision, record: member.proposal.record.clone() };
+            let done = self.core.evolve(now, &committed);
+            log(&committed.record, *revision, &done);
+            changes.extend(done);
+        }
+        self.hub.publish(&changes, self.core.state().revision());
+        for member in members {
+            if let Some(pending) = member.pending {
+                let written = self.written(&pending.command, &member.proposal);
+                pending.answer(Ok(written));
+            }
+        }
+    }
+
+    fn fail(&mut self, members: Vec<Member>, failure: &str) {
+        error!(failure, "the store failed: writes are refused until the server is restarted; reads go on");
+        let why: Arc<str> = failure.into();
+        self.failed = Some(Arc::clone(&why));
+        self.health.send_replace(StoreHealth::Failed(Arc::clone(&why)));
+        for member in members {
+            self.core.abandon(&member.proposal);
+            if let Some(pending) = member.pending {
+                pending.answer(Err(WriteError::StoreFailed(Arc::clone(&why))));
+            }
+        }
+        for pending in self.waiting.drain(..) {
+            pending.answer(Err(WriteError::StoreFailed(Arc::clone(&why))));
+        }
+    }
+
+    fn written(&self, command: &Command, proposal: &Proposal) -> Written {
+        let state = self.core.state();
+        let incarnations = match command {
+            Command::Register { instances, .. } => instances
+                .iter()
+                .map(|(key, id, _)| state.instance(key, id).map_or(0, |instance| instance.create_revision))
+                .collect(),
+            _ => Vec::new(),
+        };
+        let affects = |event: &&Event| matches!(event, Event::Removed { .. } | Event::Released { .. });
+        let affected = proposal.record.events.iter().filter(affects).count();
+        Written { revision: state.revision(), incarnations, affected }
+    }
+}
+
+fn append(mut store: Box<dyn Store>, records: &[Record]) -> Appended {
+    let appended = store.append(records);
+    (store, appended)
+}
+
+/// What people should find in the log: what nobody asked for, and what operators did.
+fn log(record: &Record, revision: Revision, changes: &[ServiceChange]) {
+    let instances: usize = changes.iter().map(|change| change.items.len()).sum();
+    match record.cause {
+        Cause::Expire => {
+            let held = record.events.iter().filter(|event| matches!(event, Event::Held { .. })).count();
+            info!(revision, instances, held, "leases ran out");
+            if let Some(Event::Held { key, held: why, .. }) =
+                record.events.iter().find(|event| matches!(event, Event::Held { .. }))
+            {
+                warn!(revision, service = %key, held, reason = %why.reason, "instances are held");
+            }
+        }
+        Cause::HoldExpire => info!(revision, instances, "hold times passed"),
+        Cause::OverrideExpire => info!(revision, instances, "overrides expired"),
+        Cause::Override | Cause::ResolveHold => {
+            info!(revision, instances, actor = %record.actor, cause = ?record.cause, "an operator intervened");
+        }
+        Cause::Register | Cause::Deregister | Cause::RenewHeld => {}
+    }
+}

@@ -1,0 +1,54 @@
+//! What can be set about a server.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use crate::{core, grpc::GrpcSettings, hub::HubSettings};
+
+/// Where the registry keeps what it holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Storage {
+    /// In the data directory, on disk before an answer.
+    #[default]
+    Embedded,
+    /// Nowhere: for tests and for trying out.
+    Memory,
+}
+
+impl fmt::Display for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Embedded => "embedded",
+            Self::Memory => "memory",
+        })
+    }
+}
+
+/// A server's settings. The default is what the binary runs with, in the directory `registry-data`.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the registry keeps what it holds.
+    pub storage: Storage,
+    /// The embedded store's directory.
+    pub data_dir: PathBuf,
+    /// The rules.
+    pub core: core::Settings,
+    /// Publishing.
+    pub hub: HubSettings,
+    /// The wire.
+    pub grpc: GrpcSettings,
+    /// How long calls in flight may take to end when the server stops. Watchers are asked to leave within half of it.
+    pub grace: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            storage: Storage::Embedded,
+            data_dir: "registry-data".into(),
+            core: core::Settings::default(),
+            hub: HubSettings::default(),
+            grpc: GrpcSettings::default(),
+            grace: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Wires the rooms and joins them again: `run(config, incoming, runtime, shutdown)`.
+//!
+//! ```text
+//!  shutdown ─► health NOT_SERVING ─► streams: go_away ─► calls in flight end (at most `grace`) ─► writer ends ─► return
+//! ```
+//!
+//! What was acknowledged is on disk before the answer, so stopping loses nothing at whatever point it is cut short.
+
+mod config;
+mod health;
+
+use std::{future::Future, io, sync::Arc, time::Duration};
+
+use registry_proto::{FILE_DESCRIPTOR_SET, server::registry_server::RegistryServer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+    time::timeout,
+};
+use tokio_stream::Stream;
+use tonic::transport::server::Connected;
+use tracing::{info, warn};
+
+pub use self::config::{Config, Storage};
+use crate::{
+    core::{Base, Committed, State},
+    grpc::RegistryService,
+    registry::{Registry, Started},
+    runtime::Runtime,
+    store::{EmbeddedOptions, EmbeddedStore, MemoryStore, Store, StoreError},
+};
+
+/// A request of 4 MiB, which is what the protocol allows, and room to say that a larger one is too large.
+const MAX_DECODED: usize = 8 << 20;
+/// A client that does not answer a ping this long after [`PING_INTERVAL`] is gone.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// Calls and streams on one connection.
+const MAX_STREAMS_PER_CONNECTION: u32 = 10_000;
+
+/// Why the server could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The store cannot be used.
+    #[error("cannot use the {storage} store: {source}")]
+    Store {
+        /// Which.
+        storage: Storage,
+        /// Why.
+        source: StoreError,
+    },
+    /// The descriptors for reflection are broken.
+    #[error("cannot offer reflection: {0}")]
+    Reflection(String),
+    /// The transport failed.
+    #[error("the transport failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// Runs a server over `incoming` connections until `shutdown` resolves, and then until all is ended.
+///
+/// `started` is called once requests are served, with what was loaded.
+pub async fn run<I, C>(
+    config: Config,
+    incoming: I,
+    runtime: Runtime,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    started: impl FnOnce(&Started) + Send,
+) -> Result<(), ServerError>
+where
+    I: Stream<Item = io::Result<C>> + Send + 'static,
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
+    let storage = config.storage;
+    let store_error = |source| ServerError::Store { storage, source };
+    let store = open(&config, &runtime).map_err(store_error)?;
+    let (registry, found, writer) =
+        Registry::start(store, config.core.clone(), config.hub.clone(), &runtime).map_err(store_error)?;
+
+    let (stopping, is_stopping) = watch::channel(None);
+    let service = RegistryService::new(registry.clone(), config.grpc, runtime.clone(), is_stopping.clone());
+    let (health, health_task) = health::serve(&registry, is_stopping.clone(), &runtime);
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|error| ServerError::Reflection(error.to_string()))?;
+
+    let spread = config.grace / 2;
+    let mut told = is_stopping.clone();
+    let serving = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(PING_INTERVAL))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
+        .add_service(RegistryServer::new(service).max_decoding_message_size(MAX_DECODED))
+        .add_service(health)
+        .add_service(reflection)
+        .serve_with_incoming_shutdown(incoming, async move {
+            // An error means that this function is gone, and the server with it.
+            let _ = told.wait_for(Option::is_some).await;
+        });
+    started(&found);
+
+    let mut serving = std::pin::pin!(serving);
+    let mut shutdown = std::pin::pin!(shutdown);
+    let ended = tokio::select! {
+        ended = &mut serving => ended,
+        () = &mut shutdown => {
+            info!("shutting down: no new connections; watchers are asked to go elsewhere");
+            stopping.send_replace(Some(spread));
+            timeout(config.grace, &mut serving).await.unwrap_or_else(|_| {
+                warn!(grace = ?config.grace, "some calls did not end in time and are cut off");
+                Ok(())
+            })
+        }
+    };
+    drop(registry);
+    health_task.abort();
+    writer.stop().await;
+    info!("stopped");
+    Ok(ended?)
+}
+
+/// Folds old records into a base, the same way in which the running registry applied them.
+fn fold(base: Base, records: Vec<Committed>) -> Base {
+    let mut state = State::from_base(base);
+    for committed in records {
+        state.evolve(&committed);
+    }
+    state.to_base()
+}
+
+fn open(config: &Config, runtime: &Runtime) -> Result<Box<dyn Store>, StoreError> {
+    let new_epoch = runtime.random_u128();
+    Ok(match config.storage {
+        Storage::Memory => {
+            warn!("--storage memory keeps nothing: all registrations are gone when this process ends");
+            Box::new(MemoryStore::new(new_epoch))
+        }
+        Storage::Embedded => {
+            Box::new(EmbeddedStore::open(&config.data_dir, EmbeddedOptions::new(Arc::new(fold), new_epoch))?)
+        }
+    })
+}

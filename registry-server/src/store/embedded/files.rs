@@ -1,0 +1,249 @@
+//! The files of the embedded store: their names, how each is read whole and checked, how each comes to be.
+//!
+//! Changes nothing while it reads.
+
+use std::io;
+
+use super::super::{
+    StoreError,
+    disk::{Disk, DiskFile},
+    frame::{self, HEADER, Header, Kind, Next},
+    record::{Counts, DecodeError, Interner, Part, decode_group, decode_part, encode_base},
+};
+use crate::core::{Base, Committed, Revision};
+
+/// What a directory lists, by kind; revisions ascending.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// The revisions of the bases.
+    pub(super) bases: Vec<Revision>,
+    /// The revisions before the logs.
+    pub(super) logs: Vec<Revision>,
+    /// Files that were not finished.
+    pub(super) temporary: Vec<String>,
+}
+
+/// A log, read.
+#[derive(Debug)]
+pub(super) struct Log {
+    /// The history that it belongs to.
+    pub(super) epoch: u128,
+    /// The last revision before it.
+    pub(super) start: Revision,
+    /// Its last revision, or `start`.
+    pub(super) last: Revision,
+    /// All its records.
+    pub(super) records: Vec<Committed>,
+    /// Where its last whole frame stands, and that frame.
+    pub(super) last_frame: Option<(u64, Vec<u8>)>,
+    /// Where its last whole frame ends.
+    pub(super) end: u64,
+    /// The size of the file.
+    pub(super) size: u64,
+    /// Set if what follows `end` is a torn tail.
+    pub(super) torn: Option<&'static str>,
+}
+
+const TEMPORARY: &str = ".tmp";
+
+/// The name of the base at a revision.
+pub(super) fn base_name(revision: Revision) -> String {
+    format!("base-{revision:020}")
+}
+
+/// The name of the log of what follows a revision.
+pub(super) fn log_name(start: Revision) -> String {
+    format!("log-{start:020}")
+}
+
+/// Says what could not be done to which file.
+pub(super) fn io_error(disk: &dyn Disk, what: &str, name: &str, error: &io::Error) -> StoreError {
+    StoreError::Io(format!("could not {what} {}: {error}", disk.describe(name)))
+}
+
+/// What is there. Names that are none of ours are passed over.
+pub(super) fn list(disk: &dyn Disk) -> Result<Listing, StoreError> {
+    let names = disk.list().map_err(|error| io_error(disk, "list", "", &error))?;
+    let mut listing = Listing::default();
+    for name in names {
+        let ours = |prefix| {
+            let digits =
+                name.strip_prefix(prefix)?.strip_suffix(TEMPORARY).unwrap_or(name.strip_prefix(prefix)?);
+            let whole = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+            if whole { digits.parse::<Revision>().ok() } else { None }
+        };
+        match (ours("base-"), ours("log-")) {
+            (None, None) => {}
+            _ if name.ends_with(TEMPORARY) => listing.temporary.push(name),
+            (Some(base), _) => listing.bases.push(base),
+            (_, Some(log)) => listing.logs.push(log),
+        }
+    }
+    listing.bases.sort_unstable();
+    listing.logs.sort_unstable();
+    Ok(listing)
+}
+
+/// Makes an empty log; its name and header are durable when this returns.
+pub(super) fn create_log(
+    disk: &dyn Disk,
+    epoch: u128,
+    start: Revision,
+) -> Result<Box<dyn DiskFile>, StoreError> {
+    let header = Header { kind: Kind::Log, epoch, revision: start };
+    publish(disk, &log_name(start), |file| file.write_at(0, &header.encode()))
+}
+
+/// Reads a log. A torn tail is an error unless this is the newest.
+pub(super) fn read_log(
+    disk: &dyn Disk,
+    start: Revision,
+    newest: bool,
+    strings: &mut Interner,
+) -> Result<Log, StoreError> {
+    let name = log_name(start);
+    let (bytes, file) = read(disk, &name)?;
+    let header = Header::decode(&file, Kind::Log, &bytes)?;
+    let corrupt =
+        |at: usize, what: String| StoreError::Corrupt { file: file.clone(), offset: at as u64, what };
+    if header.revision != start {
+        return Err(corrupt(32, format!("its header says that it follows revision {}", header.revision)));
+    }
+    let mut log = Log {
+        epoch: header.epoch,
+        start,
+        last: start,
+        records: Vec::new(),
+        last_frame: None,
+        end: 0,
+        size: bytes.len() as u64,
+        torn: None,
+    };
+    let mut at = HEADER;
+    loop {
+        match frame::next(&bytes, at) {
+            Next::Frame { payload, end } => {
+                let group = decode_group(payload, strings).map_err(|error| decode_error(&file, at, error))?;
+                if group.previous != log.last {
+                    let what = format!("a group follows revision {}, expected {}", group.previous, log.last);
+                    return Err(corrupt(at, what));
+                }
+                log.last = group.records.last().map_or(log.last, |committed| committed.revision);
+                log.records.extend(group.records);
+                log.last_frame = Some((at as u64, bytes[at..end].to_vec()));
+                at = end;
+            }
+            Next::End => break,
+            Next::Bad(what) if !newest => return Err(corrupt(at, what.to_owned())),
+            Next::Bad(what) => {
+                if let Some(next) = frame::written_after(&bytes, at) {
+                    return Err(corrupt(
+                        at,
+                        format!("{what}, and what was written later stands at offset {next}"),
+                    ));
+                }
+                log.torn = Some(what);
+                break;
+            }
+        }
+    }
+    log.end = at as u64;
+    Ok(log)
+}
+
+/// Reads a base, with the epoch that it belongs to.
+pub(super) fn read_base(
+    disk: &dyn Disk,
+    revision: Revision,
+    strings: &mut Interner,
+) -> Result<(Base, u128), StoreError> {
+    let (bytes, file) = read(disk, &base_name(revision))?;
+    let header = Header::decode(&file, Kind::Base, &bytes)?;
+    let corrupt = |at: usize, what: &str| StoreError::Corrupt {
+        file: file.clone(),
+        offset: at as u64,
+        what: what.into(),
+    };
+    let mut base = Base::default();
+    let mut at = HEADER;
+    let counts = loop {
+        match frame::next(&bytes, at) {
+            Next::Frame { payload, end } => {
+                let part = decode_part(payload, &mut base, strings)
+                    .map_err(|error| decode_error(&file, at, error))?;
+                at = end;
+                if let Part::Footer(counts) = part {
+                    break counts;
+                }
+            }
+            Next::End => return Err(corrupt(at, "it ends without its footer")),
+            Next::Bad(what) => return Err(corrupt(at, what)),
+        }
+    };
+    if at != bytes.len() {
+        return Err(corrupt(at, "something follows its footer"));
+    }
+    if counts != Counts::of(&base) || base.revision != revision || header.revision != revision {
+        return Err(corrupt(at, "its footer does not agree with its name and content"));
+    }
+    Ok((base, header.epoch))
+}
+
+/// Writes a base; it is durable under its name when this returns. Gives its size.
+pub(super) fn write_base(disk: &dyn Disk, epoch: u128, base: &Base) -> Result<u64, StoreError> {
+    const WRITE: usize = 1 << 20;
+    let mut offset = 0;
+    publish(disk, &base_name(base.revision), |file| {
+        let header = Header { kind: Kind::Base, epoch, revision: base.revision };
+        let mut buffer = header.encode().to_vec();
+        encode_base(base, |part| {
+            let at = offset + buffer.len() as u64;
+            frame::push(&mut buffer, at, |out| {
+                prost::Message::encode(part, out).expect("a vector takes any message");
+            })
+            .map_err(|size| io::Error::other(format!("a part of the base has {size} bytes")))?;
+            if buffer.len() >= WRITE {
+                file.write_at(offset, &buffer)?;
+                offset += buffer.len() as u64;
+                buffer.clear();
+            }
+            io::Result::Ok(())
+        })?;
+        file.write_at(offset, &buffer)?;
+        offset += buffer.len() as u64;
+        Ok(())
+    })?;
+    Ok(offset)
+}
+
+/// Writes a file under a temporary name, and gives it its own when it is durable.
+fn publish(
+    disk: &dyn Disk,
+    name: &str,
+    content: impl FnOnce(&mut dyn DiskFile) -> io::Result<()>,
+) -> Result<Box<dyn DiskFile>, StoreError> {
+    let temporary = format!("{name}{TEMPORARY}");
+    let published = || {
+        let mut file = disk.open(&temporary)?;
+        file.truncate(0)?;
+        content(file.as_mut())?;
+        file.sync()?;
+        disk.rename(&temporary, name)?;
+        disk.sync_dir()?;
+        Ok(file)
+    };
+    published().map_err(|error| io_error(disk, "create", name, &error))
+}
+
+fn read(disk: &dyn Disk, name: &str) -> Result<(Vec<u8>, String), StoreError> {
+    let bytes = disk.read(name).map_err(|error| io_error(disk, "read", name, &error))?;
+    Ok((bytes, disk.describe(name)))
+}
+
+fn decode_error(file: &str, at: usize, error: DecodeError) -> StoreError {
+    let (file, offset) = (file.to_owned(), at as u64);
+    match error {
+        DecodeError::Newer(what) => StoreError::Newer { file, offset, what },
+        DecodeError::Malformed(what) => StoreError::Corrupt { file, offset, what },
+    }
+}
