@@ -507,3 +507,36 @@ async fn a_registry_that_sends_everyone_away_is_not_asked_in_a_loop() {
     }
     assert!(discover.streams() < 25, "{} streams in a minute", discover.streams());
 }
+
+/// A registry that accepts and says nothing is as missing as one that is down.
+#[tokio::test(start_paused = true)]
+async fn a_frozen_registry_is_bridged_by_the_cache_file_within_a_call() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("views");
+    let net = Net::default();
+    let build = || RegistryDiscover::builder(net.client(&["r:1"])).cache_file(&path).build();
+    let mut fake = net.start("r:1");
+    let before = build();
+    let following_before = following(&mut fake, &before).await;
+    before.save_cache().await.expect("saved");
+    drop((before, following_before));
+    fake.freeze();
+    let after = build();
+    assert_eq!(ids(&after.discover(&endpoint("s")).await.expect("from the file")), ["a"]);
+}
+
+/// The file is written by itself, without anyone's asking.
+#[tokio::test(start_paused = true)]
+async fn the_cache_file_is_written_by_itself() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("views");
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let discover = RegistryDiscover::builder(net.client(&["r:1"])).cache_file(&path).build();
+    let (_view, stream, _) = following(&mut fake, &discover).await;
+    for _ in 0..12 {
+        stream.bookmark("e", 5).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    assert!(path.exists());
+}

@@ -71,7 +71,7 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.code)?;
+        write!(f, "{:?}", self.code)?;
         if let Some(reason) = &self.reason {
             write!(f, " / {reason}")?;
         }

@@ -11,7 +11,7 @@
 //! ```
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -61,7 +61,7 @@ struct Inner {
 struct Shared {
     runtime: Runtime,
     /// Never held across an await, nor while a view is built.
-    views: Mutex<HashMap<ViewKey, Followed>>,
+    views: Mutex<BTreeMap<ViewKey, Followed>>,
     view_added: tokio::sync::Notify,
     changes: async_broadcast::Sender<Change<ViewKey>>,
     /// Keeps the channel open while nobody listens.
@@ -282,7 +282,7 @@ impl RegistryDiscoverBuilder {
 }
 
 impl Shared {
-    fn views(&self) -> std::sync::MutexGuard<'_, HashMap<ViewKey, Followed>> {
+    fn views(&self) -> std::sync::MutexGuard<'_, BTreeMap<ViewKey, Followed>> {
         self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

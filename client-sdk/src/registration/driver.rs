@@ -130,6 +130,7 @@ impl Driver {
     async fn registering(&mut self, at: Duration) -> Option<Phase> {
         let wait = at.saturating_sub(self.runtime.now());
         tokio::select! {
+            biased;
             command = self.commands.recv() => return self.command(command?, Phase::Registering { at }).await,
             () = tokio::time::sleep(wait) => {}
         }
@@ -151,6 +152,7 @@ impl Driver {
     async fn connecting(&mut self, at: Duration) -> Option<Phase> {
         let wait = at.saturating_sub(self.runtime.now());
         tokio::select! {
+            biased;
             command = self.commands.recv() => return self.command(command?, Phase::Connecting { at }).await,
             () = tokio::time::sleep(wait) => {}
         }

@@ -162,6 +162,7 @@ impl<S: Sink> Machine<S> {
         let now = self.runtime.now();
         let wake = until.into_iter().chain(self.views.next_deadline()).min();
         tokio::select! {
+            biased;
             () = self.wanted.changed.notified() => {}
             () = sleep_until(now, wake) => {}
         }
@@ -209,6 +210,7 @@ impl<S: Sink> Machine<S> {
         let mut open = std::pin::pin!(open);
         let (connection, responses) = loop {
             tokio::select! {
+                biased;
                 opened = &mut open => break opened?,
                 () = self.wait_until(None) => {}
             }

@@ -9,7 +9,7 @@ mod machine;
 mod views;
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -112,7 +112,7 @@ pub struct Watcher {
 /// What the handle asks of the task: by view, the newest wish only, so that it is bounded by the number of views.
 #[derive(Debug, Default)]
 struct Wanted {
-    wishes: Mutex<HashMap<ViewKey, Wish>>,
+    wishes: Mutex<BTreeMap<ViewKey, Wish>>,
     changed: tokio::sync::Notify,
 }
 
@@ -165,7 +165,7 @@ impl Wanted {
         self.changed.notify_one();
     }
 
-    fn take(&self) -> HashMap<ViewKey, Wish> {
+    fn take(&self) -> BTreeMap<ViewKey, Wish> {
         std::mem::take(&mut *self.wishes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

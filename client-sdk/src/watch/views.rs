@@ -5,7 +5,7 @@
 //! before it read the subscription of the others.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -32,13 +32,13 @@ pub(super) enum Heard {
     Behind(Refusal),
 }
 
-/// The views.
+/// The views. Ordered, so that the same seed gives the same history.
 pub(super) struct Views<S> {
     runtime: Runtime,
     counters: Arc<Counters>,
     sink: S,
-    by_id: HashMap<u32, Followed>,
-    ids: HashMap<ViewKey, u32>,
+    by_id: BTreeMap<u32, Followed>,
+    ids: BTreeMap<ViewKey, u32>,
     next_id: u32,
     to_subscribe: VecDeque<u32>,
     to_unsubscribe: VecDeque<u32>,
@@ -84,8 +84,8 @@ impl<S: Sink> Views<S> {
             runtime,
             counters,
             sink,
-            by_id: HashMap::new(),
-            ids: HashMap::new(),
+            by_id: BTreeMap::new(),
+            ids: BTreeMap::new(),
             next_id: 1,
             to_subscribe: VecDeque::new(),
             to_unsubscribe: VecDeque::new(),
@@ -155,7 +155,6 @@ impl<S: Sink> Views<S> {
     pub(super) fn stream_begins(&mut self) {
         self.to_unsubscribe.clear();
         self.to_subscribe = self.by_id.keys().copied().collect();
-        self.to_subscribe.make_contiguous().sort_unstable();
         for followed in self.by_id.values_mut() {
             followed.view.stream_reset();
             (followed.subscription, followed.retry_at) = (Subscription::Queued, None);
