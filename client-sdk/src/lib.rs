@@ -16,6 +16,10 @@
 
 pub mod balance;
 pub mod channel;
+pub mod client;
 pub mod discover;
 pub mod model;
+pub mod registration;
 pub mod runtime;
+pub mod view;
+pub mod watch;
