@@ -134,7 +134,7 @@ async fn an_instance_that_turned_draining_finishes_what_is_in_flight() {
 
 #[tokio::test]
 async fn held_instances_are_the_last_resort() {
-    let (a, mut b) = (Server::start("a").await, Server::start("b").await);
+    let (a, mut b) = (Server::start("a").await, Server::mortal("b").await);
     let fleet = Fleet::of([a.instance().held(true), b.instance()]);
     let channel = builder(&fleet).build();
     channel
@@ -172,8 +172,7 @@ async fn a_new_address_is_a_new_connection_and_the_old_one_drains() {
 
 #[tokio::test]
 async fn a_new_incarnation_ends_a_backoff() {
-    let mut server = Server::start("a").await;
-    let address = server.address.as_str().parse().expect("a socket address");
+    let mut server = Server::mortal("a").await;
     server.kill();
     let fleet = Fleet::of([server.instance().revisions(1, 1)]);
     let hour = Duration::from_secs(3600);
@@ -181,7 +180,7 @@ async fn a_new_incarnation_ends_a_backoff() {
     channel
         .wait_until(|s| s.instance("a").is_some_and(|a| a.state == ConnectionState::TransientFailure))
         .await;
-    let server = Server::start_at("a", address).await;
+    server.revive();
     fleet.set([server.instance().revisions(2, 2)]);
     channel.wait_until(|s| s.chosen() == 1).await;
 }
@@ -247,7 +246,7 @@ async fn a_thousand_instances_that_become_ready_together_are_a_handful_of_builds
 
 #[tokio::test]
 async fn an_instance_that_cannot_be_reached_does_not_start_the_round_anew() {
-    let (a, mut dead) = (Server::start("a").await, Server::start("dead").await);
+    let (a, mut dead) = (Server::start("a").await, Server::mortal("dead").await);
     dead.kill();
     let counting = Counting::default();
     let channel = builder(&Fleet::of([a.instance(), dead.instance()]))

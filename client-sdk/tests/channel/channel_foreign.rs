@@ -127,7 +127,7 @@ async fn a_foreign_discover_works_under_the_channel() {
 
 #[tokio::test]
 async fn a_foreign_load_balance_works_under_the_channel() {
-    let (mut a, b, c) = (Server::start("a").await, Server::start("b").await, Server::start("c").await);
+    let (mut a, b, c) = (Server::mortal("a").await, Server::start("b").await, Server::start("c").await);
     let foreign = Arc::new(Foreign::new(of(&[&a, &b, &c])));
     let balance = InOrder::default();
     let channel = BalancedChannel::builder(Arc::clone(&foreign), Endpoint::new("greeter"))
