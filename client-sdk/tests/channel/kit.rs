@@ -55,7 +55,7 @@ pub(crate) struct Desk {
 
 impl Server {
     /// On a port.
-    pub(crate) async fn start(name: &'static str) -> Self {
+    pub(crate) fn start(name: &'static str) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("bound").into();
@@ -65,7 +65,7 @@ impl Server {
     }
 
     /// On a socket in the file system, which nobody else can take while the server is dead.
-    pub(crate) async fn mortal(name: &'static str) -> Self {
+    pub(crate) fn mortal(name: &'static str) -> Self {
         let home = tempfile::tempdir().expect("a directory");
         let address = home.path().join("socket").try_into().expect("absolute");
         let mut server = Self::new(name, address, Some(home));
