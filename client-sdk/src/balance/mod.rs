@@ -3,13 +3,20 @@
 //! Two faces over one machinery: [`LoadBalance`], which anyone can implement, and [`Policy`] / [`Picker`] / [`Pick`] for
 //! whoever wants speed. Keeps C2: an instance that is gone, draining, down or of weight 0 gets no new request.
 
+mod alias;
 mod balancer;
 mod cache;
 mod candidates;
 mod driver;
 mod eligible;
 mod entry;
+mod least_request;
+mod loads;
+mod maglev;
+mod peak_ewma;
+mod pick;
 mod random;
+mod ring_hash;
 mod round_robin;
 mod weighted_random;
 
@@ -18,6 +25,11 @@ pub use cache::Cached;
 pub use candidates::Candidates;
 pub use driver::{Addresses, Balanced, Driver};
 pub use eligible::{Eligible, Refused};
+pub use least_request::{LeastRequest, LeastRequestPicker};
+pub use maglev::{Maglev, MaglevPicker, TableSizeError};
+pub use peak_ewma::{PeakEwma, PeakEwmaPicker};
+pub use pick::{Outcome, Pick, Report};
+pub use ring_hash::{RingHash, RingHashPicker};
 pub use round_robin::{RoundRobin, RoundRobinPicker};
 pub use weighted_random::{WeightedRandom, WeightedRandomPicker};
 
@@ -25,7 +37,7 @@ use std::{future::Future, sync::Arc};
 
 use crate::{
     discover::Discover,
-    model::{Address, Change, Endpoint, Instance, InstanceList},
+    model::{Address, Change, Endpoint, InstanceList},
 };
 
 /// Chooses instances of an endpoint, in the order in which to try them.
@@ -92,21 +104,6 @@ pub trait Picker: Send + Sync + 'static {
 pub struct PickContext {
     /// What hash policies hash by.
     pub hash_key: Option<u64>,
-}
-
-/// A chosen instance.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Pick {
-    /// The instance.
-    pub instance: Arc<Instance>,
-}
-
-impl Pick {
-    /// The instance, with nothing to report to.
-    pub fn new(instance: Arc<Instance>) -> Self {
-        Self { instance }
-    }
 }
 
 /// Why a picker did not choose.

@@ -1,5 +1,3 @@
-use proptest::prelude::*;
-
 use super::*;
 use crate::model::Instance;
 
@@ -18,28 +16,6 @@ fn counts(picker: &WeightedRandomPicker, count: usize) -> Vec<u32> {
         counts[picker.instances.iter().position(|i| Arc::ptr_eq(i, &instance)).expect("of the list")] += 1;
     }
     counts
-}
-
-proptest! {
-    #[test]
-    fn the_columns_hold_exactly_the_weights(
-        weights in prop::collection::vec(prop_oneof![0_u32..10, any::<u32>(), Just(u32::MAX)], 1..100),
-    ) {
-        let total: u128 = weights.iter().map(|w| u128::from(*w)).sum();
-        prop_assume!(total > 0);
-        let columns = columns(weights.iter().copied());
-        let mut share = vec![0_u128; weights.len()];
-        for (index, column) in columns.iter().enumerate() {
-            share[index] += u128::from(column.own);
-            share[column.alias as usize] += (1 << 64) - u128::from(column.own);
-        }
-        for (index, weight) in weights.iter().enumerate() {
-            let expected = (u128::from(*weight) * weights.len() as u128 * (1 << 50) / total) << 14;
-            // Each column is rounded by one unit in 2^64 at most.
-            prop_assert!(share[index].abs_diff(expected) <= (1 << 14) + weights.len() as u128 + 1);
-            prop_assert!(*weight > 0 || share[index] == 0, "a weight of 0 has a share of {}", share[index]);
-        }
-    }
 }
 
 #[test]

@@ -1,0 +1,190 @@
+//! The less loaded of two, by active requests per weight.
+//!
+//! The power of two choices: M. Mitzenmacher, *The Power of Two Choices in Randomized Load Balancing* (IEEE TPDS 2001).
+//! Two different instances are drawn in proportion to their weights; the one with fewer active requests for its weight is
+//! chosen. A request is active from its pick until the pick is finished or dropped.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{
+    Outcome, Pick, PickContext, PickError, Picker, Policy, Report, alias::AliasTable, loads::Loads,
+    random::Random,
+};
+use crate::{model::InstanceList, runtime::Runtime};
+
+/// Chooses the less loaded of two instances drawn by weight.
+///
+/// Counts survive changes of the instances: they are kept by instance.
+#[derive(Debug)]
+pub struct LeastRequest {
+    seeds: Random,
+    loads: Loads<Active>,
+}
+
+/// Chooses for [`LeastRequest`].
+#[derive(Debug)]
+pub struct LeastRequestPicker {
+    instances: InstanceList,
+    active: Box<[Arc<Active>]>,
+    table: AliasTable,
+    random: Random,
+}
+
+/// Requests of one instance that have not ended.
+#[derive(Debug, Default)]
+struct Active(AtomicU32);
+
+impl LeastRequest {
+    /// Least request, with its randomness from the runtime.
+    pub fn new(runtime: &Runtime) -> Self {
+        Self::with_seed(runtime.random())
+    }
+
+    /// Least request that draws the same for the same seed.
+    pub fn with_seed(seed: u64) -> Self {
+        Self { seeds: Random::new(seed), loads: Loads::default() }
+    }
+}
+
+impl Policy for LeastRequest {
+    type Picker = LeastRequestPicker;
+
+    fn build(&self, instances: &InstanceList) -> LeastRequestPicker {
+        LeastRequestPicker {
+            instances: Arc::clone(instances),
+            active: self.loads.of(instances, Active::default),
+            table: AliasTable::new(instances.iter().map(|instance| instance.weight)),
+            random: Random::new(self.seeds.next()),
+        }
+    }
+}
+
+impl LeastRequestPicker {
+    /// Whether the first is more loaded than the second, for its weight, if it got this request too.
+    fn is_heavier(&self, one: usize, other: usize) -> bool {
+        let with_this =
+            |index: usize| self.active.get(index).map_or(0, |it| u64::from(it.0.load(Ordering::Relaxed)) + 1);
+        let weight = |index: usize| self.instances.get(index).map_or(0, |it| u64::from(it.weight));
+        // Cross-multiplied: a comparison of fractions without a division.
+        with_this(one) * weight(other) > with_this(other) * weight(one)
+    }
+}
+
+impl Picker for LeastRequestPicker {
+    fn pick(&self, _: &PickContext) -> Result<Pick, PickError> {
+        let (one, other) = draw_two(&self.table, &self.random)?;
+        let chosen = if self.is_heavier(one, other) { other } else { one };
+        match (self.instances.get(chosen), self.active.get(chosen)) {
+            (Some(instance), Some(active)) => {
+                active.0.fetch_add(1, Ordering::Relaxed);
+                Ok(Pick::reporting(
+                    Arc::clone(instance),
+                    Arc::clone(active) as Arc<dyn Report>,
+                    Duration::ZERO,
+                ))
+            }
+            _ => Err(PickError::NoInstances),
+        }
+    }
+}
+
+impl Report for Active {
+    fn finished(&self, _: Outcome, _: Duration) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Two indices drawn by weight: different ones, unless a few draws find no second.
+pub(super) fn draw_two(table: &AliasTable, random: &Random) -> Result<(usize, usize), PickError> {
+    let draw = || table.draw(random.next()).ok_or(PickError::NoInstances);
+    let one = draw()?;
+    for _ in 0..4 {
+        let other = draw()?;
+        if other != one {
+            return Ok((one, other));
+        }
+    }
+    Ok((one, one))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Instance;
+
+    fn list(weights: &[u32]) -> InstanceList {
+        let build = |(port, weight): (usize, &u32)| {
+            let address = format!("a:{}", port + 1).parse().expect("valid");
+            Arc::new(Instance::builder(address).weight(*weight).build())
+        };
+        weights.iter().enumerate().map(build).collect()
+    }
+
+    fn index(all: &InstanceList, pick: &Pick) -> usize {
+        all.iter().position(|it| it.id == pick.instance.id).expect("of the list")
+    }
+
+    #[test]
+    fn what_is_in_flight_is_held_near_the_weights() {
+        let all = list(&[1, 2, 4, 8]);
+        let picker = LeastRequest::with_seed(3).build(&all);
+        let held: Vec<_> =
+            (0..1_500).map(|_| picker.pick(&PickContext::default()).expect("eligible")).collect();
+        let mut active = [0_u32; 4];
+        held.iter().for_each(|pick| active[index(&all, pick)] += 1);
+        for (active, weight) in active.iter().zip([1, 2, 4, 8]) {
+            let share = f64::from(*active) / f64::from(100 * weight);
+            assert!((0.9..1.1).contains(&share), "{active:?} of weight {weight}");
+        }
+    }
+
+    #[test]
+    fn an_instance_that_answers_slowly_gets_less() {
+        let all = list(&[1; 10]);
+        let picker = LeastRequest::with_seed(3).build(&all);
+        let (mut held, mut slow) = (Vec::new(), 0);
+        for _ in 0..1_000 {
+            let pick = picker.pick(&PickContext::default()).expect("eligible");
+            if index(&all, &pick) == 0 {
+                slow += 1;
+                held.push(pick);
+            } else {
+                pick.finish(Outcome::Success);
+            }
+        }
+        assert!(slow <= 5, "the instance that never answers got {slow} of 1,000");
+    }
+
+    #[test]
+    fn counts_survive_a_change_of_the_instances_and_end_with_their_picks() {
+        let policy = LeastRequest::with_seed(1);
+        let before = policy.build(&list(&[1, 1]));
+        let held: Vec<_> = (0..10).map(|_| before.pick(&PickContext::default()).expect("eligible")).collect();
+        let after = policy.build(&list(&[1, 1, 1]));
+        let active = |picker: &LeastRequestPicker| {
+            picker.active.iter().map(|it| it.0.load(Ordering::Relaxed)).sum::<u32>()
+        };
+        assert_eq!(active(&after), 10);
+        drop(before);
+        drop(held);
+        assert_eq!(active(&after), 0);
+    }
+
+    #[test]
+    fn one_instance_none_and_weights_of_0() {
+        let policy = LeastRequest::with_seed(1);
+        assert!(policy.build(&list(&[5])).pick(&PickContext::default()).is_ok());
+        for weights in [&[][..], &[0], &[0, 0]] {
+            assert_eq!(
+                policy.build(&list(weights)).pick(&PickContext::default()).unwrap_err(),
+                PickError::NoInstances
+            );
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! A table of instances: a key goes to its place in the table; few keys move when an instance comes or goes, and all
+//! instances have the same share almost exactly.
+//!
+//! D. E. Eisenbud et al., *Maglev: A Fast and Reliable Software Network Load Balancer* (NSDI 2016), section 3.4. Each
+//! instance walks the table in an order of its own, given by two hashes of its id; they take turns to take their next free
+//! place, in proportion to their weights. The table's size is a prime above 100 times the number of instances, so that
+//! shares differ by little more than 1%.
+
+use std::sync::Arc;
+
+use xxhash_rust::xxh64::xxh64;
+
+use super::{Pick, PickContext, PickError, Picker, Policy, ring_hash::mix};
+use crate::model::InstanceList;
+
+const DEFAULT_SIZE: u32 = 65_537;
+/// Places for each instance at least.
+const PER_INSTANCE: u32 = 100;
+/// No larger table is built.
+const MAX_SIZE: u32 = 5_000_011;
+const FREE: u32 = u32::MAX;
+
+/// Chooses by the request's hash key, by a look-up in a table.
+#[derive(Clone, Copy, Debug)]
+pub struct Maglev {
+    size: u32,
+}
+
+/// Chooses for [`Maglev`].
+#[derive(Debug)]
+pub struct MaglevPicker {
+    instances: InstanceList,
+    table: Box<[u32]>,
+}
+
+/// Why a table of that size cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a Maglev table of {size} places cannot be: {problem}; 65537 is a good size")]
+pub struct TableSizeError {
+    size: u32,
+    problem: &'static str,
+}
+
+/// An instance's walk through the table.
+struct Walk {
+    instance: u32,
+    next: u64,
+    skip: u64,
+    /// How many places it is due, in units of the greatest weight.
+    due: f64,
+    share: f64,
+}
+
+impl Maglev {
+    /// A table of 65,537 places, or of the next prime above 100 times the number of instances if that is more.
+    pub fn new() -> Self {
+        Self { size: DEFAULT_SIZE }
+    }
+
+    /// A table of this size at least. It must be a prime, at most 5,000,011; it grows if the instances need it.
+    pub fn with_table_size(size: u32) -> Result<Self, TableSizeError> {
+        match size {
+            _ if size > MAX_SIZE => Err(TableSizeError { size, problem: "it is more than 5000011" }),
+            _ if !is_prime(size) => Err(TableSizeError { size, problem: "it is not a prime" }),
+            _ => Ok(Self { size }),
+        }
+    }
+}
+
+impl Default for Maglev {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Policy for Maglev {
+    type Picker = MaglevPicker;
+
+    fn build(&self, instances: &InstanceList) -> MaglevPicker {
+        let needed = u32::try_from(instances.len()).unwrap_or(u32::MAX).saturating_mul(PER_INSTANCE);
+        let size = if needed < self.size { self.size } else { next_prime(needed.min(MAX_SIZE - 1) + 1) };
+        MaglevPicker { instances: Arc::clone(instances), table: fill(instances, size) }
+    }
+}
+
+impl Picker for MaglevPicker {
+    fn pick(&self, context: &PickContext) -> Result<Pick, PickError> {
+        let key = context.hash_key.ok_or(PickError::NoHashKey)?;
+        // Multiplied instead of divided: the high half of the product is the place.
+        let place =
+            usize::try_from((u128::from(mix(key)) * self.table.len() as u128) >> 64).unwrap_or(usize::MAX);
+        let instance = self.table.get(place).and_then(|number| self.instances.get(*number as usize));
+        instance.map(|instance| Pick::new(Arc::clone(instance))).ok_or(PickError::NoInstances)
+    }
+}
+
+fn fill(instances: &InstanceList, size: u32) -> Box<[u32]> {
+    let greatest = instances.iter().map(|instance| instance.weight).max().unwrap_or(0);
+    if greatest == 0 {
+        return Box::default();
+    }
+    let places = u64::from(size);
+    let mut walks: Vec<Walk> = (0_u32..)
+        .zip(instances.iter())
+        .filter(|(_, instance)| instance.weight > 0)
+        .map(|(number, instance)| Walk {
+            instance: number,
+            next: xxh64(instance.id.as_bytes(), 1) % places,
+            skip: xxh64(instance.id.as_bytes(), 2) % (places - 1) + 1,
+            due: 0.0,
+            share: f64::from(instance.weight) / f64::from(greatest),
+        })
+        .collect();
+    // Who walks first must not depend on the order of the list.
+    walks.sort_by(|a, b| {
+        let id = |walk: &Walk| instances.get(walk.instance as usize).map(|instance| &*instance.id);
+        id(a).cmp(&id(b))
+    });
+    let mut table = vec![FREE; size as usize];
+    let mut taken = 0;
+    while taken < table.len() {
+        for walk in &mut walks {
+            walk.due += walk.share;
+            if walk.due < 1.0 {
+                continue;
+            }
+            walk.due -= 1.0;
+            if let Some(place) = walk.next_free(&table, places) {
+                table[place] = walk.instance;
+                taken += 1;
+            }
+            if taken == table.len() {
+                break;
+            }
+        }
+    }
+    table.into()
+}
+
+impl Walk {
+    /// The next place of the walk that nobody has taken. The size is a prime, so the walk comes to every place.
+    fn next_free(&mut self, table: &[u32], places: u64) -> Option<usize> {
+        for _ in 0..places {
+            let place = usize::try_from(self.next).ok()?;
+            self.next = (self.next + self.skip) % places;
+            if table.get(place) == Some(&FREE) {
+                return Some(place);
+            }
+        }
+        None
+    }
+}
+
+fn is_prime(number: u32) -> bool {
+    number >= 2
+        && (2..)
+            .take_while(|divisor| divisor * divisor <= number)
+            .all(|divisor| !number.is_multiple_of(divisor))
+}
+
+fn next_prime(from: u32) -> u32 {
+    (from..=MAX_SIZE).find(|number| is_prime(*number)).unwrap_or(MAX_SIZE)
+}
+
+#[cfg(test)]
+mod tests;

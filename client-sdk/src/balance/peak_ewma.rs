@@ -1,0 +1,329 @@
+//! The one of two from which an answer is expected sooner, by a latency average that is quick to believe bad news.
+//!
+//! Peak EWMA as in Finagle's load metric of that name: a latency above the average becomes the average at once, a lower one
+//! moves it by how long ago the last one was, with the time constant `decay`. The cost of an instance is its average
+//! × (requests in flight + 1) ÷ weight; of two drawn in proportion to their weights the cheaper one is chosen.
+//!
+//! A failure is charged as a latency of `penalty` at least, so that an instance that fails fast never looks good. Without
+//! news the average fades, so that an instance that did badly is tried again in time.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{
+    Outcome, Pick, PickContext, PickError, Picker, Policy, Report, alias::AliasTable,
+    least_request::draw_two, loads::Loads, random::Random,
+};
+use crate::{model::InstanceList, runtime::Runtime};
+
+/// Chooses the sooner of two instances drawn by weight. Averages survive changes of the instances.
+#[derive(Debug)]
+pub struct PeakEwma {
+    seeds: Random,
+    settings: Arc<Settings>,
+    loads: Loads<Latency>,
+}
+
+#[derive(Clone, Debug)]
+struct Settings {
+    runtime: Runtime,
+    decay: Duration,
+    default_rtt: Duration,
+    penalty: Duration,
+}
+
+/// Chooses for [`PeakEwma`].
+#[derive(Debug)]
+pub struct PeakEwmaPicker {
+    instances: InstanceList,
+    latencies: Box<[Arc<Latency>]>,
+    table: AliasTable,
+    random: Random,
+    settings: Arc<Settings>,
+}
+
+/// What was learnt of one instance.
+#[derive(Debug)]
+struct Latency {
+    settings: Arc<Settings>,
+    pending: AtomicU32,
+    /// The average and when it was that, in one word: read and replaced without a lock.
+    average: AtomicU64,
+}
+
+/// A latency in milliseconds, at a time in milliseconds (that wraps after 49 days; only differences count).
+#[derive(Clone, Copy)]
+struct Average {
+    millis: f32,
+    at: u32,
+}
+
+impl PeakEwma {
+    /// Peak EWMA with a decay of 10 s, 30 ms for an instance that nothing is known of, and 1 s charged for a failure.
+    pub fn new(runtime: &Runtime) -> Self {
+        let settings = Settings {
+            runtime: runtime.clone(),
+            decay: Duration::from_secs(10),
+            default_rtt: Duration::from_millis(30),
+            penalty: Duration::from_secs(1),
+        };
+        Self { seeds: Random::new(runtime.random()), settings: Arc::new(settings), loads: Loads::default() }
+    }
+
+    /// Sets the time constant with which the average moves to lower latencies. Default 10 s; at least 1 ms.
+    #[must_use]
+    pub fn decay(mut self, decay: Duration) -> Self {
+        Arc::make_mut(&mut self.settings).decay = decay.max(Duration::from_millis(1));
+        self
+    }
+
+    /// Sets the latency that is assumed of an instance that nothing is known of. Default 30 ms.
+    #[must_use]
+    pub fn default_rtt(mut self, rtt: Duration) -> Self {
+        Arc::make_mut(&mut self.settings).default_rtt = rtt;
+        self
+    }
+
+    /// Sets the least latency that a failure is charged as. Default 1 s.
+    #[must_use]
+    pub fn penalty(mut self, penalty: Duration) -> Self {
+        Arc::make_mut(&mut self.settings).penalty = penalty;
+        self
+    }
+}
+
+impl Policy for PeakEwma {
+    type Picker = PeakEwmaPicker;
+
+    fn build(&self, instances: &InstanceList) -> PeakEwmaPicker {
+        PeakEwmaPicker {
+            instances: Arc::clone(instances),
+            latencies: self.loads.of(instances, || Latency::new(&self.settings)),
+            table: AliasTable::new(instances.iter().map(|instance| instance.weight)),
+            random: Random::new(self.seeds.next()),
+            settings: Arc::clone(&self.settings),
+        }
+    }
+}
+
+impl PeakEwmaPicker {
+    fn cost(&self, index: usize, now: Duration) -> f64 {
+        let weight = self.instances.get(index).map_or(0, |instance| instance.weight);
+        let latency = self.latencies.get(index).map_or(f64::INFINITY, |latency| latency.cost(now));
+        latency / f64::from(weight.max(1))
+    }
+}
+
+impl Picker for PeakEwmaPicker {
+    fn pick(&self, _: &PickContext) -> Result<Pick, PickError> {
+        let (one, other) = draw_two(&self.table, &self.random)?;
+        let now = self.settings.runtime.now();
+        let chosen = if self.cost(other, now) < self.cost(one, now) { other } else { one };
+        match (self.instances.get(chosen), self.latencies.get(chosen)) {
+            (Some(instance), Some(latency)) => {
+                latency.pending.fetch_add(1, Ordering::Relaxed);
+                Ok(Pick::reporting(Arc::clone(instance), Arc::clone(latency) as Arc<dyn Report>, now))
+            }
+            _ => Err(PickError::NoInstances),
+        }
+    }
+}
+
+impl Latency {
+    fn new(settings: &Arc<Settings>) -> Self {
+        let average = Average { millis: millis(settings.default_rtt), at: stamp(settings.runtime.now()) };
+        Self {
+            settings: Arc::clone(settings),
+            pending: AtomicU32::new(0),
+            average: AtomicU64::new(average.pack()),
+        }
+    }
+
+    fn cost(&self, now: Duration) -> f64 {
+        let average = Average::unpack(self.average.load(Ordering::Relaxed));
+        let pending = f64::from(self.pending.load(Ordering::Relaxed));
+        // A floor, so that requests in flight still count when the average has faded.
+        (f64::from(average.millis) * self.fading(average, stamp(now))).max(0.001) * (pending + 1.0)
+    }
+
+    fn observe(&self, latency: Duration, now: Duration) {
+        let (latency, at) = (millis(latency), stamp(now));
+        let moved = |packed: u64| {
+            let average = Average::unpack(packed);
+            #[allow(clippy::cast_possible_truncation)] // a factor from 0 to 1
+            let kept = self.fading(average, at) as f32;
+            let millis = if latency > average.millis {
+                latency
+            } else {
+                average.millis * kept + latency * (1.0 - kept)
+            };
+            Some(Average { millis, at }.pack())
+        };
+        // The closure never refuses.
+        let _ = self.average.fetch_update(Ordering::Relaxed, Ordering::Relaxed, moved);
+    }
+
+    /// How much of an average is left at a later time.
+    fn fading(&self, average: Average, at: u32) -> f64 {
+        // A time that seems to lie before the average's is another thread's, a moment ago.
+        let passed = at.wrapping_sub(average.at);
+        let passed = if passed > u32::MAX / 2 { 0 } else { passed };
+        (-f64::from(passed) / (self.settings.decay.as_secs_f64() * 1_000.0)).exp()
+    }
+}
+
+impl Report for Latency {
+    fn finished(&self, outcome: Outcome, since: Duration) {
+        self.pending.fetch_sub(1, Ordering::Relaxed);
+        let now = self.settings.runtime.now();
+        let latency = now.saturating_sub(since);
+        match outcome {
+            Outcome::Success => self.observe(latency, now),
+            Outcome::Failure => self.observe(latency.max(self.settings.penalty), now),
+            // It may have been given up because it took so long: that it took this long is known.
+            Outcome::Cancelled => {
+                if millis(latency) > Average::unpack(self.average.load(Ordering::Relaxed)).millis {
+                    self.observe(latency, now);
+                }
+            }
+        }
+    }
+}
+
+impl Average {
+    fn pack(self) -> u64 {
+        (u64::from(self.millis.to_bits()) << 32) | u64::from(self.at)
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // both halves, on purpose
+    fn unpack(packed: u64) -> Self {
+        Self { millis: f32::from_bits((packed >> 32) as u32), at: packed as u32 }
+    }
+}
+
+fn millis(duration: Duration) -> f32 {
+    duration.as_secs_f32() * 1_000.0
+}
+
+#[allow(clippy::cast_possible_truncation)] // wraps, on purpose
+fn stamp(now: Duration) -> u32 {
+    now.as_millis() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::{
+        model::Instance,
+        runtime::{TokioClock, TokioConnect, TokioSpawn},
+    };
+
+    fn list(weights: &[u32]) -> InstanceList {
+        let build = |(port, weight): (usize, &u32)| {
+            let address = format!("a:{}", port + 1).parse().expect("valid");
+            Arc::new(Instance::builder(address).weight(*weight).build())
+        };
+        weights.iter().enumerate().map(build).collect()
+    }
+
+    fn policy() -> PeakEwma {
+        PeakEwma::new(&Runtime::new(TokioClock::default(), TokioConnect, TokioSpawn, 1))
+    }
+
+    /// Shares after `rounds` requests, one after the other, each answered as `answer` says for its instance.
+    async fn shares(
+        picker: &PeakEwmaPicker,
+        rounds: u32,
+        answer: impl Fn(usize) -> (Outcome, u64),
+    ) -> Vec<u32> {
+        let mut shares = vec![0; picker.instances.len()];
+        for _ in 0..rounds {
+            let pick = picker.pick(&PickContext::default()).expect("eligible");
+            let index =
+                picker.instances.iter().position(|it| it.id == pick.instance.id).expect("of the list");
+            shares[index] += 1;
+            let (outcome, millis) = answer(index);
+            advance(Duration::from_millis(millis)).await;
+            pick.finish(outcome);
+        }
+        shares
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_instance_gets_little() {
+        let picker = policy().build(&list(&[1; 5]));
+        let shares =
+            shares(&picker, 2_000, |index| (Outcome::Success, if index == 0 { 100 } else { 5 })).await;
+        assert!(shares[0] < 40, "{shares:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fast_failing_endpoint_is_not_preferred() {
+        // linkerd2-proxy #4537: an instance that answers errors at once must not look like the fastest.
+        let picker = policy().build(&list(&[1; 5]));
+        let answer = |index| if index == 0 { (Outcome::Failure, 0) } else { (Outcome::Success, 5) };
+        let shares = shares(&picker, 2_000, answer).await;
+        assert!(shares[0] < 20, "{shares:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bad_news_is_believed_at_once_and_fades() {
+        let settings = policy().settings;
+        let latency = Latency::new(&settings);
+        let at = |latency: &Latency| latency.cost(settings.runtime.now());
+        latency.observe(Duration::from_millis(500), settings.runtime.now());
+        assert!((at(&latency) - 500.0).abs() < 1.0);
+        advance(Duration::from_secs(10)).await;
+        assert!(
+            (at(&latency) - 500.0 / std::f64::consts::E).abs() < 2.0,
+            "one time constant later: {}",
+            at(&latency)
+        );
+        latency.pending.fetch_add(3, Ordering::Relaxed);
+        assert!(
+            (at(&latency) - 4.0 * 500.0 / std::f64::consts::E).abs() < 8.0,
+            "in proportion to what is in flight"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_instance_that_recovered_gets_its_share_again() {
+        let picker = policy().build(&list(&[1; 4]));
+        shares(&picker, 500, |index| (Outcome::Success, if index == 0 { 1_000 } else { 5 })).await;
+        // Some decay times, in which it is tried now and then.
+        advance(Duration::from_secs(60)).await;
+        shares(&picker, 12_000, |_| (Outcome::Success, 5)).await;
+        let shares = shares(&picker, 4_000, |_| (Outcome::Success, 5)).await;
+        assert!(shares[0] > 500, "{shares:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_learnt_survives_a_change_and_ends_with_its_picks() {
+        let policy = policy();
+        let before = policy.build(&list(&[1, 1]));
+        let held: Vec<_> = (0..10).map(|_| before.pick(&PickContext::default()).expect("eligible")).collect();
+        let after = policy.build(&list(&[1, 1, 1]));
+        let pending = |picker: &PeakEwmaPicker| {
+            picker.latencies.iter().map(|it| it.pending.load(Ordering::Relaxed)).sum::<u32>()
+        };
+        assert_eq!(pending(&after), 10);
+        drop((before, held));
+        assert_eq!(pending(&after), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_instance_none_and_weights_of_0() {
+        assert!(policy().build(&list(&[5])).pick(&PickContext::default()).is_ok());
+        for weights in [&[][..], &[0], &[0, 0]] {
+            let refused = policy().build(&list(weights)).pick(&PickContext::default());
+            assert_eq!(refused.unwrap_err(), PickError::NoInstances);
+        }
+    }
+}

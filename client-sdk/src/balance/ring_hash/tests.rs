@@ -1,0 +1,95 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::Instance;
+
+fn list(weights: impl IntoIterator<Item = (usize, u32)>) -> InstanceList {
+    let build = |(id, weight): (usize, u32)| {
+        let address = format!("10.0.0.1:{}", id + 1).parse().expect("valid");
+        Arc::new(Instance::builder(address).id(format!("i-{id}")).weight(weight).build())
+    };
+    weights.into_iter().map(build).collect()
+}
+
+fn owner(picker: &RingHashPicker, key: u64) -> Arc<str> {
+    let context = PickContext { hash_key: Some(key) };
+    Arc::clone(&picker.pick(&context).expect("an instance").instance.id)
+}
+
+fn moved(before: &RingHashPicker, after: &RingHashPicker, keys: u64) -> Vec<(Arc<str>, Arc<str>)> {
+    let ends = (0..keys).map(|key| (owner(before, key), owner(after, key)));
+    ends.filter(|(from, to)| from != to).collect()
+}
+
+#[test]
+fn the_most_loaded_of_a_hundred_has_a_quarter_more_than_the_mean_at_most() {
+    let picker = RingHash::new().build(&list((0..100).map(|id| (id, 1))));
+    let mut loads = std::collections::HashMap::new();
+    (0..200_000).for_each(|key| *loads.entry(owner(&picker, key)).or_insert(0_u32) += 1);
+    let most = f64::from(*loads.values().max().expect("some"));
+    assert!(most / 2_000.0 <= 1.25, "max/mean is {}", most / 2_000.0);
+    assert_eq!(loads.len(), 100);
+}
+
+#[test]
+fn only_the_leavers_keys_move() {
+    let before = RingHash::new().build(&list((0..20).map(|id| (id, 1))));
+    let after = RingHash::new().build(&list((0..20).filter(|id| *id != 7).map(|id| (id, 1))));
+    let moved = moved(&before, &after, 20_000);
+    assert!(!moved.is_empty());
+    assert!(moved.iter().all(|(from, _)| &**from == "i-7"));
+}
+
+#[test]
+fn a_ring_whose_points_depended_on_the_digits_of_a_number() {
+    // From 9 to 10 the heavier one gains what it should, and nothing else moves.
+    let before = RingHash::new().build(&list([(0, 9), (1, 9), (2, 9), (3, 9)]));
+    let after = RingHash::new().build(&list([(0, 10), (1, 9), (2, 9), (3, 9)]));
+    let moved = moved(&before, &after, 50_000);
+    assert!(moved.iter().all(|(_, to)| &**to == "i-0"), "keys moved between others");
+    let share = moved.len() as f64 / 50_000.0;
+    // It grows from 9/36 to 10/37 of the ring: 2.03%.
+    assert!((0.01..0.035).contains(&share), "{share} of the keys moved");
+}
+
+#[test]
+fn weights_are_honoured() {
+    let picker = RingHash::new().build(&list([(0, 1), (1, 2), (2, 5)]));
+    let mut loads = [0_u32; 3];
+    for key in 0..80_000 {
+        let id: usize = owner(&picker, key)[2..].parse().expect("a number");
+        loads[id] += 1;
+    }
+    for (load, weight) in loads.iter().zip([1.0, 2.0, 5.0]) {
+        let share = f64::from(*load) / (10_000.0 * weight);
+        // The lightest has some 128 points, whose gaps vary: one part in eleven is its standard deviation.
+        assert!((0.7..1.3).contains(&share), "{loads:?}");
+    }
+}
+
+#[test]
+fn no_key_no_instance_and_weights_of_0_have_their_errors() {
+    let picker = RingHash::new().build(&list([(0, 1)]));
+    assert_eq!(picker.pick(&PickContext::default()).unwrap_err(), PickError::NoHashKey);
+    for weights in [vec![], vec![(0, 0)], vec![(0, 0), (1, 0)]] {
+        let refused = RingHash::new().build(&list(weights)).pick(&PickContext { hash_key: Some(1) });
+        assert_eq!(refused.unwrap_err(), PickError::NoInstances);
+    }
+}
+
+proptest! {
+    /// The look-up finds what a search from the start finds, whatever the order of the list.
+    #[test]
+    fn the_next_point_is_found(weights in prop::collection::vec(0_u32..20, 1..12), keys in prop::collection::vec(any::<u64>(), 50)) {
+        let named: Vec<_> = weights.into_iter().enumerate().collect();
+        prop_assume!(named.iter().any(|(_, weight)| *weight > 0));
+        let picker = RingHash::new().build(&list(named.iter().copied()));
+        let reversed = RingHash::new().build(&list(named.iter().rev().copied()));
+        for key in keys.into_iter().chain([0, u64::MAX]) {
+            let place = mix(key);
+            let searched = picker.points.iter().find(|point| point.place >= place).or(picker.points.first()).copied();
+            prop_assert_eq!(picker.point(key), searched);
+            prop_assert_eq!(owner(&picker, key), owner(&reversed, key));
+        }
+    }
+}
