@@ -237,7 +237,9 @@ impl View {
         newest_wall: u64,
     ) -> Arc<Generation> {
         if let Some(current) = self.generations.back() {
-            let nothing_since = self.changes.back().is_none_or(|newest| *newest <= current.revision);
+            // Changes that the log no longer holds moved the floor: they are not in `changes`.
+            let nothing_since = self.can_resume(current.revision)
+                && self.changes.back().is_none_or(|newest| *newest <= current.revision);
             let recent = newest_wall.saturating_sub(current.wall) < GENERATION_INTERVAL;
             if nothing_since || (recent && self.can_resume(current.revision)) {
                 return Arc::clone(current);
