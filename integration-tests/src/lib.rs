@@ -8,6 +8,7 @@
 //! | [`replica`] | a view put together from what a watcher is told: the acceptance rule and parts, written a second time |
 //! | [`stream`] | a `Subscribe` stream by hand |
 //! | [`watcher`] | a watcher over `Watch` or `Subscribe` that resumes, and records all that it is told |
+//! | [`registrant`] | a registrant that goes on renewing |
 //! | [`writers`] | writers whose every effect can be recognised later |
 //! | [`validate`] | one validator for each promise, which prints the promise's name when it breaks |
 //!
@@ -27,6 +28,7 @@
 
 pub mod history;
 pub mod process;
+pub mod registrant;
 pub mod replica;
 pub mod requests;
 pub mod stream;

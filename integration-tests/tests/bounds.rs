@@ -109,60 +109,139 @@ fn registrations() -> Vec<Case> {
         invalid("a lease id of 15 bytes", "lease_id", 16, whole(|it| it.lease_id = vec![1; 15])),
         invalid("no lease id", "lease_id", 16, whole(|it| it.lease_id.clear())),
         invalid("no registrant", "registrant", "required", whole(|it| it.registrant = None)),
-        invalid("no uid", "registrant.instance_uid", "required", whole(|it| {
-            it.registrant = Some(v1::Registrant::default());
-        })),
-        invalid("a uid of 254 characters", "registrant.instance_uid", 253, whole(|it| {
-            it.registrant = Some(v1::Registrant { instance_uid: "u".repeat(254), generation: 1 });
-        })),
+        invalid(
+            "no uid",
+            "registrant.instance_uid",
+            "required",
+            whole(|it| {
+                it.registrant = Some(v1::Registrant::default());
+            }),
+        ),
+        invalid(
+            "a uid of 254 characters",
+            "registrant.instance_uid",
+            253,
+            whole(|it| {
+                it.registrant = Some(v1::Registrant { instance_uid: "u".repeat(254), generation: 1 });
+            }),
+        ),
         invalid("no registrations", "registrations", "at least one", whole(|it| it.registrations.clear())),
-        invalid("10,001 instances", "registrations", 10_000, whole(|it| {
-            it.registrations = (0..10_001).map(|number| v1::Registration {
-                key: Some(key(SERVICE)),
-                instance: Some(instance(&format!("i{number}"))),
-            }).collect();
-        })),
-        invalid("more than 4 MiB", "request", 4 << 20, whole(|it| {
-            it.registrations = (0..300).map(|number| {
-                let tags = (0..4).map(|tag| (format!("k{tag}"), "v".repeat(3_900))).collect();
-                let instance = Some(v1::Instance { tags, ..instance(&format!("i{number}")) });
-                v1::Registration { key: Some(key(SERVICE)), instance }
-            }).collect();
-        })),
-        invalid("an id twice", "registrations[1].instance.id", "twice", whole(|it| {
-            it.registrations[1] = it.registrations[0].clone();
-        })),
-        invalid("an id twice, once by its address", "registrations[1].instance.id", "twice", whole(|it| {
-            it.registrations[0].instance = Some(instance(""));
-            it.registrations[1].instance = Some(instance("10.0.0.1:8080"));
-        })),
+        invalid(
+            "10,001 instances",
+            "registrations",
+            10_000,
+            whole(|it| {
+                it.registrations = (0..10_001)
+                    .map(|number| v1::Registration {
+                        key: Some(key(SERVICE)),
+                        instance: Some(instance(&format!("i{number}"))),
+                    })
+                    .collect();
+            }),
+        ),
+        invalid(
+            "more than 4 MiB",
+            "request",
+            4 << 20,
+            whole(|it| {
+                it.registrations = (0..300)
+                    .map(|number| {
+                        let tags = (0..4).map(|tag| (format!("k{tag}"), "v".repeat(3_900))).collect();
+                        let instance = Some(v1::Instance { tags, ..instance(&format!("i{number}")) });
+                        v1::Registration { key: Some(key(SERVICE)), instance }
+                    })
+                    .collect();
+            }),
+        ),
+        invalid(
+            "an id twice",
+            "registrations[1].instance.id",
+            "twice",
+            whole(|it| {
+                it.registrations[1] = it.registrations[0].clone();
+            }),
+        ),
+        invalid(
+            "an id twice, once by its address",
+            "registrations[1].instance.id",
+            "twice",
+            whole(|it| {
+                it.registrations[0].instance = Some(instance(""));
+                it.registrations[1].instance = Some(instance("10.0.0.1:8080"));
+            }),
+        ),
         invalid("no key", "registrations[1].key", "required", whole(|it| it.registrations[1].key = None)),
-        invalid("no instance", "registrations[1].instance", "required", whole(|it| {
-            it.registrations[1].instance = None;
-        })),
-        invalid("an instance of more than 16 KiB", "registrations[0].instance", 16 << 10, one(|it| {
-            it.tags = (0..5).map(|tag| (format!("k{tag}"), "v".repeat(4_000))).collect();
-        })),
+        invalid(
+            "no instance",
+            "registrations[1].instance",
+            "required",
+            whole(|it| {
+                it.registrations[1].instance = None;
+            }),
+        ),
+        invalid(
+            "an instance of more than 16 KiB",
+            "registrations[0].instance",
+            16 << 10,
+            one(|it| {
+                it.tags = (0..5).map(|tag| (format!("k{tag}"), "v".repeat(4_000))).collect();
+            }),
+        ),
         invalid("65 tags", "registrations[0].instance.tags", 64, one(|it| it.tags = tags(65))),
-        invalid("a tag's key of 129 bytes", "registrations[0].instance.tags", 128, one(|it| {
-            it.tags = [("k".repeat(129), String::new())].into();
-        })),
-        invalid("a tag without a key", "registrations[0].instance.tags", 128, one(|it| {
-            it.tags = [(String::new(), "v".into())].into();
-        })),
-        invalid("a tag's value of 4,097 bytes", "registrations[0].instance.tags", 4_096, one(|it| {
-            it.tags = [("k".into(), "v".repeat(4_097))].into();
-        })),
-        invalid("a weight of 65,536", "registrations[0].instance.weight", 65_535, one(|it| it.weight = Some(65_536))),
+        invalid(
+            "a tag's key of 129 bytes",
+            "registrations[0].instance.tags",
+            128,
+            one(|it| {
+                it.tags = [("k".repeat(129), String::new())].into();
+            }),
+        ),
+        invalid(
+            "a tag without a key",
+            "registrations[0].instance.tags",
+            128,
+            one(|it| {
+                it.tags = [(String::new(), "v".into())].into();
+            }),
+        ),
+        invalid(
+            "a tag's value of 4,097 bytes",
+            "registrations[0].instance.tags",
+            4_096,
+            one(|it| {
+                it.tags = [("k".into(), "v".repeat(4_097))].into();
+            }),
+        ),
+        invalid(
+            "a weight of 65,536",
+            "registrations[0].instance.weight",
+            65_535,
+            one(|it| it.weight = Some(65_536)),
+        ),
         invalid("an unknown status", "registrations[0].instance.status", 9, one(|it| it.status = 9)),
-        invalid("an id of 254 characters", "registrations[0].instance.id", 253, one(|it| it.id = "i".repeat(254))),
+        invalid(
+            "an id of 254 characters",
+            "registrations[0].instance.id",
+            253,
+            one(|it| it.id = "i".repeat(254)),
+        ),
         invalid("an id with a blank", "registrations[0].instance.id", "' '", one(|it| it.id = "a b".into())),
-        invalid("a region of 254 bytes", "registrations[0].instance.locality.region", 253, one(|it| {
-            it.locality = Some(v1::Locality { region: "r".repeat(254), zone: String::new() });
-        })),
-        invalid("a zone of 254 bytes", "registrations[0].instance.locality.zone", 253, one(|it| {
-            it.locality = Some(v1::Locality { region: String::new(), zone: "z".repeat(254) });
-        })),
+        invalid(
+            "a region of 254 bytes",
+            "registrations[0].instance.locality.region",
+            253,
+            one(|it| {
+                it.locality = Some(v1::Locality { region: "r".repeat(254), zone: String::new() });
+            }),
+        ),
+        invalid(
+            "a zone of 254 bytes",
+            "registrations[0].instance.locality.zone",
+            253,
+            one(|it| {
+                it.locality = Some(v1::Locality { region: String::new(), zone: "z".repeat(254) });
+            }),
+        ),
     ];
     for (address, says) in [
         ("", "required"),
@@ -178,11 +257,18 @@ fn registrations() -> Vec<Case> {
         ("unix:", "absolute"),
     ] {
         let call = one(|it| it.address = address.into());
-        cases.push(invalid(&format!("the address `{address}`"), "registrations[0].instance.address", says, call));
+        cases.push(invalid(
+            &format!("the address `{address}`"),
+            "registrations[0].instance.address",
+            says,
+            call,
+        ));
     }
     let call = one(|it| it.address = format!("{}:80", "h".repeat(259)));
     cases.push(invalid("an address of 262 characters", "registrations[0].instance.address", 261, call));
-    for (millis, what) in [(999, "below 1 s"), (24 * 3_600_000 + 1, "above 24 h"), (-1_000, "negative"), (0, "zero")] {
+    for (millis, what) in
+        [(999, "below 1 s"), (24 * 3_600_000 + 1, "above 24 h"), (-1_000, "negative"), (0, "zero")]
+    {
         let nanos = i32::try_from(millis % 1000 * 1_000_000).expect("below a second");
         let ttl = Some(prost_types::Duration { seconds: millis / 1000, nanos });
         cases.push(invalid(&format!("a TTL that is {what}"), "ttl", "1s", whole(|it| it.ttl = ttl)));
@@ -198,16 +284,20 @@ fn keys() -> Vec<Case> {
             let named = v1::InstanceRef { key, id: "good".into(), create_revision: 0 };
             Call::Deregister(v1::DeregisterRequest { instances: vec![named], ..Default::default() })
         }),
-        ("key", |key| Call::SetOverride(v1::SetOverrideRequest { key, ..requests::override_weight(SERVICE, "good", 1) })),
+        ("key", |key| {
+            Call::SetOverride(v1::SetOverrideRequest { key, ..requests::override_weight(SERVICE, "good", 1) })
+        }),
         ("key", |key| Call::ResolveHold(v1::ResolveHoldRequest { key, action: 1, ..Default::default() })),
         ("key", |key| Call::Discover(v1::DiscoverRequest { key, ..Default::default() })),
         ("key", |key| Call::Watch(v1::WatchRequest { scope: key.map(Scope::Key), ..Default::default() })),
         ("key", |key| Call::Explain(v1::ExplainRequest { key, id: "good".into() })),
-        ("key", |key| Call::Watch(v1::WatchRequest {
-            scope: key.map(Scope::Key),
-            force_snapshot: true,
-            ..Default::default()
-        })),
+        ("key", |key| {
+            Call::Watch(v1::WatchRequest {
+                scope: key.map(Scope::Key),
+                force_snapshot: true,
+                ..Default::default()
+            })
+        }),
     ];
     let mut cases = Vec::new();
     for (field, call) in calls {
@@ -223,7 +313,12 @@ fn keys() -> Vec<Case> {
         }
         let long = "s".repeat(254);
         cases.push(invalid("a long service", &format!("{field}.service"), 253, call(Some(keyed("", &long)))));
-        cases.push(invalid("a long namespace", &format!("{field}.namespace"), 253, call(Some(keyed(&long, "s")))));
+        cases.push(invalid(
+            "a long namespace",
+            &format!("{field}.namespace"),
+            253,
+            call(Some(keyed(&long, "s"))),
+        ));
     }
     cases
 }
@@ -237,10 +332,25 @@ fn removals_and_renewals() -> Vec<Case> {
     };
     let many = (0..10_001).map(|number| named(&format!("i{number}"))).collect();
     vec![
-        invalid("nothing to remove", "lease_id", "required", Call::Deregister(v1::DeregisterRequest::default())),
+        invalid(
+            "nothing to remove",
+            "lease_id",
+            "required",
+            Call::Deregister(v1::DeregisterRequest::default()),
+        ),
         invalid("a lease id of 3 bytes", "lease_id", 16, removal(|it| it.lease_id = vec![1; 3])),
-        invalid("an instance without an id", "instances[0].id", "required", removal(|it| it.instances[0].id.clear())),
-        invalid("an instance twice", "instances[1].id", "twice", removal(|it| it.instances.push(it.instances[0].clone()))),
+        invalid(
+            "an instance without an id",
+            "instances[0].id",
+            "required",
+            removal(|it| it.instances[0].id.clear()),
+        ),
+        invalid(
+            "an instance twice",
+            "instances[1].id",
+            "twice",
+            removal(|it| it.instances.push(it.instances[0].clone())),
+        ),
         invalid("10,001 instances", "instances", 10_000, {
             Call::Deregister(v1::DeregisterRequest { instances: many, ..Default::default() })
         }),
@@ -254,14 +364,26 @@ fn removals_and_renewals() -> Vec<Case> {
         refused("a lease of another registrant", Code::FailedPrecondition, "SUPERSEDED", "registrant", {
             whole(|it| it.lease_id = requests::lease(1))
         }),
-        refused("an older generation", Code::FailedPrecondition, "SUPERSEDED", "generation", whole(|it| {
-            it.registrant = Some(v1::Registrant { instance_uid: "r1".into(), generation: 0 });
-        })),
+        refused(
+            "an older generation",
+            Code::FailedPrecondition,
+            "SUPERSEDED",
+            "generation",
+            whole(|it| {
+                it.registrant = Some(v1::Registrant { instance_uid: "r1".into(), generation: 0 });
+            }),
+        ),
         invalid("a lease to renew of 17 bytes", "lease_ids[1]", 16, {
-            Call::KeepAlive(v1::KeepAliveRequest { lease_ids: vec![requests::lease(1), vec![0; 17]], request_id: 1 })
+            Call::KeepAlive(v1::KeepAliveRequest {
+                lease_ids: vec![requests::lease(1), vec![0; 17]],
+                request_id: 1,
+            })
         }),
         invalid("10,001 leases to renew", "lease_ids", 10_000, {
-            Call::KeepAlive(v1::KeepAliveRequest { lease_ids: vec![requests::lease(1); 10_001], request_id: 1 })
+            Call::KeepAlive(v1::KeepAliveRequest {
+                lease_ids: vec![requests::lease(1); 10_001],
+                request_id: 1,
+            })
         }),
     ]
 }
@@ -319,7 +441,10 @@ fn operators() -> Vec<Case> {
 fn reads_and_watches() -> Vec<Case> {
     let selecting = |selector: v1::Selector| {
         [
-            Call::Discover(v1::DiscoverRequest { selector: Some(selector.clone()), ..requests::discover(SERVICE) }),
+            Call::Discover(v1::DiscoverRequest {
+                selector: Some(selector.clone()),
+                ..requests::discover(SERVICE)
+            }),
             Call::Watch(v1::WatchRequest { selector: Some(selector), ..requests::watch(SERVICE) }),
         ]
     };
@@ -327,7 +452,12 @@ fn reads_and_watches() -> Vec<Case> {
     for (what, field, says, selector) in [
         ("65 tags", "selector.tags", "64", v1::Selector { tags: tags(65), ..Default::default() }),
         ("a long zone", "selector.zone", "253", v1::Selector { zone: "z".repeat(254), ..Default::default() }),
-        ("an unknown status", "selector.statuses[0]", "9", v1::Selector { statuses: vec![9], ..Default::default() }),
+        (
+            "an unknown status",
+            "selector.statuses[0]",
+            "9",
+            v1::Selector { statuses: vec![9], ..Default::default() },
+        ),
         ("no status", "selector.statuses[1]", "unspecified", {
             v1::Selector { statuses: vec![1, 0], ..Default::default() }
         }),
@@ -340,7 +470,10 @@ fn reads_and_watches() -> Vec<Case> {
             Call::Discover(v1::DiscoverRequest { page_token: "x".into(), ..requests::discover(SERVICE) })
         }),
         refused("a page that is gone", Code::Aborted, "PAGE_EXPIRED", "page_token", {
-            Call::Discover(v1::DiscoverRequest { page_token: "999999.1".into(), ..requests::discover(SERVICE) })
+            Call::Discover(v1::DiscoverRequest {
+                page_token: "999999.1".into(),
+                ..requests::discover(SERVICE)
+            })
         }),
         refused("a revision that is far ahead", Code::Unavailable, "REPLICA_BEHIND", 1_000_000, {
             Call::Discover(v1::DiscoverRequest { min_revision: 1_000_000, ..requests::discover(SERVICE) })
@@ -351,21 +484,38 @@ fn reads_and_watches() -> Vec<Case> {
         invalid("a token of someone else's", "page_token", "token", {
             Call::ListServices(v1::ListServicesRequest { page_token: "no".into(), ..Default::default() })
         }),
-        invalid("a cursor's epoch of 254 bytes", "cursor.epoch", 253, Call::Watch(v1::WatchRequest {
-            cursor: Some(v1::Cursor { epoch: "e".repeat(254), revision: 1 }),
-            ..requests::watch(SERVICE)
-        })),
+        invalid(
+            "a cursor's epoch of 254 bytes",
+            "cursor.epoch",
+            253,
+            Call::Watch(v1::WatchRequest {
+                cursor: Some(v1::Cursor { epoch: "e".repeat(254), revision: 1 }),
+                ..requests::watch(SERVICE)
+            }),
+        ),
         invalid("an explanation of no instance", "id", "required", {
             Call::Explain(v1::ExplainRequest { key: Some(key(SERVICE)), id: String::new() })
         }),
-        refused("a watch of a namespace", Code::Unimplemented, "NOT_IMPLEMENTED", "WatchRequest.namespace", {
-            scoped(Scope::Namespace("default".into()))
-        }),
-        refused("a watch of everything", Code::Unimplemented, "NOT_IMPLEMENTED", "WatchRequest.everything", {
-            scoped(Scope::Everything(v1::Everything {}))
-        }),
+        refused(
+            "a watch of a namespace",
+            Code::Unimplemented,
+            "NOT_IMPLEMENTED",
+            "WatchRequest.namespace",
+            { scoped(Scope::Namespace("default".into())) },
+        ),
+        refused(
+            "a watch of everything",
+            Code::Unimplemented,
+            "NOT_IMPLEMENTED",
+            "WatchRequest.everything",
+            { scoped(Scope::Everything(v1::Everything {})) },
+        ),
         refused("waiting for watchers", Code::Unimplemented, "NOT_IMPLEMENTED", "Registry.WaitApplied", {
-            Call::WaitApplied(v1::WaitAppliedRequest { key: Some(key(SERVICE)), revision: 1, ..Default::default() })
+            Call::WaitApplied(v1::WaitAppliedRequest {
+                key: Some(key(SERVICE)),
+                revision: 1,
+                ..Default::default()
+            })
         }),
     ]);
     cases
@@ -379,7 +529,8 @@ async fn bad_input_of_every_kind_is_refused_by_name_and_changes_nothing() {
     client.clone().register(register(1, SERVICE, good)).await.expect("good input");
     let before = state(&client).await;
 
-    let cases = [registrations(), keys(), removals_and_renewals(), operators(), reads_and_watches()].concat_all();
+    let cases =
+        [registrations(), keys(), removals_and_renewals(), operators(), reads_and_watches()].concat_all();
     assert!(cases.len() > 100, "{} cases", cases.len());
     for Case { what, call, code, reason, field, says } in cases {
         let shown = format!("{what}: {}", format!("{call:?}").chars().take(200).collect::<String>());
@@ -402,8 +553,10 @@ async fn bad_input_of_every_kind_is_refused_by_name_and_changes_nothing() {
 async fn state(client: &Client) -> (u64, String) {
     let recorder = Recorder::default();
     let mut client = client.clone();
-    let services = client.list_services(v1::ListServicesRequest::default()).await.expect("a list").into_inner();
-    let overrides = client.list_overrides(v1::ListOverridesRequest::default()).await.expect("a list").into_inner();
+    let services =
+        client.list_services(v1::ListServicesRequest::default()).await.expect("a list").into_inner();
+    let overrides =
+        client.list_overrides(v1::ListOverridesRequest::default()).await.expect("a list").into_inner();
     let reading = writers::read(&client, SERVICE, 1, &recorder).await.expect("a reading");
     let shown = format!("{:?} {:?} {:?}", services.services, overrides.overrides, reading.items);
     (services.revision, shown)
@@ -443,7 +596,8 @@ async fn good_input_at_every_limit_is_taken() {
     assert_eq!(answer.instances.len(), 10_000);
     let addresses = ["[::1]:80", "host.example:80", "unix:/run/a.sock", "127.0.0.1:65535"];
     let all = addresses.map(|address| v1::Instance { address: address.into(), ..Default::default() });
-    let answer = client.register(register(3, "addresses", all.to_vec())).await.expect("all forms").into_inner();
+    let answer =
+        client.register(register(3, "addresses", all.to_vec())).await.expect("all forms").into_inner();
     let ids: Vec<_> = answer.instances.iter().map(|named| named.id.as_str()).collect();
     assert_eq!(ids, addresses, "the address is the id by default");
 }
@@ -453,8 +607,9 @@ async fn a_request_beyond_what_is_read_at_all_changes_nothing() {
     let server = server_setup!().start().await;
     let client = server.client().await;
     let before = state(&client).await;
-    let huge = (0..3_000).map(|number| {
-        v1::Instance { tags: [("k".into(), "v".repeat(4_000))].into(), ..instance(&format!("i{number}")) }
+    let huge = (0..3_000).map(|number| v1::Instance {
+        tags: [("k".into(), "v".repeat(4_000))].into(),
+        ..instance(&format!("i{number}"))
     });
     let refused = client.clone().register(register(1, SERVICE, huge.collect())).await.expect_err("12 MiB");
     assert_eq!(refused.code(), Code::OutOfRange, "{refused:?}");
@@ -495,20 +650,72 @@ async fn a_refused_view_says_why_and_the_stream_goes_on() {
     let unimplemented = Code::Unimplemented;
     for (what, request, view, code, reason, field, says) in [
         ("no request", v1::SubscribeRequest::default(), 0, INVALID, "INVALID_FIELD", "request", "required"),
-        ("no watch", asked(Asked::Subscribe(v1::SubscribeView { view_id: 3, watch: None })), 3, INVALID,
-            "INVALID_FIELD", "subscribe.watch", "required"),
-        ("no key", requests::subscribe(4, v1::WatchRequest::default()), 4, INVALID, "INVALID_FIELD",
-            "subscribe.watch.key", "required"),
-        ("65 tags", requests::subscribe(5, v1::WatchRequest { selector: Some(selecting), ..requests::watch(SERVICE) }),
-            5, INVALID, "INVALID_FIELD", "subscribe.watch.selector.tags", "64"),
-        ("a namespace", requests::subscribe(6, scoped(Scope::Namespace("n".into()))), 6, unimplemented,
-            "NOT_IMPLEMENTED", "", "WatchRequest.namespace"),
-        ("everything", requests::subscribe(7, scoped(Scope::Everything(v1::Everything {}))), 7, unimplemented,
-            "NOT_IMPLEMENTED", "", "WatchRequest.everything"),
-        ("an ack", asked(Asked::Ack(v1::Ack::default())), 0, unimplemented, "NOT_IMPLEMENTED", "",
-            "SubscribeRequest.ack"),
-        ("a nameless client", asked(Asked::Hello(v1::Hello::default())), 0, INVALID, "INVALID_FIELD",
-            "hello.client_id", "required"),
+        (
+            "no watch",
+            asked(Asked::Subscribe(v1::SubscribeView { view_id: 3, watch: None })),
+            3,
+            INVALID,
+            "INVALID_FIELD",
+            "subscribe.watch",
+            "required",
+        ),
+        (
+            "no key",
+            requests::subscribe(4, v1::WatchRequest::default()),
+            4,
+            INVALID,
+            "INVALID_FIELD",
+            "subscribe.watch.key",
+            "required",
+        ),
+        (
+            "65 tags",
+            requests::subscribe(
+                5,
+                v1::WatchRequest { selector: Some(selecting), ..requests::watch(SERVICE) },
+            ),
+            5,
+            INVALID,
+            "INVALID_FIELD",
+            "subscribe.watch.selector.tags",
+            "64",
+        ),
+        (
+            "a namespace",
+            requests::subscribe(6, scoped(Scope::Namespace("n".into()))),
+            6,
+            unimplemented,
+            "NOT_IMPLEMENTED",
+            "",
+            "WatchRequest.namespace",
+        ),
+        (
+            "everything",
+            requests::subscribe(7, scoped(Scope::Everything(v1::Everything {}))),
+            7,
+            unimplemented,
+            "NOT_IMPLEMENTED",
+            "",
+            "WatchRequest.everything",
+        ),
+        (
+            "an ack",
+            asked(Asked::Ack(v1::Ack::default())),
+            0,
+            unimplemented,
+            "NOT_IMPLEMENTED",
+            "",
+            "SubscribeRequest.ack",
+        ),
+        (
+            "a nameless client",
+            asked(Asked::Hello(v1::Hello::default())),
+            0,
+            INVALID,
+            "INVALID_FIELD",
+            "hello.client_id",
+            "required",
+        ),
     ] {
         stream.ask(request).await;
         let (id, error) = stream.refusal().await;
@@ -536,7 +743,10 @@ async fn views_streams_and_selectors_are_bounded() {
     }
     stream.ask(requests::subscribe(65, selecting(65))).await;
     let (view, error) = stream.refusal().await;
-    assert_eq!((view, Code::from(error.code), error.reason.as_str()), (65, Code::ResourceExhausted, "TOO_MANY_VIEWS"));
+    assert_eq!(
+        (view, Code::from(error.code), error.reason.as_str()),
+        (65, Code::ResourceExhausted, "TOO_MANY_VIEWS")
+    );
     assert!(error.message.contains("64"), "{}", error.message);
     stream.ask(requests::subscribe(66, selecting(64))).await;
     stream.change(66).await;
@@ -551,7 +761,10 @@ async fn views_streams_and_selectors_are_bounded() {
     }
     many.ask(requests::subscribe(10_001, requests::watch("one-more"))).await;
     let (view, error) = many.refusal().await;
-    assert_eq!((view, error.field.as_str(), error.reason.as_str()), (10_001, "subscribe.view_id", "INVALID_FIELD"));
+    assert_eq!(
+        (view, error.field.as_str(), error.reason.as_str()),
+        (10_001, "subscribe.view_id", "INVALID_FIELD")
+    );
     assert!(error.message.contains("10000"), "{}", error.message);
 
     // As many streams as was set.
@@ -560,7 +773,10 @@ async fn views_streams_and_selectors_are_bounded() {
         client.clone().watch(requests::watch(SERVICE)).await.expect_err("the fourth"),
         Stream::open(&client).await.expect_err("the fourth"),
     ] {
-        assert_eq!((refused.code(), requests::reason(&refused).as_str()), (Code::ResourceExhausted, "TOO_MANY_STREAMS"));
+        assert_eq!(
+            (refused.code(), requests::reason(&refused).as_str()),
+            (Code::ResourceExhausted, "TOO_MANY_STREAMS")
+        );
         assert!(refused.message().contains('3') && refused.get_error_details().retry_info().is_some());
     }
     drop(third);

@@ -147,7 +147,8 @@ async fn connect(server: &Server) -> (Vec<Client>, Vec<Client>) {
         wide.push(server.client().await);
     }
     for _ in 0..10 {
-        let endpoint = server.endpoint().initial_stream_window_size(65_535).initial_connection_window_size(65_535);
+        let endpoint =
+            server.endpoint().initial_stream_window_size(65_535).initial_connection_window_size(65_535);
         let channel = endpoint.connect().await.expect("the server takes connections");
         narrow.push(RegistryClient::new(channel).max_decoding_message_size(MAX_MESSAGE));
     }

@@ -75,7 +75,9 @@ async fn a_watch_starts_with_a_snapshot_and_resumes_with_what_it_missed() {
             change(&client, SERVICE, number).await;
         }
         let removed = remove(&client, SERVICE, "changing").await;
-        let last = put(&client, 2, SERVICE, vec![v1::Instance { weight: Some(removed as u32), ..instance("a") }]).await;
+        let last =
+            put(&client, 2, SERVICE, vec![v1::Instance { weight: Some(removed as u32), ..instance("a") }])
+                .await;
         watcher.open(&client).await.expect("a watch");
         watcher.settle().await;
         assert_eq!(watcher.reset_reason(), None, "W5: it resumed by a delta");
@@ -201,7 +203,10 @@ async fn a_watcher_that_is_ahead_waits_and_is_never_shown_older_data() {
     let refused = refused.expect_err("nothing is there yet");
     assert_eq!((refused.code(), requests::reason(&refused).as_str()), (Code::Unavailable, "REPLICA_BEHIND"));
     assert!(refused.get_error_details().retry_info().is_some());
-    assert_eq!((view, Code::from(error.code), error.reason.as_str()), (1, Code::Unavailable, "REPLICA_BEHIND"));
+    assert_eq!(
+        (view, Code::from(error.code), error.reason.as_str()),
+        (1, Code::Unavailable, "REPLICA_BEHIND")
+    );
     assert!(error.retry_after.is_some());
 
     // A little ahead: opened as soon as the server is there, and the bookmark waits for it.
@@ -259,11 +264,14 @@ async fn selectors_show_what_enters_and_leaves_the_selection() {
         ("zone", v1::Selector { zone: "a".into(), ..Default::default() }),
         ("tag", v1::Selector { tags: [("canary".into(), "true".into())].into(), ..Default::default() }),
         ("status", v1::Selector { statuses: vec![1, 2], ..Default::default() }),
-        ("all of it", v1::Selector {
-            zone: "a".into(),
-            tags: [("canary".into(), "true".into())].into(),
-            statuses: vec![1],
-        }),
+        (
+            "all of it",
+            v1::Selector {
+                zone: "a".into(),
+                tags: [("canary".into(), "true".into())].into(),
+                statuses: vec![1],
+            },
+        ),
     ];
     let mut watchers: Vec<_> = selectors
         .iter()
@@ -329,7 +337,8 @@ async fn a_service_that_nobody_registered_is_told_from_one_that_is_empty() {
     remove(&client, SERVICE, "changing").await;
     let removed = stream.change(1).await;
     assert!(removed.exists && removed.removed.len() == 1 && removed.service_instances == 0);
-    let read = client.clone().discover(requests::discover(SERVICE)).await.expect("a page").into_inner().change;
+    let read =
+        client.clone().discover(requests::discover(SERVICE)).await.expect("a page").into_inner().change;
     assert!(read.is_some_and(|change| change.exists && change.all.is_empty()));
 }
 
@@ -393,7 +402,8 @@ async fn bookmarks_answers_and_readings_are_true_while_many_write() {
                 if turn % 5 == 0 {
                     // D2 for watches: one that starts now shows what was answered before, by its first bookmark.
                     let over = OVERS[turn / 5 % 2];
-                    let mut watcher = Watcher::of(&format!("{number} in turn {turn}"), SERVICE, over, &recorder);
+                    let mut watcher =
+                        Watcher::of(&format!("{number} in turn {turn}"), SERVICE, over, &recorder);
                     watcher.open(&client).await.expect("a watch");
                     watcher.settle().await;
                     assert!(watcher.view().cursor >= answered, "D2 read your writes: a watch from before");
@@ -441,11 +451,8 @@ async fn what_is_older_never_removes_or_changes_what_is_newer() {
     let by_incarnation = v1::DeregisterRequest { instances: vec![named.clone()], ..Default::default() };
     expect(client.deregister(by_incarnation).await.map(drop), "INCARNATION_MISMATCH");
     let named = v1::InstanceRef { create_revision: 0, ..named };
-    let by_lease = v1::DeregisterRequest {
-        lease_id: requests::lease(1),
-        instances: vec![named],
-        ..Default::default()
-    };
+    let by_lease =
+        v1::DeregisterRequest { lease_id: requests::lease(1), instances: vec![named], ..Default::default() };
     expect(client.deregister(by_lease).await.map(drop), "LEASE_MISMATCH");
     let whole_lease = v1::DeregisterRequest { lease_id: requests::lease(1), ..Default::default() };
     assert_eq!(client.deregister(whole_lease).await.expect("it carries nothing").into_inner().removed, 0);

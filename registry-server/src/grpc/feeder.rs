@@ -47,7 +47,15 @@ pub(super) struct Feeder {
 impl Feeder {
     pub(super) fn new(hub: Hub) -> Self {
         let timer = Box::pin(sleep(BOOKMARK_INTERVAL));
-        Self { hub, signal: Signal::new(), views: HashMap::new(), timer, owed: false, sent: 0, catching_up: None }
+        Self {
+            hub,
+            signal: Signal::new(),
+            views: HashMap::new(),
+            timer,
+            owed: false,
+            sent: 0,
+            catching_up: None,
+        }
     }
 
     /// Adds a view, in place of one of the same id. A bookmark follows its initial state.
