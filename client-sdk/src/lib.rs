@@ -15,6 +15,11 @@
 //! A change flows one way: `client → watch → view → discover → balance → channel`.
 
 pub mod balance;
+pub mod channel;
+pub mod client;
 pub mod discover;
 pub mod model;
+pub mod registration;
 pub mod runtime;
+pub mod view;
+pub mod watch;

@@ -3,6 +3,24 @@
 //! Two faces over one machinery: [`LoadBalance`], which anyone can implement, and [`Policy`] / [`Picker`] / [`Pick`] for
 //! whoever wants speed. Keeps C2: an instance that is gone, draining, down or of weight 0 gets no new request.
 
+mod balancer;
+mod cache;
+mod candidates;
+mod driver;
+mod eligible;
+mod entry;
+mod random;
+mod round_robin;
+mod weighted_random;
+
+pub use balancer::{Balancer, BalancerBuilder, Handle};
+pub use cache::Cached;
+pub use candidates::Candidates;
+pub use driver::{Addresses, Balanced, Driver};
+pub use eligible::{Eligible, Refused};
+pub use round_robin::{RoundRobin, RoundRobinPicker};
+pub use weighted_random::{WeightedRandom, WeightedRandomPicker};
+
 use std::{future::Future, sync::Arc};
 
 use crate::{

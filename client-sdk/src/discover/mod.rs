@@ -3,6 +3,16 @@
 //! Owns the [`Discover`] trait and its implementations. Anyone can implement it (as `async fn`) and have it work with
 //! every balancer, layer and channel of this crate.
 
+mod cache_file;
+mod follow;
+mod registry;
+mod static_discover;
+pub(crate) mod track;
+
+pub use follow::{Followed, follow};
+pub use registry::{RegistryDiscover, RegistryDiscoverBuilder, RegistryDiscoverError};
+pub use static_discover::{StaticDiscover, WeightedStaticDiscover};
+
 use std::{error::Error, future::Future, hash::Hash, sync::Arc};
 
 use crate::model::{Change, Endpoint, Instance, InstanceList};

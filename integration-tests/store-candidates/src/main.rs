@@ -226,7 +226,7 @@ fn registration(n: usize) -> Record {
 fn removal(ids: &[usize]) -> Record {
     let removed = ids.iter().map(|n| {
         let (key, id) = key(*n);
-        Event::Removed { key, id, loss: Loss::Expired }
+        Event::Removed { key, id, loss: Some(Loss::Expired) }
     });
     Record { wall: 1_700_000_000_000, cause: Cause::Expire, actor: "".into(), events: removed.collect() }
 }

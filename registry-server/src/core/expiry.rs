@@ -37,7 +37,7 @@ impl Core {
         for event in &proposal.record.events {
             match event {
                 Event::Removed { key, .. } if proposal.record.cause == Cause::Expire => {
-                    self.guard.refund(key)
+                    self.guard.refund(key);
                 }
                 Event::Removed { key, id, .. } => self.holds.put_back(&(key.clone(), id.clone())),
                 Event::OverrideCleared { key, id } => self.overrides.put_back(&(key.clone(), id.clone())),

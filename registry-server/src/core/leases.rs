@@ -16,9 +16,9 @@
 //! The queue keeps one entry a lease, at or before its deadline; an entry that turns out to be too early is moved when
 //! it comes to the front. Deadlines are kept minus the total of all stalls, so a stall moves all of them at once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::LeaseId;
+use super::{FixedMap, LeaseId};
 
 /// How far ahead of now outdated queue entries are corrected, in ms: bounds both how often the loop wakes for a lease
 /// that was renewed long ago (ten times a second) and how many entries one wake-up corrects.
@@ -27,7 +27,7 @@ const LOOKAHEAD: u64 = 100;
 /// Deadlines of leases, in mono ms.
 #[derive(Clone, Debug, Default)]
 pub struct LeaseClock {
-    entries: BTreeMap<LeaseId, Entry>,
+    entries: FixedMap<LeaseId, Entry>,
     /// (a moment at or before the deadline, lease), for every running lease.
     queue: BTreeSet<(u64, LeaseId)>,
     /// The total of all stalls: what is kept is a real moment minus this.

@@ -14,7 +14,7 @@
 //! | file | what it owns | promises |
 //! |---|---|---|
 //! | `types` | the words | |
-//! | `state` | the durable state, and how events change it | D3, L4, W5's memory |
+//! | `state`, `state::evolve` | the durable state, and how events change it | D3, L4, W5's memory |
 //! | `decide` | what a command would do | D3, L3 |
 //! | `expiry` | what time alone brings about | L2, L5 |
 //! | `leases`, `timers` | when something is due; volatile | L1, L2 |
@@ -37,7 +37,10 @@ pub mod view;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::{BuildHasherDefault, DefaultHasher},
+};
 
 use decide::Draft;
 pub use decide::decide;
@@ -48,6 +51,10 @@ pub use state::{Service, State};
 use timers::Timers;
 pub use types::*;
 pub use view::Selector;
+
+/// A map for what is looked up far more often than listed. The hash is fixed, so that the same history gives the same
+/// state down to the order of iteration.
+type FixedMap<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
 
 /// The state, and the volatile things beside it.
 #[derive(Clone, Debug)]
@@ -269,11 +276,10 @@ impl Core {
     /// A record concerned a lease without renewing it.
     fn follow_lease(&mut self, now: Now, id: &LeaseId, cause: Cause) {
         let Some(lease) = self.state.lease(id) else { return self.leases.remove(id) };
-        if self.state.is_dormant(id) {
-            if matches!(cause, Cause::Expire | Cause::HoldExpire) && self.leases.in_flight(id) {
-                self.leases.suspend(id, lease.ttl);
-            }
-        } else if self.leases.deadline(id).is_none() {
+        let dormant = self.state.is_dormant(id);
+        if dormant && cause == Cause::Expire {
+            self.leases.suspend(id, lease.ttl);
+        } else if !dormant && self.leases.deadline(id).is_none() {
             // The last held one went, and the lease has losses to tell: its registrant has a TTL to come and ask.
             self.touch(now, id);
         } else if cause == Cause::HoldExpire {

@@ -12,6 +12,8 @@
 //! - An event that cannot be (an instance under no lease) changes nothing: an instance that nobody keeps alive would
 //!   never leave.
 
+mod evolve;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
@@ -19,8 +21,8 @@ use std::{
 };
 
 use super::{
-    Base, Committed, Event, Held, Instance, InstanceId, ItemChange, Lease, LeaseId, Loss, Override,
-    Registrant, Revision, ServiceChange, ServiceKey, Settings, Spec, view::digest_of,
+    Base, Committed, FixedMap, Instance, InstanceId, Lease, LeaseId, Override, Revision, ServiceChange,
+    ServiceKey, Settings,
 };
 
 /// A service that has instances, or had some not long ago.
@@ -64,16 +66,16 @@ pub struct State {
     revision: Revision,
     forgotten_through: Revision,
     services: BTreeMap<ServiceKey, Service>,
-    leases: BTreeMap<LeaseId, Lease>,
+    leases: FixedMap<LeaseId, Lease>,
     overrides: BTreeMap<(ServiceKey, InstanceId), Arc<Override>>,
     /// How many services without instances are remembered.
     remembered: usize,
     /// Services without instances, the one empty for longest first. Follows from `services`.
     empty: BTreeSet<(Revision, ServiceKey)>,
     /// The leases of each registrant, the highest generation last. Follows from `leases`.
-    registrants: BTreeMap<Arc<str>, BTreeSet<(u64, LeaseId)>>,
+    registrants: FixedMap<Arc<str>, BTreeSet<(u64, LeaseId)>>,
     /// How many instances of a lease are held, where any is. Follows from `services`.
-    held: BTreeMap<LeaseId, usize>,
+    held: FixedMap<LeaseId, usize>,
     /// How many instances there are. Follows from `services`.
     instances: usize,
 }
@@ -95,12 +97,12 @@ impl State {
             revision: base.revision,
             forgotten_through: base.forgotten_through,
             services: BTreeMap::new(),
-            leases: BTreeMap::new(),
+            leases: FixedMap::default(),
             overrides: BTreeMap::new(),
             remembered: Settings::default().remembered_services,
             empty: BTreeSet::new(),
-            registrants: BTreeMap::new(),
-            held: BTreeMap::new(),
+            registrants: FixedMap::default(),
+            held: FixedMap::default(),
             instances: 0,
         };
         for (key, id, over) in base.overrides {
@@ -120,7 +122,7 @@ impl State {
             if state.leases.contains_key(&instance.lease) {
                 let id = instance.id.clone();
                 instance.over = state.overrides.get(&(key.clone(), id.clone())).cloned();
-                state.replace(&key, &id, Some(Arc::new(instance)), &mut before);
+                state.replace(&key, &id, Some(&Arc::new(instance)), &mut before);
             }
         }
         for (key, service) in &mut state.services {
@@ -151,6 +153,9 @@ impl State {
             let (registrant, lost) = (lease.registrant.clone(), lease.lost.clone());
             (*id, Lease { registrant, ttl: lease.ttl, instances: BTreeSet::new(), lost })
         });
+        // In an order that does not depend on the history, so that equal states have equal bases.
+        let mut leases: Vec<_> = leases.collect();
+        leases.sort_unstable_by_key(|(id, _)| *id);
         let services = self.services.iter().map(|(key, it)| (key.clone(), it.last_change, it.changed_at));
         let overrides =
             self.overrides.iter().map(|((key, id), it)| (key.clone(), id.clone(), (**it).clone()));
@@ -159,7 +164,7 @@ impl State {
             forgotten_through: self.forgotten_through,
             services: services.collect(),
             instances: instances.collect(),
-            leases: leases.collect(),
+            leases,
             overrides: overrides.collect(),
         }
     }
@@ -217,7 +222,7 @@ impl State {
         self.leases.get(id)
     }
 
-    /// The leases in the order of their ids.
+    /// The leases, in no order that means anything.
     pub fn leases(&self) -> impl Iterator<Item = (&LeaseId, &Lease)> {
         self.leases.iter()
     }
@@ -270,260 +275,5 @@ impl State {
     /// How many overrides there are.
     pub fn override_count(&self) -> usize {
         self.overrides.len()
-    }
-
-    fn apply(&mut self, event: &Event, committed: &Committed, before: &mut Before) {
-        match event {
-            Event::LeaseGranted { lease, registrant, ttl } => self.grant(*lease, registrant.clone(), *ttl),
-            Event::LeaseEnded { lease } => self.end(lease, before),
-            Event::Registered { key, id, spec, lease } => {
-                self.register(key, id, spec, *lease, committed, before);
-            }
-            Event::Removed { key, id, loss } => {
-                let Some(instance) = self.replace(key, id, None, before) else { return };
-                if let Some(loss) = loss {
-                    self.lose(&instance.lease, key, id, *loss);
-                }
-            }
-            Event::Held { key, id, held } => self.hold(key, id, Some(held.clone()), before),
-            Event::Released { key, id } => self.hold(key, id, None, before),
-            Event::OverrideSet { key, id, over } => {
-                let over = Arc::new(Override { revision: committed.revision, ..over.clone() });
-                self.overrides.insert((key.clone(), id.clone()), over.clone());
-                self.lay_over(key, id, Some(over), before);
-            }
-            Event::OverrideCleared { key, id } => {
-                self.overrides.remove(&(key.clone(), id.clone()));
-                self.lay_over(key, id, None, before);
-            }
-        }
-    }
-
-    fn grant(&mut self, id: LeaseId, registrant: Registrant, ttl: u64) {
-        self.registrants.entry(registrant.uid.clone()).or_default().insert((registrant.generation, id));
-        let Some(lease) = self.leases.get_mut(&id) else {
-            let lease = Lease { registrant, ttl, instances: BTreeSet::new(), lost: BTreeMap::new() };
-            self.leases.insert(id, lease);
-            return;
-        };
-        let old_ttl = std::mem::replace(&mut lease.ttl, ttl);
-        let old = std::mem::replace(&mut lease.registrant, registrant);
-        if old != lease.registrant {
-            forget_registrant(&mut self.registrants, &old, id);
-        }
-        if old_ttl != ttl {
-            for (key, _) in &lease.instances {
-                if let Some(service) = self.services.get_mut(key) {
-                    service.uncount_ttl(old_ttl);
-                    service.count_ttl(ttl);
-                }
-            }
-        }
-    }
-
-    fn end(&mut self, id: &LeaseId, before: &mut Before) {
-        let left = self.leases.get(id).map(|lease| lease.instances.clone()).unwrap_or_default();
-        for (key, instance) in left {
-            self.replace(&key, &instance, None, before);
-        }
-        if let Some(lease) = self.leases.remove(id) {
-            forget_registrant(&mut self.registrants, &lease.registrant, *id);
-        }
-    }
-
-    fn register(
-        &mut self,
-        key: &ServiceKey,
-        id: &InstanceId,
-        spec: &Arc<Spec>,
-        lease: LeaseId,
-        committed: &Committed,
-        before: &mut Before,
-    ) {
-        let name = (key.clone(), id.clone());
-        let Some(carrier) = self.leases.get_mut(&lease) else { return };
-        carrier.lost.remove(&name);
-        let old = self.instance(key, id).cloned();
-        let same_incarnation = old.as_ref().filter(|old| old.lease == lease);
-        let next = Instance {
-            id: id.clone(),
-            spec: spec.clone(),
-            lease,
-            create_revision: same_incarnation.map_or(committed.revision, |old| old.create_revision),
-            registered_at: same_incarnation.map_or(committed.record.wall, |old| old.registered_at),
-            // Both are stamped when the record's net effect is known.
-            mod_revision: 0,
-            changed_at: 0,
-            held: None,
-            over: self.overrides.get(&name).cloned(),
-        };
-        self.replace(key, id, Some(Arc::new(next)), before);
-        if let Some(old) = old.filter(|old| old.lease != lease) {
-            self.lose(&old.lease, key, id, Loss::TakenOver);
-        }
-    }
-
-    fn hold(&mut self, key: &ServiceKey, id: &InstanceId, held: Option<Held>, before: &mut Before) {
-        if let Some(instance) = self.instance(key, id) {
-            let next = Instance { held, ..(**instance).clone() };
-            self.replace(key, id, Some(Arc::new(next)), before);
-        }
-    }
-
-    fn lay_over(
-        &mut self,
-        key: &ServiceKey,
-        id: &InstanceId,
-        over: Option<Arc<Override>>,
-        before: &mut Before,
-    ) {
-        if let Some(instance) = self.instance(key, id) {
-            let next = Instance { over, ..(**instance).clone() };
-            self.replace(key, id, Some(Arc::new(next)), before);
-        }
-    }
-
-    fn lose(&mut self, lease: &LeaseId, key: &ServiceKey, id: &InstanceId, loss: Loss) {
-        if let Some(lease) = self.leases.get_mut(lease) {
-            lease.lost.insert((key.clone(), id.clone()), loss);
-        }
-    }
-
-    /// Puts `next` in an instance's place and keeps everything that follows from it, save the service's digest.
-    /// Returns what was there.
-    fn replace(
-        &mut self,
-        key: &ServiceKey,
-        id: &InstanceId,
-        next: Option<Arc<Instance>>,
-        before: &mut Before,
-    ) -> Option<Arc<Instance>> {
-        let old = self.instance(key, id).cloned();
-        if old.is_none() && next.is_none() {
-            return None;
-        }
-        let service = self.services.entry(key.clone()).or_default();
-        let name = (key.clone(), id.clone());
-        if let Some(old) = &old {
-            self.instances -= 1;
-            if old.held.is_some() {
-                uncount(&mut self.held, &old.lease);
-            }
-            if let Some(lease) = self.leases.get_mut(&old.lease) {
-                service.uncount_ttl(lease.ttl);
-                if next.as_ref().is_none_or(|next| next.lease != old.lease) {
-                    lease.instances.remove(&name);
-                }
-            }
-        }
-        if let Some(next) = &next {
-            self.instances += 1;
-            if next.held.is_some() {
-                *self.held.entry(next.lease).or_default() += 1;
-            }
-            if let Some(lease) = self.leases.get_mut(&next.lease) {
-                service.count_ttl(lease.ttl);
-                if old.as_ref().is_none_or(|old| next.lease != old.lease) {
-                    lease.instances.insert(name);
-                }
-            }
-        }
-        match next {
-            Some(next) => service.instances.insert(id.clone(), next),
-            None => service.instances.remove(id),
-        };
-        if !before.get(key).is_some_and(|items| items.contains_key(id)) {
-            before.entry(key.clone()).or_default().insert(id.clone(), old.clone());
-        }
-        old
-    }
-
-    /// The net effect of a record on one service: stamps what changed, undoes the stamps of what did not.
-    fn conclude(
-        &mut self,
-        key: ServiceKey,
-        touched: BTreeMap<InstanceId, Option<Arc<Instance>>>,
-        committed: &Committed,
-    ) -> Option<ServiceChange> {
-        let service = self.services.get_mut(&key)?;
-        let was_empty = (service.last_change, key.clone());
-        let mut items = Vec::with_capacity(touched.len());
-        for (id, before) in touched {
-            let after = service.instances.get_mut(&id);
-            match (&before, after) {
-                (None, None) => continue,
-                (Some(before), Some(after)) if same(before, after) => {
-                    *after = before.clone();
-                    continue;
-                }
-                (_, Some(after)) => {
-                    let stamped = Arc::make_mut(after);
-                    stamped.mod_revision = committed.revision;
-                    stamped.changed_at = committed.record.wall;
-                    service.digest = service.digest.wrapping_add(digest_of(stamped));
-                }
-                (Some(_), None) => {}
-            }
-            if let Some(before) = &before {
-                service.digest = service.digest.wrapping_sub(digest_of(before));
-            }
-            let after = service.instances.get(&id).cloned();
-            items.push(ItemChange { id, before, after });
-        }
-        if items.is_empty() {
-            if service.last_change == 0 {
-                self.services.remove(&key);
-            }
-            return None;
-        }
-        let previous = if service.last_change == 0 { self.forgotten_through } else { service.last_change };
-        service.last_change = committed.revision;
-        service.changed_at = committed.record.wall;
-        let instances = service.instances.len();
-        self.empty.remove(&was_empty);
-        if instances == 0 {
-            self.empty.insert((committed.revision, key.clone()));
-        }
-        Some(ServiceChange {
-            key,
-            revision: committed.revision,
-            previous,
-            wall: committed.record.wall,
-            cause: committed.record.cause,
-            actor: committed.record.actor.clone(),
-            items,
-            instances,
-        })
-    }
-}
-
-/// Whether two stages of an instance look the same to everyone.
-fn same(before: &Instance, after: &Instance) -> bool {
-    before.create_revision == after.create_revision
-        && before.lease == after.lease
-        && before.held == after.held
-        && before.over == after.over
-        && before.spec == after.spec
-}
-
-fn uncount(counts: &mut BTreeMap<LeaseId, usize>, lease: &LeaseId) {
-    if let Some(count) = counts.get_mut(lease) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(lease);
-        }
-    }
-}
-
-fn forget_registrant(
-    registrants: &mut BTreeMap<Arc<str>, BTreeSet<(u64, LeaseId)>>,
-    registrant: &Registrant,
-    lease: LeaseId,
-) {
-    if let Some(leases) = registrants.get_mut(&registrant.uid) {
-        leases.remove(&(registrant.generation, lease));
-        if leases.is_empty() {
-            registrants.remove(&registrant.uid);
-        }
     }
 }

@@ -92,7 +92,7 @@ impl Feeder {
             let head = self.hub.head();
             while let Some(view_id) = self.signal.take() {
                 let Some(cursor) = self.views.get_mut(&view_id) else { continue };
-                if let Some(step) = cursor.next() {
+                if let Some(step) = cursor.next_step() {
                     self.sent = self.sent.max(cursor.revision());
                     return Poll::Ready(Fed::Step(view_id, step));
                 }

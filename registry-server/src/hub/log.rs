@@ -75,6 +75,11 @@ impl RecentLog {
         self.entries.push_back((feed, logged));
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     pub(super) fn trim(&mut self, now_wall: u64) {
         // A wall clock that was set back does not make entries younger.
         self.newest_wall = self.newest_wall.max(now_wall);

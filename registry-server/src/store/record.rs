@@ -31,7 +31,9 @@ pub(super) enum DecodeError {
 pub(super) struct Group {
     /// The last revision before the group.
     pub(super) previous: Revision,
-    /// Empty in the mark that is left when a store is closed in order.
+    /// The last revision of the group, or `previous`.
+    pub(super) last: Revision,
+    /// Empty too in the mark that is left when a store is closed in order.
     pub(super) records: Vec<Committed>,
 }
 
@@ -68,7 +70,8 @@ impl Counts {
     }
 }
 
-/// Gives equal strings one allocation, so that a loaded state holds one copy of its keys, tags and zones.
+/// Gives equal strings one allocation, so that a loaded state holds one copy of its keys, tags and zones. Not for ids,
+/// which differ.
 #[derive(Debug, Default)]
 pub(super) struct Interner(HashSet<Arc<str>>);
 
@@ -92,14 +95,24 @@ pub(super) fn encode_group(out: &mut Vec<u8>, previous: Revision, records: &[Rec
         actor: record.actor.to_string(),
         events: record.events.iter().map(event_to_wire).collect(),
     });
-    let group = wire::Group { previous, records: records.collect() };
+    let records: Vec<_> = records.collect();
+    let last = previous + records.len() as Revision;
+    let group = wire::Group { previous, records, last };
     group.encode(out).expect("a vector takes any message");
 }
 
-/// Reads a group.
-pub(super) fn decode_group(payload: &[u8], strings: &mut Interner) -> Result<Group, DecodeError> {
-    let group = wire::Group::decode(payload)
-        .map_err(|error| malformed(format!("a group does not decode: {error}")))?;
+/// Reads a group; its records only if one of them is after `wanted`.
+pub(super) fn decode_group(
+    payload: &[u8],
+    wanted: Revision,
+    strings: &mut Interner,
+) -> Result<Group, DecodeError> {
+    let failed = |error| malformed(format!("a group does not decode: {error}"));
+    let head = wire::GroupHead::decode(payload).map_err(failed)?;
+    if head.previous < head.last && head.last <= wanted {
+        return Ok(Group { previous: head.previous, last: head.last, records: Vec::new() });
+    }
+    let group = wire::Group::decode(payload).map_err(failed)?;
     let mut last = group.previous;
     let mut records = Vec::with_capacity(group.records.len());
     for record in group.records {
@@ -107,21 +120,21 @@ pub(super) fn decode_group(payload: &[u8], strings: &mut Interner) -> Result<Gro
             return Err(malformed(format!("revision {} follows revision {last}", record.revision)));
         }
         last = record.revision;
+        let events = record.events.into_iter().map(|event| event_from_wire(event, strings));
         records.push(Committed {
             revision: record.revision,
             record: Record {
                 wall: record.wall,
                 cause: cause(record.cause)?,
-                actor: strings.get(&record.actor),
-                events: record
-                    .events
-                    .into_iter()
-                    .map(|event| event_from_wire(event, strings))
-                    .collect::<Result<_, _>>()?,
+                actor: record.actor.into(),
+                events: events.collect::<Result<_, _>>()?,
             },
         });
     }
-    Ok(Group { previous: group.previous, records })
+    if last != group.last {
+        return Err(malformed(format!("a group ends at revision {last} and says {}", group.last)));
+    }
+    Ok(Group { previous: group.previous, last, records })
 }
 
 /// How many things one frame of a base carries at most.
@@ -195,7 +208,7 @@ pub(super) fn decode_part(
         });
         let lost = lost.collect::<Result<_, _>>()?;
         let kept = Lease {
-            registrant: registrant(lease.registrant, strings)?,
+            registrant: registrant(lease.registrant)?,
             ttl: lease.ttl,
             instances: std::collections::BTreeSet::new(),
             lost,
@@ -259,7 +272,7 @@ fn event_from_wire(event: wire::Event, strings: &mut Interner) -> Result<Event, 
     Ok(match kind {
         Kind::LeaseGranted(lease) => Event::LeaseGranted {
             lease: lease_id(&lease.id)?,
-            registrant: registrant(lease.registrant, strings)?,
+            registrant: registrant(lease.registrant)?,
             ttl: lease.ttl,
         },
         Kind::LeaseEnded(ended) => Event::LeaseEnded { lease: lease_id(&ended.id)? },
@@ -407,12 +420,9 @@ fn registrant_to_wire(registrant: &Registrant) -> wire::Registrant {
     wire::Registrant { uid: registrant.uid.to_string(), generation: registrant.generation }
 }
 
-fn registrant(
-    registrant: Option<wire::Registrant>,
-    strings: &mut Interner,
-) -> Result<Registrant, DecodeError> {
+fn registrant(registrant: Option<wire::Registrant>) -> Result<Registrant, DecodeError> {
     let registrant = registrant.ok_or_else(|| missing("registrant"))?;
-    Ok(Registrant { uid: strings.get(&registrant.uid), generation: registrant.generation })
+    Ok(Registrant { uid: registrant.uid.into(), generation: registrant.generation })
 }
 
 fn lease_id(bytes: &[u8]) -> Result<LeaseId, DecodeError> {

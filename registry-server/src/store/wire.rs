@@ -13,6 +13,18 @@ pub(super) struct Group {
     pub(super) previous: u64,
     #[prost(message, repeated, tag = "2")]
     pub(super) records: Vec<Record>,
+    /// The revision of the last record; `previous` if there is none.
+    #[prost(uint64, tag = "3")]
+    pub(super) last: u64,
+}
+
+/// A [`Group`] without its records.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct GroupHead {
+    #[prost(uint64, tag = "1")]
+    pub(super) previous: u64,
+    #[prost(uint64, tag = "3")]
+    pub(super) last: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]

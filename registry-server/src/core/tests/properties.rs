@@ -186,7 +186,7 @@ impl World {
         let decided = self.sim.core.decide(now, command);
         assert_eq!(self.state(), &before, "decide changes nothing");
         let Ok(proposal) = decided else { return };
-        self.fenced(command, &proposal, &before);
+        Self::fenced(command, &proposal, &before);
         if let Command::SetOverride { key, id, set, .. } = command {
             self.operator(key, id, set.as_ref(), &proposal);
         }
@@ -225,7 +225,7 @@ impl World {
     }
 
     /// L3: nothing older removes or changes anything newer.
-    fn fenced(&self, command: &Command, proposal: &Proposal, before: &State) {
+    fn fenced(command: &Command, proposal: &Proposal, before: &State) {
         match command {
             Command::Register { lease, registrant, .. } => {
                 let generations = before.leases().filter(|(_, it)| it.registrant.uid == registrant.uid);
@@ -280,16 +280,20 @@ impl World {
                     .and_modify(|(_, base, _)| *base = base.saturating_sub(left));
             }
         }
+        self.drop_overdue_holds();
         let after = self.sim.core.state();
         self.deadlines.retain(|id, _| after.lease(id).is_some());
-        if cause == Cause::Expire {
-            self.deadlines.retain(|id, _| !after.is_dormant(id));
-        }
         for id in waited {
             if let Some(lease) = after.lease(&id).filter(|_| !after.is_dormant(&id)) {
                 self.deadlines.entry(id).or_insert(now.mono + lease.ttl);
             }
         }
+    }
+
+    /// A lease of which everything is held has nothing to lose at its deadline.
+    fn drop_overdue_holds(&mut self) {
+        let (state, now) = (self.sim.core.state(), self.sim.now.mono);
+        self.deadlines.retain(|id, deadline| *deadline > now || !state.is_dormant(id));
     }
 
     fn next_revision(&self) -> Revision {
@@ -375,7 +379,9 @@ impl World {
 
     fn propose(&mut self, max: usize) -> Option<Proposal> {
         let before = self.state().clone();
-        let proposal = self.sim.core.tick(self.sim.now, max)?;
+        let proposal = self.sim.core.tick(self.sim.now, max);
+        self.drop_overdue_holds();
+        let proposal = proposal?;
         assert_eq!(self.state(), &before, "tick changes nothing durable");
         if proposal.record.cause == Cause::Expire {
             for touched in &proposal.touches {

@@ -33,7 +33,7 @@ fn an_operators_offline_flag_overwritten_by_a_reconnecting_instance() {
     // nacos #10975
     let mut sim = Sim::new(Settings::default());
     sim.run(&register(1, registrant(1, 1), &[(0, 1)])).unwrap();
-    sim.run(&override_with(0, 1, down())).unwrap();
+    sim.run(&override_with(0, 1, Some(down()))).unwrap();
     let is_down = |sim: &Sim| assert_eq!(sim.at(0, 1).unwrap().status(), Status::Down);
     is_down(&sim);
     sim.run(&register_with(1, registrant(1, 1), 1_000, [(0, 1, 5)])).unwrap();

@@ -167,8 +167,8 @@ fn a_changed_ttl_counts_from_its_commit() {
 #[test]
 fn an_override_of_an_unregistered_instance_creates_no_service() {
     let mut sim = Sim::new(Settings::default());
-    sim.run(&override_with(0, 1, down())).unwrap();
-    assert_eq!(sim.run(&override_with(0, 1, down())), Ok(vec![]));
+    sim.run(&override_with(0, 1, Some(down()))).unwrap();
+    assert_eq!(sim.run(&override_with(0, 1, Some(down()))), Ok(vec![]));
     assert_eq!((sim.core.state().service(&key(0)), sim.changes.len()), (None, 0));
     sim.run(&register(1, registrant(1, 1), &[(0, 1)])).unwrap();
     let over = sim.at(0, 1).unwrap();
@@ -178,10 +178,10 @@ fn an_override_of_an_unregistered_instance_creates_no_service() {
 #[test]
 fn overrides_are_bounded() {
     let mut sim = Sim::new(Settings { max_overrides: 1, ..Settings::default() });
-    sim.run(&override_with(0, 1, down())).unwrap();
-    assert_eq!(sim.run(&override_with(0, 2, down())), Err(Rejection::TooManyOverrides { limit: 1 }));
+    sim.run(&override_with(0, 1, Some(down()))).unwrap();
+    assert_eq!(sim.run(&override_with(0, 2, Some(down()))), Err(Rejection::TooManyOverrides { limit: 1 }));
     sim.run(&override_with(0, 1, None)).unwrap();
-    sim.run(&override_with(0, 2, down())).unwrap();
+    sim.run(&override_with(0, 2, Some(down()))).unwrap();
 }
 
 #[test]

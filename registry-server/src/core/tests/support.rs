@@ -163,8 +163,8 @@ pub(super) fn override_with(service: u8, name: u8, set: Option<OverrideSpec>) ->
     Command::SetOverride { key: key(service), id: id(name), set, actor: "operator".into(), reason: "".into() }
 }
 
-pub(super) fn down() -> Option<OverrideSpec> {
-    Some(OverrideSpec { weight: None, status: Some(Status::Down), expires_in: None })
+pub(super) fn down() -> OverrideSpec {
+    OverrideSpec { weight: None, status: Some(Status::Down), expires_in: None }
 }
 
 pub(super) fn resolve(service: u8, names: &[u8], evict: bool) -> Command {

@@ -148,7 +148,7 @@ impl Worker {
             base = read_base(disk, folded, &mut strings)?.0;
         }
         for &&(start, end) in &due {
-            let log = read_log(disk, start, false, &mut strings)?;
+            let log = read_log(disk, start, false, folded, &mut strings)?;
             if log.last != end {
                 let what = format!("it ends at revision {}, and the next log begins after {end}", log.last);
                 return Err(StoreError::Corrupt {

@@ -32,7 +32,7 @@ pub(super) struct Log {
     pub(super) start: Revision,
     /// Its last revision, or `start`.
     pub(super) last: Revision,
-    /// All its records.
+    /// Its records, those wanted.
     pub(super) records: Vec<Committed>,
     /// Where its last whole frame stands, and that frame.
     pub(super) last_frame: Option<(u64, Vec<u8>)>,
@@ -94,11 +94,13 @@ pub(super) fn create_log(
     publish(disk, &log_name(start), |file| file.write_at(0, &header.encode()))
 }
 
-/// Reads a log. A torn tail is an error unless this is the newest.
+/// Reads a log: checks all of it, and gives the groups that have records after `wanted`. A torn tail is an error unless
+/// this is the newest.
 pub(super) fn read_log(
     disk: &dyn Disk,
     start: Revision,
     newest: bool,
+    wanted: Revision,
     strings: &mut Interner,
 ) -> Result<Log, StoreError> {
     let name = log_name(start);
@@ -119,18 +121,23 @@ pub(super) fn read_log(
         size: bytes.len() as u64,
         torn: None,
     };
+    let mut last_frame = None;
     let mut at = HEADER;
     loop {
         match frame::next(&bytes, at) {
             Next::Frame { payload, end } => {
-                let group = decode_group(payload, strings).map_err(|error| decode_error(&file, at, error))?;
-                if group.previous != log.last {
-                    let what = format!("a group follows revision {}, expected {}", group.previous, log.last);
+                let group =
+                    decode_group(payload, wanted, strings).map_err(|error| decode_error(&file, at, error))?;
+                if group.previous != log.last || group.last < log.last {
+                    let what = format!(
+                        "a group is of revisions after {} to {}, expected after {}",
+                        group.previous, group.last, log.last
+                    );
                     return Err(corrupt(at, what));
                 }
-                log.last = group.records.last().map_or(log.last, |committed| committed.revision);
+                log.last = group.last;
                 log.records.extend(group.records);
-                log.last_frame = Some((at as u64, bytes[at..end].to_vec()));
+                last_frame = Some(at..end);
                 at = end;
             }
             Next::End => break,
@@ -147,6 +154,7 @@ pub(super) fn read_log(
             }
         }
     }
+    log.last_frame = last_frame.map(|frame| (frame.start as u64, bytes[frame].to_vec()));
     log.end = at as u64;
     Ok(log)
 }

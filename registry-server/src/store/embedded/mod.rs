@@ -53,8 +53,8 @@ pub struct EmbeddedOptions {
     /// Bytes after which a log is sealed and folded; at least the size of the base, so that folding writes no more
     /// than twice what was appended. Default 16 MiB.
     pub segment_bytes: u64,
-    /// How many records are kept after they were folded, for [`Loaded::history`]; whole logs, so rather more. Default
-    /// 10,000.
+    /// How many records are kept after they were folded, for [`Loaded::history`]: whole groups and whole logs, so rather
+    /// more than fewer. Default 10,000.
     pub history_records: u64,
     /// How many bytes of folded logs are kept for it at most. Default 64 MiB.
     pub history_bytes: u64,
@@ -137,7 +137,7 @@ impl EmbeddedStore {
 
     /// As [`open`](Self::open), on any [`Disk`].
     pub fn open_on(disk: Arc<dyn Disk>, options: EmbeddedOptions) -> Result<Self, StoreError> {
-        let found = Found::read(disk.as_ref())?;
+        let found = Found::read(disk.as_ref(), options.history_records)?;
         let (epoch, active, loaded) = if let Some(found) = found {
             found.recover(disk.as_ref())?
         } else {
@@ -287,7 +287,7 @@ struct Found {
 
 impl Found {
     /// `None`: nothing, or nothing that ever took a record.
-    fn read(disk: &dyn Disk) -> Result<Option<Self>, StoreError> {
+    fn read(disk: &dyn Disk, history_records: u64) -> Result<Option<Self>, StoreError> {
         let listing = files::list(disk)?;
         let missing = |what: String| StoreError::Corrupt { file: disk.describe(""), offset: 0, what };
         let Some(&newest) = listing.logs.last() else {
@@ -305,11 +305,12 @@ impl Found {
             (base, epoch) = (read, Some(its));
             leftovers.extend(older.iter().map(|revision| files::base_name(*revision)));
         }
+        let wanted = base.revision.saturating_sub(history_records);
         let mut records: Vec<Committed> = Vec::new();
         let mut before: Option<(Revision, Revision)> = None;
         let mut last_log = None;
         for &start in &listing.logs {
-            let mut log = read_log(disk, start, start == newest, &mut strings)?;
+            let mut log = read_log(disk, start, start == newest, wanted, &mut strings)?;
             if *epoch.get_or_insert(log.epoch) != log.epoch {
                 let what = "it belongs to another epoch than the files before it".to_owned();
                 return Err(StoreError::Corrupt { file: disk.describe(&log_name(start)), offset: 16, what });

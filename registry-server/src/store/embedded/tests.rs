@@ -184,7 +184,7 @@ fn what_a_later_version_wrote_is_refused_and_left() {
     let mut files = disk.contents();
     let log = files.get_mut(&log_name(0)).unwrap();
     // A group of one record: revision 1, wall 1, cause 1, and one event whose only field is 99, an empty message.
-    let group = [0x12, 11, 0x08, 1, 0x10, 1, 0x18, 1, 0x2A, 3, 0x9A, 0x06, 0];
+    let group = [0x12, 11, 0x08, 1, 0x10, 1, 0x18, 1, 0x2A, 3, 0x9A, 0x06, 0, 0x18, 1];
     let at = log.len() as u64;
     frame::push(log, at, |out| out.extend_from_slice(&group)).unwrap();
     let later = FaultyDisk::with(&files);

@@ -5,7 +5,7 @@ use super::{super::samples, *};
 use crate::core::{Cause, Status};
 
 fn decode(payload: &[u8]) -> Result<Group, DecodeError> {
-    decode_group(payload, &mut Interner::default())
+    decode_group(payload, 0, &mut Interner::default())
 }
 
 proptest! {
@@ -14,7 +14,10 @@ proptest! {
         let mut payload = Vec::new();
         encode_group(&mut payload, previous, &records);
         let group = decode(&payload).unwrap();
-        prop_assert_eq!(group.previous, previous);
+        prop_assert_eq!((group.previous, group.last), (previous, previous + records.len() as u64));
+        prop_assert!(records.is_empty() || decode_group(&payload, group.last - 1, &mut Interner::default()).unwrap() == group);
+        let unwanted = decode_group(&payload, group.last, &mut Interner::default()).unwrap();
+        prop_assert_eq!((unwanted.previous, unwanted.last, unwanted.records.len()), (previous, group.last, 0));
         let revisions: Vec<_> = group.records.iter().map(|committed| committed.revision).collect();
         prop_assert_eq!(revisions, (previous + 1..).take(records.len()).collect::<Vec<_>>());
         prop_assert_eq!(group.records.into_iter().map(|committed| committed.record).collect::<Vec<_>>(), records);
@@ -53,7 +56,7 @@ proptest! {
 
 fn one_event(event: wire::Event) -> Vec<u8> {
     let record = wire::Record { revision: 1, wall: 1, cause: 1, actor: String::new(), events: vec![event] };
-    wire::Group { previous: 0, records: vec![record] }.encode_to_vec()
+    wire::Group { previous: 0, records: vec![record], last: 1 }.encode_to_vec()
 }
 
 #[test]
@@ -63,7 +66,7 @@ fn an_unknown_kind_of_event_is_refused_as_newer() {
     assert!(matches!(decode(&payload), Err(DecodeError::Newer(_))));
     let unknown_cause =
         wire::Record { revision: 1, wall: 1, cause: 77, actor: String::new(), events: vec![] };
-    let payload = wire::Group { previous: 0, records: vec![unknown_cause] }.encode_to_vec();
+    let payload = wire::Group { previous: 0, records: vec![unknown_cause], last: 1 }.encode_to_vec();
     assert_eq!(decode(&payload), Err(DecodeError::Newer("the cause number 77".to_owned())));
 }
 
@@ -140,7 +143,7 @@ fn everything() -> (Vec<Record>, Base) {
         Event::LeaseGranted { lease, registrant: registrant.clone(), ttl: 6 },
         Event::LeaseEnded { lease },
         Event::Registered { key: key.clone(), id: id.clone(), spec: spec.clone(), lease },
-        Event::Removed { key: key.clone(), id: id.clone(), loss: Loss::Expired },
+        Event::Removed { key: key.clone(), id: id.clone(), loss: Some(Loss::Expired) },
         Event::Held { key: key.clone(), id: id.clone(), held: held.clone() },
         Event::Released { key: key.clone(), id: id.clone() },
         Event::OverrideSet { key: key.clone(), id: id.clone(), over: over.clone() },
@@ -178,7 +181,7 @@ fn the_bytes_of_the_format_stay_as_they_are() {
     encode_group(&mut bytes, 41, &records);
     assert_eq!(
         (bytes.len(), xxhash_rust::xxh3::xxh3_64(&bytes)),
-        (317, 3_125_749_628_979_904_831),
+        (319, 6_170_580_674_257_253_863),
         "records that are on disks read otherwise"
     );
     bytes.clear();

@@ -1,0 +1,126 @@
+//! The addresses for one request, in the order in which to try them.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashSet},
+    sync::Arc,
+};
+
+use super::{Eligible, LoadBalanceError, PickContext, PickError, Picker, Policy, entry::Entry};
+use crate::model::{Address, Endpoint, Instance};
+
+/// First the instance that the policy picked, then the others, each once: at random by weight, held ones last. Ends when
+/// all were tried.
+///
+/// It looks at the instances anew for each retry, so an instance that left meanwhile, or takes no more requests, is not
+/// tried (C2), and one that came is.
+pub struct Candidates<P: Policy> {
+    state: State<P>,
+}
+
+enum State<P: Policy> {
+    /// The endpoint names an address: no balancing.
+    Fixed(Option<Address>),
+    First(Arc<Entry<P>>, Arc<Instance>),
+    Retry(Box<Retry<P>>),
+}
+
+struct Retry<P: Policy> {
+    entry: Arc<Entry<P>>,
+    tried: HashSet<Arc<str>>,
+    random: fastrand::Rng,
+    /// What `queue` was made from.
+    of: Option<Eligible>,
+    queue: BinaryHeap<Reverse<(u64, usize)>>,
+}
+
+impl<P: Policy> Candidates<P> {
+    pub(crate) fn fixed(address: Address) -> Self {
+        Self { state: State::Fixed(Some(address)) }
+    }
+
+    pub(crate) fn pick(entry: Arc<Entry<P>>, endpoint: &Endpoint) -> Result<Self, LoadBalanceError> {
+        let none = |reason: String| LoadBalanceError::NoInstances { endpoint: endpoint.to_string(), reason };
+        let picked = {
+            let built = entry.load();
+            let Some(built) = built.as_ref() else {
+                return Err(none("nothing is known of it yet".to_owned()));
+            };
+            let Some(picker) = &built.picker else {
+                return Err(none(built.eligible.refused().to_string()));
+            };
+            match picker.pick(&PickContext { hash_key: endpoint.hash_key }) {
+                Ok(pick) => pick.instance,
+                Err(PickError::NoInstances) => return Err(none("the policy chose none of them".to_owned())),
+                Err(error) => return Err(LoadBalanceError::Other(Arc::new(error))),
+            }
+        };
+        Ok(Self { state: State::First(entry, picked) })
+    }
+}
+
+impl<P: Policy> Iterator for Candidates<P> {
+    type Item = Address;
+
+    fn next(&mut self) -> Option<Address> {
+        match std::mem::replace(&mut self.state, State::Fixed(None)) {
+            State::Fixed(address) => address,
+            State::First(entry, picked) => {
+                let random = fastrand::Rng::with_seed(entry.retry_seed());
+                let tried = HashSet::from([Arc::clone(&picked.id)]);
+                let queue = BinaryHeap::new();
+                self.state = State::Retry(Box::new(Retry { entry, tried, random, of: None, queue }));
+                Some(picked.address.clone())
+            }
+            State::Retry(mut retry) => {
+                let next = retry.next();
+                self.state = State::Retry(retry);
+                next
+            }
+        }
+    }
+}
+
+impl<P: Policy> Retry<P> {
+    fn next(&mut self) -> Option<Address> {
+        let now = self.entry.load().as_ref().map(|built| built.eligible.clone())?;
+        if self.of.as_ref().is_none_or(|of| !of.is_same(&now)) {
+            self.queue = order(&now, &self.tried, &mut self.random);
+        }
+        let of = self.of.insert(now);
+        loop {
+            let Reverse((_, index)) = self.queue.pop()?;
+            let instance = of.get(index)?;
+            // Twice in one list, it is still tried once.
+            if self.tried.insert(Arc::clone(&instance.id)) {
+                return Some(instance.address.clone());
+            }
+        }
+    }
+}
+
+impl<P: Policy> std::fmt::Debug for Candidates<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Candidates").finish_non_exhaustive()
+    }
+}
+
+/// A random order by weight, without replacement: each draws the time of its first event at a rate of its weight, and the
+/// earliest comes first (Efraimidis and Spirakis, *Weighted random sampling with a reservoir*, 2006).
+fn order(
+    eligible: &Eligible,
+    tried: &HashSet<Arc<str>>,
+    random: &mut fastrand::Rng,
+) -> BinaryHeap<Reverse<(u64, usize)>> {
+    let mut queue = Vec::with_capacity(eligible.first().len() + eligible.last().len());
+    for (index, instance) in eligible.first().iter().chain(eligible.last().iter()).enumerate() {
+        if tried.contains(&instance.id) {
+            continue;
+        }
+        let time = -(1.0 - random.f64()).ln() / f64::from(instance.weight.max(1));
+        // Of numbers that are not negative, the bits are in the order of the numbers; the sign's bit tells the rank.
+        let held = u64::from(index >= eligible.first().len()) << 63;
+        queue.push(Reverse((time.abs().to_bits() | held, index)));
+    }
+    queue.into()
+}

@@ -1,0 +1,263 @@
+//! One key of the cache: the newest view, the picker built over it, and who waits for the first one.
+//!
+//! ```text
+//!   offer(view) ──newer?──► newest view ──build──► current (picks read it without a lock)
+//! ```
+//!
+//! The lock is held to compare and to copy two words, never while a picker is built and never across an await. Of several
+//! threads that bring views, one builds; it goes on until what it built is the newest.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::{ArcSwapOption, Guard};
+use tokio::sync::{Semaphore, watch};
+
+use super::{Eligible, PickError, Policy};
+use crate::discover::{View, track::SharedError};
+
+/// A picker and what it was built over.
+#[derive(Debug)]
+pub(crate) struct Built<P> {
+    /// `None`: nothing is eligible.
+    pub(crate) picker: Option<P>,
+    pub(crate) eligible: Eligible,
+}
+
+/// What first callers wait for.
+#[derive(Clone, Debug)]
+enum Progress {
+    Waiting,
+    Failed(SharedError),
+    Ready,
+}
+
+#[derive(Debug)]
+pub(crate) struct Entry<P: Policy> {
+    current: ArcSwapOption<Built<P::Picker>>,
+    newest: Mutex<Newest>,
+    progress: watch::Sender<Progress>,
+    /// Whose turn it is to discover: one at a time. Whoever gives up its turn, cancelled or done, lets the next one in.
+    pub(crate) turn: Semaphore,
+    flights: AtomicU64,
+    used: AtomicBool,
+    retries: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Newest {
+    view: Option<View>,
+    /// Counts accepted views.
+    stamp: u64,
+    /// The stamp of what was built last.
+    built: u64,
+    building: bool,
+    /// The view is an empty answer, which is asked again for at that time.
+    ask_again: Option<Duration>,
+    fruitless: u32,
+}
+
+/// What a flight must know of the time when it began.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Began(u64);
+
+impl<P: Policy> Entry<P> {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            current: ArcSwapOption::empty(),
+            newest: Mutex::default(),
+            progress: watch::Sender::new(Progress::Waiting),
+            turn: Semaphore::new(1),
+            flights: AtomicU64::new(0),
+            used: AtomicBool::new(true),
+            retries: AtomicU64::new(seed),
+        }
+    }
+
+    /// What picks are made on. `None` before the first view.
+    pub(crate) fn load(&self) -> Guard<Option<Arc<Built<P::Picker>>>> {
+        self.current.load()
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.current.load().is_some()
+    }
+
+    /// Takes in a view that a change brought. True: it is newer, and must be built.
+    pub(crate) fn offer(&self, view: View) -> bool {
+        let mut newest = self.newest();
+        let newer = match (&newest.view, view.version) {
+            (Some(View { version: Some(known), .. }), Some(version)) => version > *known,
+            (Some(known), None) => !Arc::ptr_eq(&known.instances, &view.instances),
+            _ => true,
+        };
+        if newer {
+            newest.accept(view);
+        }
+        newer
+    }
+
+    /// To be asked before a `discover` begins.
+    pub(crate) fn begin(&self) -> Began {
+        Began(self.newest().stamp)
+    }
+
+    /// Takes in the answer of a `discover`: a change that arrived since it began beats it, unless versions tell.
+    pub(crate) fn answer(&self, began: Began, view: View, ask_again: impl FnOnce(u32) -> Duration) -> bool {
+        let mut newest = self.newest();
+        let newer = match (&newest.view, view.version) {
+            (Some(View { version: Some(known), .. }), Some(version)) => version > *known,
+            _ => newest.stamp == began.0,
+        };
+        let empty = view.instances.is_empty() && view.version.is_none();
+        if newer {
+            newest.accept(view);
+        }
+        if newest.stamp == began.0 + u64::from(newer) && empty {
+            newest.fruitless = newest.fruitless.saturating_add(1);
+            newest.ask_again = Some(ask_again(newest.fruitless));
+        }
+        newer
+    }
+
+    /// Whether someone must discover: nothing is known, or an empty answer that it is time to doubt.
+    pub(crate) fn wants_discover(&self, now: impl FnOnce() -> Duration) -> bool {
+        match self.current.load().as_ref() {
+            None => true,
+            Some(built) if built.eligible.refused().total > 0 => false,
+            Some(_) => self.newest().ask_again.is_some_and(|at| at <= now()),
+        }
+    }
+
+    /// After a doubt was not resolved: when to ask again.
+    pub(crate) fn put_off(&self, ask_again: impl FnOnce(u32) -> Duration) {
+        let mut newest = self.newest();
+        if newest.ask_again.is_some() {
+            newest.fruitless = newest.fruitless.saturating_add(1);
+            newest.ask_again = Some(ask_again(newest.fruitless));
+        }
+    }
+
+    /// Builds until the newest view is built, unless someone else is already at it.
+    pub(crate) fn build(&self, policy: &P) {
+        loop {
+            let (view, stamp) = {
+                let mut newest = self.newest();
+                let Some(view) = newest.view.clone() else { return };
+                if newest.building || newest.built == newest.stamp {
+                    return;
+                }
+                newest.building = true;
+                (view, newest.stamp)
+            };
+            let building = Building(self);
+            let eligible = Eligible::of(&view.instances);
+            let picker = (!eligible.first().is_empty()).then(|| policy.build(eligible.first()));
+            self.current.store(Some(Arc::new(Built { picker, eligible })));
+            self.newest().built = stamp;
+            self.progress.send_if_modified(|progress| {
+                let first = !matches!(progress, Progress::Ready);
+                *progress = Progress::Ready;
+                first
+            });
+            drop(building);
+        }
+    }
+
+    /// Tells whoever waits that there is nothing yet, and why. What is known stays.
+    pub(crate) fn fail(&self, error: SharedError) {
+        self.progress.send_if_modified(|progress| {
+            let waiting = !matches!(progress, Progress::Ready);
+            if waiting {
+                *progress = Progress::Failed(error);
+            }
+            waiting
+        });
+    }
+
+    /// Waits until there is something to pick from, or until it is known that there is not.
+    pub(crate) async fn ready(&self) -> Result<(), SharedError> {
+        let mut progress = self.progress.subscribe();
+        loop {
+            match &*progress.borrow_and_update() {
+                Progress::Ready => return Ok(()),
+                Progress::Failed(error) => return Err(Arc::clone(error)),
+                Progress::Waiting => {}
+            }
+            if progress.changed().await.is_err() {
+                return Err(Arc::new(PickError::NoInstances));
+            }
+        }
+    }
+
+    /// Why there is nothing to pick from, if it is known.
+    pub(crate) fn failure(&self) -> Option<SharedError> {
+        match &*self.progress.borrow() {
+            Progress::Failed(error) => Some(Arc::clone(error)),
+            Progress::Waiting | Progress::Ready => None,
+        }
+    }
+
+    /// How many flights have ended.
+    pub(crate) fn flights(&self) -> u64 {
+        self.flights.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn flight_ended(&self) {
+        self.flights.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Notes that someone asked for this key.
+    pub(crate) fn touch(&self) {
+        // Reads first: a line that is only read is shared between cores.
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether anybody asked for this key since the last call.
+    pub(crate) fn was_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
+    }
+
+    /// A seed for the order of one request's retries.
+    pub(crate) fn retry_seed(&self) -> u64 {
+        self.retries.fetch_add(super::random::GOLDEN, Ordering::Relaxed)
+    }
+
+    fn newest(&self) -> MutexGuard<'_, Newest> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Newest {
+    fn accept(&mut self, view: View) {
+        if !view.instances.is_empty() {
+            self.fruitless = 0;
+        }
+        self.view = Some(view);
+        self.stamp += 1;
+        self.ask_again = None;
+    }
+}
+
+/// Someone is building. A policy that panics must not leave the key without a builder, nor its callers waiting.
+struct Building<'a, P: Policy>(&'a Entry<P>);
+
+impl<P: Policy> Drop for Building<'_, P> {
+    fn drop(&mut self) {
+        self.0.newest().building = false;
+        if std::thread::panicking() {
+            self.0.fail(Arc::new(PolicyPanicked));
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the policy panicked while it built a picker; its panic says where")]
+struct PolicyPanicked;

@@ -1,0 +1,143 @@
+//! Builds a channel.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    BalancedChannel,
+    chooser::{Chooser, WithDiscovery},
+    settings::{Backoff, Settings},
+};
+use crate::{
+    balance::{LoadBalance, Policy, RoundRobin},
+    discover::{Discover, follow},
+    model::Endpoint,
+    runtime::Runtime,
+};
+
+/// Builds a [`BalancedChannel`]. Made by [`BalancedChannel::builder`].
+pub struct ChannelBuilder<D> {
+    discover: Arc<D>,
+    endpoint: Endpoint,
+    chooser: Option<Chooser>,
+    settings: Settings,
+    runtime: Option<Runtime>,
+}
+
+impl<D: Discover> ChannelBuilder<D> {
+    pub(super) fn new(discover: Arc<D>, endpoint: Endpoint) -> Self {
+        Self { discover, endpoint, chooser: None, settings: Settings::default(), runtime: None }
+    }
+
+    /// How to choose among the connected instances. Default: [`RoundRobin`].
+    #[must_use]
+    pub fn policy(mut self, policy: impl Policy) -> Self {
+        self.chooser = Some(Chooser::Policy(Box::new(policy)));
+        self
+    }
+
+    /// Chooses by a load balancer instead of a policy. Its addresses are mapped back to instances of the view; those
+    /// that are not connected, or take no requests, are passed over by taking the next address. It gets no feedback
+    /// but the changes of the view. An endpoint with an address bypasses it.
+    #[must_use]
+    pub fn load_balancer(mut self, balance: impl LoadBalance<D>) -> Self {
+        let balance = WithDiscovery { discover: Arc::clone(&self.discover), balance };
+        self.chooser = Some(Chooser::LoadBalance(Box::new(balance)));
+        self
+    }
+
+    /// Whether calls wait until some instance takes them. Default: no, they fail as soon as nothing is left to hope
+    /// for; they wait only for the first answer of the discovery, and while instances are being connected of which none
+    /// failed yet.
+    #[must_use]
+    pub fn wait_for_ready(mut self, wait: bool) -> Self {
+        self.settings.wait_for_ready = wait;
+        self
+    }
+
+    /// The longest that a call waits for an instance. Default: the connect timeout; if calls wait for ready, their own
+    /// deadline, or 30 s if they have none. A call's own deadline always bounds it too.
+    #[must_use]
+    pub fn max_wait(mut self, wait: Duration) -> Self {
+        self.settings.max_wait = Some(wait);
+        self
+    }
+
+    /// How many calls may wait for an instance at once; more fail with `QueueFull`. Default 1,024.
+    #[must_use]
+    pub fn queue_limit(mut self, calls: usize) -> Self {
+        self.settings.queue_limit = calls;
+        self
+    }
+
+    /// How much of a request's body is kept, in bytes, until its answer begins, to be sent again if the first instance
+    /// turns out not to have taken it. Default 64 KiB.
+    #[must_use]
+    pub fn replay_limit(mut self, bytes: usize) -> Self {
+        self.settings.replay_limit = bytes;
+        self
+    }
+
+    /// How long opening a connection may take, the HTTP/2 greeting included. Default 5 s.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.connect_timeout = timeout;
+        self
+    }
+
+    /// HTTP/2 keepalive: after `interval` without a frame a ping is sent, and after `timeout` without an answer the
+    /// connection is given up. Default 10 s and 5 s, so that a dead peer is noticed within 15 s.
+    #[must_use]
+    pub fn keepalive(mut self, interval: Duration, timeout: Duration) -> Self {
+        self.settings.keepalive_interval = interval;
+        self.settings.keepalive_timeout = timeout;
+        self
+    }
+
+    /// Whether connections without calls are pinged too. Default: yes. Turn it off, or lengthen the interval, for
+    /// servers that count pings against their clients, as the C++ and Go ones do unless told otherwise
+    /// (`too_many_pings`).
+    #[must_use]
+    pub fn keepalive_while_idle(mut self, ping: bool) -> Self {
+        self.settings.keepalive_while_idle = ping;
+        self
+    }
+
+    /// How long an instance that could not be connected is left alone: `base` after the first failure, doubling up to
+    /// `max`, each time between half of it and all of it. Default 100 ms and 30 s. A new incarnation of the instance
+    /// ends it.
+    #[must_use]
+    pub fn backoff(mut self, base: Duration, max: Duration) -> Self {
+        self.settings.backoff = Backoff { base, max };
+        self
+    }
+
+    /// The outside world. Default: the real one.
+    #[must_use]
+    pub fn runtime(mut self, runtime: Runtime) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// The channel. Must be called where its runtime can spawn: in a tokio runtime, for the default one. It starts
+    /// to discover and connect at once.
+    pub fn build(self) -> BalancedChannel {
+        let runtime = self.runtime.unwrap_or_default();
+        let bypass = self.endpoint.address.is_some();
+        let chooser = match self.chooser {
+            Some(Chooser::LoadBalance(_)) if bypass => None,
+            chooser => chooser,
+        };
+        let chooser = chooser.unwrap_or_else(|| Chooser::Policy(Box::new(RoundRobin::new(&runtime))));
+        let followed = follow(self.discover, self.endpoint.clone(), &runtime);
+        BalancedChannel::start(self.endpoint, self.settings, runtime, chooser, followed)
+    }
+}
+
+impl<D> std::fmt::Debug for ChannelBuilder<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChannelBuilder")
+            .field("endpoint", &self.endpoint)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}

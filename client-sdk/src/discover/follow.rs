@@ -1,0 +1,85 @@
+//! One view as it changes, made out of whatever a [`Discover`] can tell.
+//!
+//! A discovery that has a view of its own ([`Discover::view`]) is taken at its word. For any other one a
+//! [`Tracker`](super::track) is run over `watch` and `discover`. Keeps C1: the last good view stays, whatever fails.
+
+use std::{any::Any, sync::Arc};
+
+use tokio::sync::watch;
+
+use super::{
+    Discover, View, ViewReceiver, ViewState,
+    track::{SharedError, Sink, Tracker},
+};
+use crate::{
+    model::{Change, Endpoint, Instance},
+    runtime::Runtime,
+};
+
+/// A view that is being followed. Dropping it ends the following.
+#[derive(Debug)]
+pub struct Followed {
+    receiver: ViewReceiver,
+    /// Keeps the task alive that fills the view, if there is one.
+    _tracker: Option<Box<dyn Any + Send + Sync>>,
+}
+
+impl Followed {
+    /// What is known now.
+    pub fn state(&self) -> ViewState {
+        self.receiver.borrow().clone()
+    }
+
+    /// The receiver, to read from and to wait on. After `changed()` failed once, the view does not change any more:
+    /// do not wait on it again.
+    pub fn receiver(&mut self) -> &mut ViewReceiver {
+        &mut self.receiver
+    }
+}
+
+/// Follows the view that the endpoint names.
+///
+/// - An endpoint with an `address` is that one instance, for ever: nothing is discovered.
+/// - Changes are subscribed to before the first `discover`, so none falls between the two.
+/// - Whatever fails is tried again with jittered backoff (100 ms doubling to 10 s) and shows in [`ViewState::error`]; the
+///   last good view stays.
+/// - An overflow of the broadcast makes it discover again; a closed broadcast leaves the last good view.
+/// - An empty answer that no change would correct is asked for again.
+pub fn follow<D: Discover>(discover: Arc<D>, endpoint: Endpoint, runtime: &Runtime) -> Followed {
+    if let Some(address) = endpoint.address {
+        let instances = [Arc::new(Instance::builder(address).build())].into();
+        let state = ViewState { view: Some(View { instances, version: None }), error: None };
+        return Followed { receiver: watch::channel(state).1, _tracker: None };
+    }
+    if let Some(receiver) = discover.view(&endpoint) {
+        return Followed { receiver, _tracker: None };
+    }
+    let (sender, receiver) = watch::channel(ViewState::default());
+    let key = discover.key(&endpoint);
+    let sink = ToView { key: key.clone(), sender };
+    let tracker = Tracker::spawn(discover, sink, [(key, endpoint)], None, runtime);
+    Followed { receiver, _tracker: Some(Box::new(tracker)) }
+}
+
+/// Fills one view from the changes of all.
+struct ToView<K> {
+    key: K,
+    sender: watch::Sender<ViewState>,
+}
+
+impl<K: Eq + Send + 'static> Sink<K> for ToView<K> {
+    fn changed(&mut self, change: Change<K>) {
+        if change.key == self.key {
+            let view = Some(View { instances: change.all, version: change.version });
+            self.sender.send_replace(ViewState { view, error: None });
+        }
+    }
+
+    fn failed(&mut self, _: &K, error: SharedError) {
+        self.sender.send_modify(|state| state.error = Some(error));
+    }
+
+    fn recovered(&mut self, _: &K) {
+        self.sender.send_if_modified(|state| state.error.take().is_some());
+    }
+}

@@ -1,0 +1,404 @@
+//! The loop that keeps views of any [`Discover`] up to date: it owns when to read again and which answer is newer.
+//!
+//! ```text
+//!   track(key) ──► reading ──answer──► known ◄──change── watch()
+//!                   ▲   │                │
+//!           backoff │   │ error          │ overflow, or empty and no change would correct it
+//!                   └── due ◄────────────┘
+//! ```
+//!
+//! Changes are subscribed to before anything is read. A view with a version yields to a greater one only; without
+//! versions, a change that arrives while a read is under way beats its answer. A failed read keeps what is known (C1). A
+//! read runs as a task of its own, so that one that hangs delays no other key and no change.
+
+use std::{collections::HashMap, error::Error, future::pending, sync::Arc, time::Duration};
+
+use async_broadcast::{Receiver, RecvError};
+use tokio::sync::mpsc;
+
+use super::{Discover, View, ViewReceiver};
+use crate::{
+    model::{Change, Endpoint},
+    runtime::{Runtime, Task},
+};
+
+/// An error that many see.
+pub(crate) type SharedError = Arc<dyn Error + Send + Sync>;
+
+/// The first pause before something is tried again; it doubles.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+/// The longest pause before something is tried again.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// After an overflow reads start spread over so long for each key, and over a second at most.
+const SPREAD_PER_KEY: Duration = Duration::from_millis(1);
+/// How many orders and answers may wait.
+const QUEUE: usize = 64;
+
+/// What takes in what the tracker learns. Its methods are called from the tracker's task: they must not wait.
+pub(crate) trait Sink<K>: Send + 'static {
+    /// A newer view; of keys that are not tracked too.
+    fn changed(&mut self, change: Change<K>);
+
+    /// A read failed; it will be tried again.
+    fn failed(&mut self, key: &K, error: SharedError);
+
+    /// A read succeeded after one that failed, and brought nothing newer.
+    fn recovered(&mut self, key: &K) {
+        let _ = key;
+    }
+
+    /// Once every idle time: forget what is not used.
+    fn sweep(&mut self) {}
+
+    /// After a sweep: whether the key is still wanted.
+    fn keeps(&mut self, key: &K) -> bool {
+        let _ = key;
+        true
+    }
+}
+
+/// A running tracker. Dropping it ends its task, and all reads that are under way.
+#[derive(Debug)]
+pub(crate) struct Tracker<K> {
+    orders: mpsc::Sender<(K, Endpoint)>,
+    _task: Task,
+}
+
+impl<K: Send + 'static> Tracker<K> {
+    /// Starts tracking; `first` are tracked from the start. Without `idle` nothing is ever swept.
+    pub(crate) fn spawn<D: Discover<Key = K>>(
+        discover: Arc<D>,
+        sink: impl Sink<K>,
+        first: impl IntoIterator<Item = (K, Endpoint)>,
+        idle: Option<Duration>,
+        runtime: &Runtime,
+    ) -> Self {
+        let (orders, inbox) = mpsc::channel(QUEUE);
+        let (report, answers) = mpsc::channel(QUEUE);
+        let now = runtime.now();
+        let mut state = Loop {
+            changes: discover.watch(),
+            discover,
+            sink,
+            runtime: runtime.clone(),
+            tracked: HashMap::new(),
+            report,
+            reads: 0,
+            wake: None,
+            sweep: idle.map(|idle| (idle, now + idle)),
+        };
+        let first: Vec<_> = first.into_iter().collect();
+        let task = runtime.spawn(async move {
+            for (key, endpoint) in first {
+                state.track(key, endpoint);
+            }
+            state.run(inbox, answers).await;
+        });
+        Self { orders, _task: task }
+    }
+
+    /// Tracks the key: it is read, and read again where that is needed. If it is tracked already, the sink is told once
+    /// more what is known. False: the tracker's task is gone.
+    pub(crate) async fn track(&self, key: K, endpoint: Endpoint) -> bool {
+        self.orders.send((key, endpoint)).await.is_ok()
+    }
+
+    /// Waits until the tracker's task is gone, with its runtime for example.
+    pub(crate) async fn ended(&self) {
+        self.orders.closed().await;
+    }
+}
+
+struct Loop<D: Discover, S> {
+    discover: Arc<D>,
+    sink: S,
+    runtime: Runtime,
+    changes: Option<Receiver<Change<D::Key>>>,
+    tracked: HashMap<D::Key, Tracked>,
+    report: mpsc::Sender<Answer<D::Key>>,
+    reads: u64,
+    /// Not later than any key's `due`.
+    wake: Option<Duration>,
+    /// How often to sweep, and when next.
+    sweep: Option<(Duration, Duration)>,
+}
+
+struct Tracked {
+    endpoint: Endpoint,
+    known: Option<View>,
+    read: Option<Read>,
+    /// Changes were lost since `known`: what a change says was added or removed is not the difference to it.
+    gap: bool,
+    due: Option<Duration>,
+    /// Reads in a row that failed, or found nothing.
+    fruitless: u32,
+    failed: bool,
+    /// Held so that a discovery which forgets what nobody looks at keeps this one.
+    _hold: Option<ViewReceiver>,
+}
+
+/// A read that is under way.
+struct Read {
+    number: u64,
+    /// A change arrived since it began.
+    superseded: bool,
+    /// Changes were lost since it began: its answer may be too old.
+    again: bool,
+    _task: Task,
+}
+
+struct Answer<K> {
+    key: K,
+    read: u64,
+    result: Result<View, SharedError>,
+}
+
+/// What a read reports to. A discovery that panics must not leave its key without an answer.
+struct Report<K: Clone> {
+    to: mpsc::Sender<Answer<K>>,
+    key: K,
+    read: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the discovery panicked; its panic says where")]
+struct DiscoverPanicked;
+
+impl<K: Clone> Report<K> {
+    async fn tell(self, result: Result<View, SharedError>) {
+        // An error means that the tracker is gone: nobody to tell.
+        let _ = self.to.send(Answer { key: self.key.clone(), read: self.read, result }).await;
+    }
+}
+
+impl<K: Clone> Drop for Report<K> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let result = Err(Arc::new(DiscoverPanicked) as SharedError);
+            let _ = self.to.try_send(Answer { key: self.key.clone(), read: self.read, result });
+        }
+    }
+}
+
+impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
+    async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<(D::Key, Endpoint)>,
+        mut answers: mpsc::Receiver<Answer<D::Key>>,
+    ) {
+        loop {
+            let wake = [self.wake, self.sweep.map(|(_, at)| at)].into_iter().flatten().min();
+            let pause = wake.map(|at| at.saturating_sub(self.runtime.now()));
+            // Biased, so that a seed repeats a run. Changes come last: a flood of them must not starve the others.
+            tokio::select! {
+                biased;
+                order = inbox.recv() => match order {
+                    Some((key, endpoint)) => self.track(key, endpoint),
+                    None => return,
+                },
+                Some(answer) = answers.recv() => self.answered(answer),
+                () = sleep(pause) => self.timer(),
+                change = next(&mut self.changes) => match change {
+                    Ok(change) => self.change(change),
+                    Err(RecvError::Overflowed(_)) => {
+                        // Whoever ordered before a change was lost must be read again.
+                        while let Ok((key, endpoint)) = inbox.try_recv() {
+                            self.track(key, endpoint);
+                        }
+                        self.overflowed();
+                    }
+                    // Polled once more it would answer at once, for ever. What is known stays.
+                    Err(RecvError::Closed) => self.closed(),
+                },
+            }
+        }
+    }
+
+    fn track(&mut self, key: D::Key, endpoint: Endpoint) {
+        if let Some(tracked) = self.tracked.get(&key) {
+            if let Some(View { instances, version }) = tracked.known.clone() {
+                self.sink.changed(Change::between(key, &[], instances, version));
+            }
+            return;
+        }
+        let hold = self.discover.view(&endpoint);
+        let tracked = Tracked {
+            endpoint,
+            known: None,
+            read: None,
+            gap: false,
+            due: None,
+            fruitless: 0,
+            failed: false,
+            _hold: hold,
+        };
+        self.tracked.insert(key.clone(), tracked);
+        self.read(&key);
+    }
+
+    fn read(&mut self, key: &D::Key) {
+        let Some(tracked) = self.tracked.get_mut(key) else { return };
+        self.reads += 1;
+        let report = Report { to: self.report.clone(), key: key.clone(), read: self.reads };
+        let (discover, endpoint) = (Arc::clone(&self.discover), tracked.endpoint.clone());
+        let task = self.runtime.spawn(async move {
+            let result = discover.discover_versioned(&endpoint).await;
+            report.tell(result.map_err(|error| Arc::new(error) as SharedError)).await;
+        });
+        tracked.read = Some(Read { number: self.reads, superseded: false, again: false, _task: task });
+        tracked.due = None;
+    }
+
+    fn answered(&mut self, Answer { key, read, result }: Answer<D::Key>) {
+        let Some(tracked) = self.tracked.get_mut(&key) else { return };
+        // Of a read that was begun before the key was forgotten, and tracked anew.
+        let Some(read) = tracked.read.take_if(|current| current.number == read) else { return };
+        let mut again = read.again.then_some(Duration::ZERO);
+        match result {
+            Ok(view) => {
+                let newer = match (&tracked.known, view.version) {
+                    (Some(View { version: Some(known), .. }), Some(version)) => version > *known,
+                    _ => !read.superseded,
+                };
+                let failed = std::mem::take(&mut tracked.failed);
+                if newer {
+                    let before = tracked.known.as_ref().map(|view| &*view.instances).unwrap_or_default();
+                    let change =
+                        Change::between(key.clone(), before, Arc::clone(&view.instances), view.version);
+                    tracked.known = Some(view);
+                    tracked.gap = false;
+                    self.sink.changed(change);
+                } else if failed {
+                    self.sink.recovered(&key);
+                }
+                let empty = tracked.known.as_ref().is_some_and(|known| {
+                    known.instances.is_empty() && (known.version.is_none() || self.changes.is_none())
+                });
+                if empty && !read.superseded {
+                    tracked.fruitless = tracked.fruitless.saturating_add(1);
+                    again = again.or_else(|| Some(backoff(tracked.fruitless, &self.runtime)));
+                } else {
+                    tracked.fruitless = 0;
+                }
+            }
+            Err(error) => {
+                tracked.failed = true;
+                tracked.fruitless = tracked.fruitless.saturating_add(1);
+                // However often changes are lost meanwhile: what fails is not hammered.
+                again = Some(backoff(tracked.fruitless, &self.runtime));
+                self.sink.failed(&key, error);
+            }
+        }
+        if let Some(pause) = again {
+            self.schedule(&key, pause);
+        }
+    }
+
+    fn change(&mut self, mut change: Change<D::Key>) {
+        if let Some(tracked) = self.tracked.get_mut(&change.key) {
+            if let (Some(View { version: Some(known), .. }), Some(version)) = (&tracked.known, change.version)
+                && version <= *known
+            {
+                return;
+            }
+            if std::mem::take(&mut tracked.gap) {
+                let before = tracked.known.as_ref().map(|view| &*view.instances).unwrap_or_default();
+                change = Change::between(change.key, before, change.all, change.version);
+            }
+            tracked.known = Some(View { instances: Arc::clone(&change.all), version: change.version });
+            if let Some(read) = &mut tracked.read {
+                read.superseded = true;
+                read.again = false;
+            }
+            tracked.failed = false;
+            tracked.fruitless = 0;
+            tracked.due = None;
+        }
+        self.sink.changed(change);
+    }
+
+    fn overflowed(&mut self) {
+        // What is still queued is older than the reads that begin now.
+        self.changes = self.changes.as_ref().map(Receiver::new_receiver);
+        let spread = SPREAD_PER_KEY * u32::try_from(self.tracked.len()).unwrap_or(u32::MAX).min(1000);
+        tracing::warn!(keys = self.tracked.len(), "changes were lost: reading all views again");
+        let keys: Vec<D::Key> = self.tracked.keys().cloned().collect();
+        for key in keys {
+            let Some(tracked) = self.tracked.get_mut(&key) else { continue };
+            tracked.gap = true;
+            if let Some(read) = &mut tracked.read {
+                read.again = true;
+            } else if !tracked.failed {
+                // One that failed is due anyway, after its backoff.
+                let pause = self.runtime.jitter(spread);
+                self.schedule(&key, pause);
+            }
+        }
+    }
+
+    fn closed(&mut self) {
+        self.changes = None;
+        tracing::warn!("the discovery's changes ended: what is known stays");
+        let empty = |view: &View| view.instances.is_empty();
+        let keys: Vec<D::Key> = self
+            .tracked
+            .iter()
+            .filter(|(_, t)| t.read.is_none() && t.due.is_none() && t.known.as_ref().is_some_and(empty))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in keys {
+            let pause = backoff(1, &self.runtime);
+            self.schedule(&key, pause);
+        }
+    }
+
+    fn schedule(&mut self, key: &D::Key, pause: Duration) {
+        let due = self.runtime.now() + pause;
+        if let Some(tracked) = self.tracked.get_mut(key) {
+            // Never later than it already was, or a storm of overflows would put it off for ever.
+            let due = tracked.due.map_or(due, |earlier| earlier.min(due));
+            tracked.due = Some(due);
+            self.wake = Some(self.wake.map_or(due, |wake| wake.min(due)));
+        }
+    }
+
+    fn timer(&mut self) {
+        let now = self.runtime.now();
+        if let Some((idle, at)) = self.sweep
+            && at <= now
+        {
+            self.sink.sweep();
+            let sink = &mut self.sink;
+            self.tracked.retain(|key, _| sink.keeps(key));
+            self.sweep = Some((idle, now + idle));
+        }
+        let due = |tracked: &Tracked| tracked.due.is_some_and(|due| due <= now);
+        let keys: Vec<D::Key> =
+            self.tracked.iter().filter(|(_, t)| due(t)).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            self.read(&key);
+        }
+        self.wake = self.tracked.values().filter_map(|tracked| tracked.due).min();
+    }
+}
+
+/// The pause before the next attempt after so many fruitless ones: half of it fixed, half of it random.
+pub(crate) fn backoff(fruitless: u32, runtime: &Runtime) -> Duration {
+    let doubled = FIRST_BACKOFF * 2_u32.saturating_pow(fruitless.saturating_sub(1).min(16));
+    let half = doubled.min(LONGEST_BACKOFF) / 2;
+    half + runtime.jitter(half)
+}
+
+async fn sleep(pause: Option<Duration>) {
+    match pause {
+        Some(pause) => tokio::time::sleep(pause).await,
+        None => pending().await,
+    }
+}
+
+async fn next<K: Clone>(changes: &mut Option<Receiver<Change<K>>>) -> Result<Change<K>, RecvError> {
+    match changes {
+        Some(changes) => changes.recv_direct().await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,419 @@
+//! The task that keeps a lease alive.
+//!
+//! ```text
+//!                     UNKNOWN; EXPIRED, EVICTED; an update that was not answered
+//!            ┌───────────────────────────────────────────────────────────┐
+//!            ▼                            registered                     │
+//!   Registering { at } ──────────────────────────────▶ Connecting { at } │
+//!     │  ▲ refused, not answered: backoff                │  ▲            │
+//!     │  └──────────────────────────────────────┐        │  │ renewal not answered for TTL/6, stream ended, MOVED:
+//!     │                                         │ stream │  │ the next replica, at once the first time, then backoff
+//!     │ SUPERSEDED                              │        ▼  │            │
+//!     ▼                                         └──── Renewing ──────────┘
+//!   Ended ◀── SUPERSEDED, all lost, deregistered, the handle dropped ──┘   every TTL/3
+//! ```
+//!
+//! Commands are served in every state. While a registration or a deregistration is under way they wait for it, at most
+//! the client's request timeout.
+
+use std::{sync::Arc, time::Duration};
+
+use registry_proto::v1;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::{
+    EndError, LostInstance, RegistrationState, RegistrationStatus, UpdateError, builder::is_passing,
+    lease::Lease,
+};
+use crate::{
+    client::{Backoff, Connection, DeregisterError, MissingRegistry, RegisterError, RegistryClient},
+    model::Instance,
+    runtime::Runtime,
+};
+
+/// What the handle asks for.
+pub(super) enum Command {
+    Update { change: Box<dyn FnMut(&mut Instance) + Send>, reply: oneshot::Sender<Result<u64, UpdateError>> },
+    Services { reply: oneshot::Sender<Vec<v1::ServiceKey>> },
+    Deregister { reply: oneshot::Sender<Result<(), EndError>> },
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Update { .. } => "Update",
+            Self::Services { .. } => "Services",
+            Self::Deregister { .. } => "Deregister",
+        })
+    }
+}
+
+/// Where the task stands.
+enum Phase {
+    /// The registry is to be told everything, then.
+    Registering { at: Duration },
+    /// A stream for renewals is to be opened, then.
+    Connecting { at: Duration },
+    /// Renewals go over this stream.
+    Renewing(Box<Renewals>),
+    /// Nothing is renewed any longer.
+    Ended,
+}
+
+/// An open stream of renewals.
+struct Renewals {
+    connection: Connection,
+    requests: mpsc::Sender<v1::KeepAliveRequest>,
+    responses: Streaming<v1::KeepAliveResponse>,
+    next_at: Duration,
+    /// Which renewal is not answered yet, and until when it may be.
+    waiting: Option<(u64, Duration)>,
+}
+
+/// The task.
+pub(super) struct Driver {
+    client: RegistryClient,
+    runtime: Runtime,
+    lease: Lease,
+    status: watch::Sender<RegistrationStatus>,
+    commands: mpsc::Receiver<Command>,
+    backoff: Backoff,
+    /// It was registered again, and no renewal has confirmed that since.
+    unproven: bool,
+    request_id: u64,
+}
+
+impl Driver {
+    pub(super) fn new(
+        client: RegistryClient,
+        lease: Lease,
+        status: watch::Sender<RegistrationStatus>,
+        commands: mpsc::Receiver<Command>,
+    ) -> Self {
+        let runtime = client.runtime().clone();
+        Self {
+            client,
+            runtime,
+            lease,
+            status,
+            commands,
+            backoff: Backoff::default(),
+            unproven: false,
+            request_id: 0,
+        }
+    }
+
+    /// Runs until the handle is gone.
+    pub(super) async fn run(mut self) {
+        let mut phase = Phase::Connecting { at: self.runtime.now() };
+        loop {
+            let next = match phase {
+                Phase::Registering { at } => self.registering(at).await,
+                Phase::Connecting { at } => self.connecting(at).await,
+                Phase::Renewing(renewals) => self.renewing(renewals).await,
+                Phase::Ended => self.commands.recv().await.map(|command| self.refuse(command)),
+            };
+            match next {
+                Some(next) => phase = next,
+                None => break,
+            }
+        }
+        if !self.status.borrow().state.is_final() {
+            // As well as it can be done: nobody is there to be told.
+            let _ = self.deregister().await;
+        }
+    }
+
+    /// `None`: the handle is gone.
+    async fn registering(&mut self, at: Duration) -> Option<Phase> {
+        let wait = at.saturating_sub(self.runtime.now());
+        tokio::select! {
+            biased;
+            command = self.commands.recv() => return self.command(command?, Phase::Registering { at }).await,
+            () = tokio::time::sleep(wait) => {}
+        }
+        match self.client.register(self.lease.request(), MissingRegistry::FailFast).await {
+            Ok(response) => {
+                self.registered(&response);
+                Some(Phase::Connecting { at: self.runtime.now() })
+            }
+            Err(RegisterError::Superseded(_)) => Some(self.end(RegistrationState::Superseded)),
+            Err(error) => {
+                let at = self.runtime.now() + self.backoff.next(&self.runtime);
+                tracing::warn!(%error, "cannot register; trying again");
+                self.tell(RegistrationState::Reregistering { reason: error.to_string().into() });
+                Some(Phase::Registering { at })
+            }
+        }
+    }
+
+    async fn connecting(&mut self, at: Duration) -> Option<Phase> {
+        let wait = at.saturating_sub(self.runtime.now());
+        tokio::select! {
+            biased;
+            command = self.commands.recv() => return self.command(command?, Phase::Connecting { at }).await,
+            () = tokio::time::sleep(wait) => {}
+        }
+        self.request_id += 1;
+        let (requests, receiver) = mpsc::channel(4);
+        // The first renewal goes with the first bytes.
+        let _ = requests.try_send(self.renewal());
+        let (client, patience) = (self.client.clone(), self.patience());
+        let (trying, mut tried) = oneshot::channel();
+        let open = async move {
+            let connection = client.connect().await.map_err(|error| error.to_string())?;
+            let _ = trying.send(connection.clone());
+            let mut grpc = connection.grpc();
+            let answer = grpc.keep_alive(ReceiverStream::new(receiver)).await;
+            answer.map(|answer| (connection, answer.into_inner())).map_err(|status| status.to_string())
+        };
+        let sent_at = self.runtime.now();
+        let opened = tokio::time::timeout(patience, open).await;
+        match opened {
+            Ok(Ok((connection, responses))) => Some(Phase::Renewing(Box::new(Renewals {
+                connection,
+                requests,
+                responses,
+                next_at: sent_at + self.lease.granted / 3,
+                waiting: Some((self.request_id, sent_at + patience)),
+            }))),
+            failed => {
+                if let Ok(connection) = tried.try_recv() {
+                    connection.retire();
+                }
+                let reason = match failed {
+                    Ok(Err(reason)) => reason,
+                    _ => format!("no answer within {patience:?}"),
+                };
+                Some(self.unconfirmed(&reason))
+            }
+        }
+    }
+
+    async fn renewing(&mut self, mut renewals: Box<Renewals>) -> Option<Phase> {
+        loop {
+            let now = self.runtime.now();
+            let wake = renewals.waiting.map_or(renewals.next_at, |(_, until)| until);
+            tokio::select! {
+                biased;
+                response = renewals.responses.message() => {
+                    let reason = match response {
+                        Ok(Some(response)) => match self.answered(&mut renewals, response) {
+                            None => continue,
+                            Some(next) => return Some(next),
+                        },
+                        Ok(None) => "the registry closed the stream of renewals".to_owned(),
+                        Err(status) => status.to_string(),
+                    };
+                    renewals.connection.retire();
+                    return Some(self.unconfirmed(&reason));
+                }
+                command = self.commands.recv() => return self.command(command?, Phase::Renewing(renewals)).await,
+                () = tokio::time::sleep(wake.saturating_sub(now)) => {
+                    if renewals.waiting.is_some() {
+                        renewals.connection.retire();
+                        let reason = format!("a renewal was not answered within {:?}", self.patience());
+                        return Some(self.unconfirmed(&reason));
+                    }
+                    let now = self.runtime.now();
+                    self.request_id += 1;
+                    if renewals.requests.try_send(self.renewal()).is_err() {
+                        renewals.connection.retire();
+                        return Some(self.unconfirmed("the stream of renewals does not take any more"));
+                    }
+                    renewals.waiting = Some((self.request_id, now + self.patience()));
+                    renewals.next_at = now + self.lease.granted / 3;
+                }
+            }
+        }
+    }
+
+    /// Takes the answer to a renewal in. `Some`: something else is to be done now.
+    fn answered(&mut self, renewals: &mut Renewals, response: v1::KeepAliveResponse) -> Option<Phase> {
+        use v1::lease_exception::Kind;
+        if renewals.waiting.is_some_and(|(id, _)| id == response.request_id) {
+            renewals.waiting = None;
+        }
+        let exception = response.exceptions.into_iter().find(|exception| exception.lease_id == self.lease.id);
+        let Some(exception) = exception else {
+            if renewals.waiting.is_none() {
+                self.confirmed();
+            }
+            return None;
+        };
+        match exception.kind() {
+            Kind::Unknown => Some(self.register_again("the registry does not know the lease")),
+            Kind::Superseded => Some(self.end(RegistrationState::Superseded)),
+            Kind::Partial => {
+                let count = exception.lost.len();
+                let lost = self.lease.lose(exception.lost);
+                let again = lost.len() < count;
+                self.tell_lost(lost);
+                if self.lease.instances.is_empty() {
+                    Some(self.end(RegistrationState::Lost))
+                } else if again {
+                    Some(self.register_again("some instances expired or were evicted"))
+                } else {
+                    self.confirmed();
+                    None
+                }
+            }
+            Kind::Moved => {
+                renewals.connection.retire();
+                Some(self.unconfirmed("another replica holds the lease"))
+            }
+            // A later registry's word: the renewal was not plain, but nothing is known to be lost.
+            Kind::Unspecified => None,
+        }
+    }
+
+    async fn command(&mut self, command: Command, phase: Phase) -> Option<Phase> {
+        match command {
+            Command::Services { reply } => {
+                let _ = reply.send(self.lease.services());
+                Some(phase)
+            }
+            Command::Deregister { reply } => {
+                let result = self.deregister().await;
+                let _ = reply.send(result.map_err(EndError::Failed));
+                Some(Phase::Ended)
+            }
+            Command::Update { mut change, reply } => {
+                let before = self.lease.clone();
+                self.lease.change(&mut *change);
+                match self.client.register(self.lease.request(), MissingRegistry::FailFast).await {
+                    Ok(response) => {
+                        self.registered(&response);
+                        let _ = reply.send(Ok(response.revision));
+                        // It renewed the lease, too; a stream that is open goes on.
+                        Some(match phase {
+                            Phase::Registering { .. } => Phase::Connecting { at: self.runtime.now() },
+                            other => other,
+                        })
+                    }
+                    Err(error) if is_passing(&error) => {
+                        let next = self.register_again("an update was not answered");
+                        let _ = reply.send(Err(UpdateError::Pending(error)));
+                        Some(next)
+                    }
+                    Err(RegisterError::Superseded(_)) => {
+                        let next = self.end(RegistrationState::Superseded);
+                        let _ = reply.send(Err(UpdateError::Ended(RegistrationState::Superseded)));
+                        Some(next)
+                    }
+                    Err(error) => {
+                        self.lease = before;
+                        let _ = reply.send(Err(UpdateError::Refused(error)));
+                        Some(phase)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers a command after the end.
+    fn refuse(&self, command: Command) -> Phase {
+        let state = self.status.borrow().state.clone();
+        match command {
+            Command::Services { reply } => {
+                let _ = reply.send(Vec::new());
+            }
+            Command::Update { reply, .. } => {
+                let _ = reply.send(Err(UpdateError::Ended(state)));
+            }
+            Command::Deregister { reply } => {
+                let done = state == RegistrationState::Deregistered;
+                let _ = reply.send(if done { Ok(()) } else { Err(EndError::Ended(state)) });
+            }
+        }
+        Phase::Ended
+    }
+
+    async fn deregister(&mut self) -> Result<(), DeregisterError> {
+        let request = v1::DeregisterRequest {
+            lease_id: self.lease.id.to_vec(),
+            instances: Vec::new(),
+            actor: self.lease.instance_uid.clone(),
+        };
+        let result = self.client.deregister(request).await;
+        self.tell(RegistrationState::Deregistered);
+        result.map(|_| ())
+    }
+
+    fn renewal(&self) -> v1::KeepAliveRequest {
+        v1::KeepAliveRequest { lease_ids: vec![self.lease.id.to_vec()], request_id: self.request_id }
+    }
+
+    /// How long a renewal may stay unanswered (C3).
+    fn patience(&self) -> Duration {
+        self.lease.granted / 6
+    }
+
+    fn registered(&mut self, response: &v1::RegisterResponse) {
+        self.lease.granted(response);
+        self.tell(RegistrationState::Registered { revision: response.revision });
+    }
+
+    /// A renewal was answered, and all is well.
+    fn confirmed(&mut self) {
+        self.backoff.reset();
+        self.unproven = false;
+        self.status.send_if_modified(|status| match status.state {
+            RegistrationState::Unconfirmed { .. } => {
+                // The words have not changed since the revision at which they were registered.
+                status.state = RegistrationState::Registered { revision: self.lease.revision };
+                true
+            }
+            _ => false,
+        });
+    }
+
+    /// The lease may live: ask the next replica, at once the first time.
+    fn unconfirmed(&mut self, reason: &str) -> Phase {
+        let first = matches!(self.status.borrow().state, RegistrationState::Registered { .. });
+        tracing::warn!(reason, "a renewal was not confirmed; asking another replica");
+        self.tell(RegistrationState::Unconfirmed { reason: reason.into() });
+        // Far below the TTL, so that a lease is not lost to politeness.
+        let longest = self.patience();
+        let pause = if first { Duration::ZERO } else { self.backoff.next(&self.runtime).min(longest) };
+        Phase::Connecting { at: self.runtime.now() + pause }
+    }
+
+    /// Promptly, but not all registrants of a restarted registry in the same instant; and with growing pauses at a
+    /// registry that forgets what it was just told.
+    fn register_again(&mut self, reason: &str) -> Phase {
+        tracing::info!(reason, "registering again");
+        self.tell(RegistrationState::Reregistering { reason: reason.into() });
+        let spread = (self.lease.granted / 20).min(Duration::from_secs(1));
+        let mut pause = self.runtime.jitter(spread);
+        if std::mem::replace(&mut self.unproven, true) {
+            pause += self.backoff.next(&self.runtime);
+        }
+        Phase::Registering { at: self.runtime.now() + pause }
+    }
+
+    fn end(&self, state: RegistrationState) -> Phase {
+        tracing::warn!(?state, "the registration has ended");
+        self.tell(state);
+        Phase::Ended
+    }
+
+    fn tell(&self, state: RegistrationState) {
+        self.status.send_if_modified(|status| {
+            let modified = status.state != state;
+            status.state = state;
+            modified
+        });
+    }
+
+    fn tell_lost(&self, lost: Vec<LostInstance>) {
+        if !lost.is_empty() {
+            tracing::warn!(?lost, "others took over or deregistered instances of this process");
+            self.status.send_modify(|status| {
+                status.lost = status.lost.iter().cloned().chain(lost).collect::<Arc<[_]>>();
+            });
+        }
+    }
+}

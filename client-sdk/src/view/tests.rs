@@ -1,0 +1,415 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// What a registry would say about one service, revision by revision.
+#[derive(Clone, Debug, Default)]
+struct Model {
+    states: Vec<BTreeMap<String, v1::Instance>>,
+}
+
+impl Model {
+    /// State `r` is the view at revision `r`; state 0 is empty.
+    fn new(edits: &[(u8, Option<u32>)]) -> Self {
+        let mut states = vec![BTreeMap::new()];
+        for (i, (id, weight)) in edits.iter().enumerate() {
+            let revision = i as u64 + 1;
+            let mut state = states[i].clone();
+            let id = format!("i{id}");
+            match weight {
+                None => {
+                    state.remove(&id);
+                }
+                Some(weight) => {
+                    let created = state.get(&id).map_or(revision, |old: &v1::Instance| old.create_revision);
+                    state.insert(id.clone(), instance(&id, *weight, created, revision));
+                }
+            }
+            states.push(state);
+        }
+        Self { states }
+    }
+
+    fn head(&self) -> u64 {
+        self.states.len() as u64 - 1
+    }
+
+    fn at(&self, revision: u64) -> &BTreeMap<String, v1::Instance> {
+        &self.states[usize::try_from(revision).expect("small")]
+    }
+
+    fn snapshot(&self, epoch: &str, revision: u64) -> v1::Change {
+        let all: Vec<_> = self.at(revision).values().cloned().collect();
+        let service_instances = u32::try_from(all.len()).expect("small");
+        v1::Change {
+            kind: v1::ChangeKind::Snapshot.into(),
+            epoch: epoch.into(),
+            revision,
+            digest: wire_digest(&all),
+            service_instances,
+            exists: true,
+            all,
+            ..v1::Change::default()
+        }
+    }
+
+    fn delta(&self, epoch: &str, from: u64, to: u64) -> v1::Change {
+        let (before, after) = (self.at(from), self.at(to));
+        let all: Vec<_> = after.values().cloned().collect();
+        v1::Change {
+            kind: v1::ChangeKind::Delta.into(),
+            epoch: epoch.into(),
+            previous_revision: from,
+            revision: to,
+            added: after.iter().filter(|(id, _)| !before.contains_key(*id)).map(|(_, i)| i.clone()).collect(),
+            updated: after
+                .iter()
+                .filter(|(id, new)| before.get(*id).is_some_and(|old| old != *new))
+                .map(|(_, i)| i.clone())
+                .collect(),
+            removed: before
+                .iter()
+                .filter(|(id, _)| !after.contains_key(*id))
+                .map(|(id, i)| v1::Removed { id: id.clone(), create_revision: i.create_revision })
+                .collect(),
+            digest: wire_digest(&all),
+            service_instances: u32::try_from(all.len()).expect("small"),
+            exists: true,
+            ..v1::Change::default()
+        }
+    }
+
+    fn view(&self, revision: u64) -> Vec<Arc<Instance>> {
+        self.at(revision).values().map(|i| Arc::new(wire::instance(i.clone()).expect("readable"))).collect()
+    }
+}
+
+fn instance(id: &str, weight: u32, create_revision: u64, mod_revision: u64) -> v1::Instance {
+    v1::Instance {
+        id: id.into(),
+        address: "127.0.0.1:80".into(),
+        weight: Some(weight),
+        create_revision,
+        mod_revision,
+        ..v1::Instance::default()
+    }
+}
+
+fn wire_digest(all: &[v1::Instance]) -> u64 {
+    all.iter().fold(0, |sum, i| sum.wrapping_add(digest::of(&i.id, i.create_revision, i.mod_revision)))
+}
+
+/// Cuts a change into `n` parts, the claims on the last one only.
+fn cut(change: &v1::Change, n: u32) -> Vec<v1::Change> {
+    let last_part = n - 1;
+    let share = |i: usize, part: u32| i % n as usize == part as usize;
+    (0..n)
+        .map(|part| {
+            let last = part == last_part;
+            v1::Change {
+                all: pick(&change.all, |i| share(i, part)),
+                added: pick(&change.added, |i| share(i, part)),
+                updated: pick(&change.updated, |i| share(i, part)),
+                removed: pick(&change.removed, |i| share(i, part)),
+                digest: if last { change.digest } else { 0 },
+                service_instances: if last { change.service_instances } else { 0 },
+                part,
+                last_part,
+                ..change.clone()
+            }
+        })
+        .collect()
+}
+
+fn pick<T: Clone>(items: &[T], keep: impl Fn(usize) -> bool) -> Vec<T> {
+    items.iter().enumerate().filter(|(i, _)| keep(*i)).map(|(_, item)| item.clone()).collect()
+}
+
+fn key() -> ViewKey {
+    ViewKey { namespace: "default".into(), service: "s".into(), selector: Selector::all() }
+}
+
+fn view() -> LocalView {
+    LocalView::new(key())
+}
+
+fn three() -> Model {
+    Model::new(&[(1, Some(1)), (2, Some(1)), (1, Some(5)), (2, None), (1, None)])
+}
+
+#[test]
+fn a_snapshot_then_deltas_with_what_changed() {
+    let (model, mut view) = (three(), view());
+    let change = view.apply(model.snapshot("e", 1), || 1).expect("good").expect("the first");
+    assert_eq!((change.added.len(), change.all.len(), change.version), (1, 1, Some(1)));
+    let change = view.apply(model.delta("e", 1, 3), || 2).expect("good").expect("a change");
+    assert_eq!((change.added.len(), change.updated.len(), change.removed.len()), (1, 1, 0));
+    assert_eq!(change.updated[0].weight, 5);
+    let change = view.apply(model.delta("e", 3, 4), || 3).expect("good").expect("a change");
+    assert_eq!(&*change.removed[0].id, "i2");
+    assert_eq!(change.all.to_vec(), model.view(4));
+}
+
+#[test]
+fn a_duplicate_changes_nothing_and_a_gap_asks_for_a_snapshot() {
+    let (model, mut view) = (three(), view());
+    view.apply(model.snapshot("e", 2), || 1).expect("good");
+    assert_eq!(view.apply(model.delta("e", 1, 2), || unreachable!()), Ok(None));
+    assert_eq!(view.apply(model.delta("e", 3, 4), || 2), Err(Resync::Gap { previous: 3, cursor: 2 }));
+    // Until the snapshot comes, neither deltas nor bookmarks move the view: they may rest on what was missed.
+    assert_eq!(view.apply(model.delta("e", 2, 3), || 2), Ok(None));
+    view.bookmark("e", 5);
+    assert_eq!(view.cursor().map(|c| c.revision), Some(2));
+    assert_eq!(view.instances().to_vec(), model.view(2));
+    view.apply(model.snapshot("e", 4), || 2).expect("good").expect("a change");
+    assert!(!view.needs_snapshot());
+    assert_eq!(view.instances().to_vec(), model.view(4));
+}
+
+#[test]
+fn a_bookmark_lets_a_delta_from_later_on_apply() {
+    let (model, mut view) = (three(), view());
+    view.apply(model.snapshot("e", 1), || 1).expect("good");
+    let mut delta = model.delta("e", 1, 2);
+    (delta.previous_revision, delta.revision) = (10, 11);
+    let mut without = LocalView::restored(key(), view.cursor().expect("set").clone(), model.view(1));
+    assert!(without.apply(delta.clone(), || 2).is_err());
+    view.bookmark("e", 10);
+    view.bookmark("other", 99);
+    assert!(view.apply(delta, || 2).expect("good").is_some());
+}
+
+#[test]
+fn a_false_digest_keeps_the_last_good_view() {
+    let (model, mut view) = (three(), view());
+    view.apply(model.snapshot("e", 2), || 1).expect("good");
+    let mut delta = model.delta("e", 2, 3);
+    delta.digest ^= 1;
+    assert_eq!(view.apply(delta, || 2), Err(Resync::Digest(3)));
+    assert_eq!(view.instances().to_vec(), model.view(2));
+    let mut snapshot = model.snapshot("e", 3);
+    snapshot.digest ^= 1;
+    assert_eq!(view.apply(snapshot, || 2), Err(Resync::Digest(3)));
+    assert_eq!(view.instances().to_vec(), model.view(2));
+}
+
+#[test]
+fn only_a_snapshot_changes_the_epoch() {
+    let (model, mut view) = (three(), view());
+    view.apply(model.snapshot("e", 3), || 1).expect("good");
+    assert_eq!(view.apply(model.delta("f", 3, 4), || 2), Err(Resync::Epoch("f".into())));
+    // A new history may be younger.
+    let change = view.apply(model.snapshot("f", 1), || 2).expect("good").expect("a change");
+    assert_eq!((change.updated.len(), change.removed.len()), (1, 1));
+    // The same one may not.
+    view.apply(model.delta("f", 1, 3), || 3).expect("good");
+    assert_eq!(view.apply(model.snapshot("f", 2), || 4), Err(Resync::Older { offered: 2, known: 3 }));
+}
+
+#[test]
+fn an_empty_snapshot_is_believed_only_if_everything_says_so() {
+    let (model, mut view) = (three(), view());
+    view.apply(model.snapshot("e", 2), || 1).expect("good");
+    let empty = model.snapshot("e", 5);
+    assert!(empty.all.is_empty());
+    for falsely in [
+        v1::Change { digest: 7, ..empty.clone() },
+        v1::Change { service_instances: 2, ..empty.clone() },
+        v1::Change { last_part: 1, ..empty.clone() },
+    ] {
+        let _ = view.apply(falsely, || 2);
+        assert_eq!(view.instances().to_vec(), model.view(2));
+    }
+    let change = view.apply(empty, || 2).expect("good").expect("a change");
+    assert_eq!((change.all.len(), change.removed.len()), (0, 2));
+
+    // A selection may be empty although the service is not.
+    let mut selected = LocalView::new(ViewKey { selector: Selector::all().zone("z"), ..key() });
+    let snapshot = v1::Change { all: vec![], digest: 0, ..model.snapshot("e", 2) };
+    assert!(selected.apply(snapshot, || 1).expect("good").expect("a change").all.is_empty());
+}
+
+#[test]
+fn a_half_snapshot_is_replaced_by_one_that_starts_over() {
+    let (model, mut view) = (three(), view());
+    let old = cut(&model.snapshot("e", 2), 2);
+    assert_eq!(view.apply(old[0].clone(), || 1), Ok(None));
+    for part in cut(&model.snapshot("e", 3), 3) {
+        let last = part.part == part.last_part;
+        assert_eq!(view.apply(part, || 1).expect("good").is_some(), last);
+    }
+    assert_eq!(view.instances().to_vec(), model.view(3));
+    assert!(matches!(view.apply(old[1].clone(), || 2), Err(Resync::Parts(_))));
+    assert_eq!(view.instances().to_vec(), model.view(3));
+}
+
+#[test]
+fn absurd_part_counts_are_refused() {
+    let snapshot = v1::Change { last_part: u32::MAX, ..three().snapshot("e", 1) };
+    assert!(matches!(view().apply(snapshot, || 1), Err(Resync::Parts(_))));
+}
+
+#[test]
+fn an_instance_of_an_unknown_kind_of_address_counts_for_the_digest_only() {
+    let (model, mut view) = (three(), view());
+    let mut snapshot = model.snapshot("e", 2);
+    snapshot.all[0].address = "vsock:3:80".into();
+    assert_eq!(view.apply(snapshot, || 1).expect("good").expect("a change").all.len(), 1);
+    assert!(view.apply(model.delta("e", 2, 4), || 2).expect("good").is_some());
+    assert_eq!(view.instances().to_vec(), model.view(4));
+}
+
+#[test]
+fn a_removal_of_an_older_incarnation_leaves_the_newer_one() {
+    let (model, mut view) = (three(), view());
+    view.apply(model.snapshot("e", 3), || 1).expect("good");
+    let mut delta = model.delta("e", 3, 4);
+    delta.removed[0].create_revision = 1;
+    delta.digest = model.snapshot("e", 3).digest;
+    assert_eq!(view.apply(delta, || 2), Ok(None));
+    assert_eq!(view.instances().to_vec(), model.view(3));
+}
+
+/// One thing that may come over a watch.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A delta from `back` revisions before the cursor (0: from it) over `ahead` revisions.
+    Delta {
+        back: u64,
+        ahead: u64,
+        parts: u32,
+    },
+    /// A change that was delivered already.
+    Duplicate,
+    Bookmark,
+    /// A snapshot `ahead` revisions on, after an interrupted one if `torn`.
+    Snapshot {
+        ahead: u64,
+        parts: u32,
+        torn: bool,
+    },
+    /// A new stream.
+    Reset,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (0..3u64, 1..5u64, 1..4u32).prop_map(|(back, ahead, parts)| Step::Delta { back, ahead, parts }),
+        1 => Just(Step::Duplicate),
+        1 => Just(Step::Bookmark),
+        1 => (0..5u64, 1..4u32, any::<bool>())
+            .prop_map(|(ahead, parts, torn)| Step::Snapshot { ahead, parts, torn }),
+        1 => Just(Step::Reset),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+fn edits() -> impl Strategy<Value = Vec<(u8, Option<u32>)>> {
+    prop::collection::vec((0..6u8, prop::option::weighted(0.7, 0..4u32)), 1..60)
+}
+
+fn any_change() -> impl Strategy<Value = v1::Change> {
+    let id = || prop_oneof![Just(String::new()), "[a-c]"];
+    let instance = (id(), prop_oneof![Just("a:1".to_owned()), Just("?".to_owned())], 0..4u64, 0..4u64)
+        .prop_map(|(id, address, c, m)| v1::Instance { address, ..instance(&id, 1, c, m) });
+    let list = || prop::collection::vec(instance.clone(), 0..3);
+    let removed = (id(), 0..4u64).prop_map(|(id, create_revision)| v1::Removed { id, create_revision });
+    let number = || prop_oneof![0..6u64, Just(u64::MAX)];
+    let part = || prop_oneof![0..3u32, Just(u32::MAX)];
+    (
+        (-1..5i32, "[ef]", number(), number()),
+        (list(), list(), list(), prop::collection::vec(removed, 0..3)),
+        (any::<bool>(), part(), part(), 0..2u32),
+    )
+        .prop_map(
+            |((kind, epoch, revision, previous_revision), lists, (honest, part, last_part, count))| {
+                let (all, added, updated, removed) = lists;
+                v1::Change {
+                    kind,
+                    epoch,
+                    revision,
+                    previous_revision,
+                    digest: if honest { wire_digest(&all) } else { 1 },
+                    all,
+                    added,
+                    updated,
+                    removed,
+                    part,
+                    last_part,
+                    service_instances: count,
+                    ..v1::Change::default()
+                }
+            },
+        )
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_valid_gives_exactly_the_models_view(edits in edits(), steps in steps()) {
+        let model = Model::new(&edits);
+        let mut view = view();
+        let mut mirror: BTreeMap<Arc<str>, Arc<Instance>> = BTreeMap::new();
+        let mut version = 0;
+        let mut last = None;
+        view.apply(model.snapshot("e", 0), || 0).expect("good");
+        for step in steps {
+            let at = view.cursor().expect("set").revision;
+            let messages = match step {
+                Step::Delta { back, ahead, parts } => {
+                    let to = (at + ahead).min(model.head());
+                    if to == at { continue }
+                    // It must name every id that differs from any state since where it says it starts.
+                    let from = at.saturating_sub(back);
+                    let mut delta = model.delta("e", at, to);
+                    delta.previous_revision = from;
+                    last = Some(delta.clone());
+                    cut(&delta, parts)
+                }
+                Step::Duplicate => last.clone().into_iter().filter(|d: &v1::Change| d.revision <= at).collect(),
+                Step::Bookmark => { view.bookmark("e", at); vec![] }
+                Step::Snapshot { ahead, parts, torn } => {
+                    let snapshot = model.snapshot("e", (at + ahead).min(model.head()));
+                    let mut messages = cut(&snapshot, parts);
+                    if torn { messages.insert(0, cut(&snapshot, parts.max(2))[0].clone()); }
+                    messages
+                }
+                Step::Reset => { view.stream_reset(); vec![] }
+            };
+            for message in messages {
+                version += 1;
+                if let Some(change) = view.apply(message, || version).expect("valid") {
+                    prop_assert_eq!(change.version, Some(version));
+                    // The differences, applied one after the other, are the view too.
+                    for gone in change.removed.iter() { prop_assert!(mirror.remove(&gone.id).is_some()); }
+                    for new in change.added.iter() {
+                        prop_assert!(mirror.insert(Arc::clone(&new.id), Arc::clone(new)).is_none());
+                    }
+                    for new in change.updated.iter() {
+                        prop_assert!(mirror.insert(Arc::clone(&new.id), Arc::clone(new)).is_some());
+                    }
+                    prop_assert_eq!(change.all.to_vec(), mirror.values().cloned().collect::<Vec<_>>());
+                }
+            }
+            let at = view.cursor().expect("set").revision;
+            prop_assert_eq!(view.instances().to_vec(), model.view(at), "at {}", at);
+        }
+    }
+
+    #[test]
+    fn whatever_is_sent_nothing_panics_and_nothing_bad_is_shown(messages in prop::collection::vec(any_change(), 1..30)) {
+        let mut view = view();
+        for message in messages {
+            let before = view.instances().clone();
+            if view.apply(message, || 1).is_err() {
+                prop_assert!(view.needs_snapshot());
+                prop_assert_eq!(&before, view.instances());
+            }
+            let ids: Vec<_> = view.instances().iter().map(|i| Arc::clone(&i.id)).collect();
+            prop_assert!(ids.is_sorted());
+            prop_assert_eq!(view.digest, sum(view.instances()).wrapping_add(
+                view.unreadable.iter().fold(0, |s, (id, (c, m))| s.wrapping_add(digest::of(id, *c, *m)))));
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! The reconnect state machine, on one page.
+//!
+//! ```text
+//!            first view                      connected, hello and views sent
+//!   Idle ───────────────▶ Connecting ─────────────────────────────────────▶ Opening
+//!    ▲                     ▲  ▲   │ no connection, refused                     │ first bookmark: the initial
+//!    │ last view dropped   │  │   ▼                                            ▼ state is complete
+//!    └───────── any ◀──────│──│─ Disconnected { until } ◀── error, end ─────── Live ◀─┐ bookmarks
+//!                          │  │      │ backoff over       or 15 s of silence     │ └───┘
+//!                          │  └──────┘                                           │ go_away
+//!                          └──────────────── delay over, elsewhere ────────── Leaving { until }
+//! ```
+//!
+//! There is no end state: every arrow out of a failure leads back to `Connecting`. The views outlive every stream, and
+//! each stream begins by subscribing all of them with their cursors. The backoff is reset by a bookmark, not by a
+//! connection: a registry that accepts and then fails is as bad as one that is gone.
+
+use std::{sync::Arc, time::Duration};
+
+use registry_proto::v1;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::{
+    Counters, SILENCE, Sink, Wanted, WatchError,
+    views::{Heard, Views},
+};
+use crate::{
+    client::{Backoff, Connection, Refusal, RegistryClient},
+    runtime::Runtime,
+};
+
+/// How many requests may wait to be written.
+const REQUESTS: usize = 64;
+/// A registry may ask to stay for at most this long before leaving it.
+const MAX_LEAVE_DELAY: Duration = Duration::from_secs(60);
+
+/// Where the watch stands.
+enum State {
+    /// There is nothing to follow.
+    Idle,
+    /// No stream until then.
+    Disconnected { until: Duration },
+    /// A connection and a stream are being opened.
+    Connecting,
+    /// The views are subscribed; not all of them have arrived.
+    Opening(Stream),
+    /// All views were at the head at least once.
+    Live(Stream),
+    /// Still listening, until it is time to go elsewhere.
+    Leaving { stream: Stream, until: Duration },
+}
+
+/// An open stream.
+struct Stream {
+    connection: Connection,
+    requests: mpsc::Sender<v1::SubscribeRequest>,
+    responses: Streaming<v1::SubscribeResponse>,
+    heard_at: Duration,
+}
+
+/// What moves the machine on while a stream is open.
+enum Event {
+    Bookmark,
+    GoAway(Duration),
+    TimeToLeave,
+    NothingToFollow,
+    Failed(WatchError),
+}
+
+/// The task behind a [`Watcher`](super::Watcher).
+pub(super) struct Machine<S> {
+    client: RegistryClient,
+    runtime: Runtime,
+    wanted: Arc<Wanted>,
+    counters: Arc<Counters>,
+    views: Views<S>,
+    backoff: Backoff,
+}
+
+impl<S: Sink> Machine<S> {
+    pub(super) fn new(client: RegistryClient, sink: S, wanted: Arc<Wanted>, counters: Arc<Counters>) -> Self {
+        let runtime = client.runtime().clone();
+        let views = Views::new(runtime.clone(), sink, Arc::clone(&counters));
+        Self { client, runtime, wanted, counters, views, backoff: Backoff::default() }
+    }
+
+    /// Runs until the watcher is dropped.
+    pub(super) async fn run(mut self) {
+        let mut state = State::Idle;
+        loop {
+            state = self.step(state).await;
+        }
+    }
+
+    async fn step(&mut self, state: State) -> State {
+        match state {
+            State::Idle => {
+                self.wait_until(None).await;
+                if self.views.is_empty() { State::Idle } else { State::Connecting }
+            }
+            State::Disconnected { until } => {
+                self.wait_until(Some(until)).await;
+                if self.views.is_empty() {
+                    State::Idle
+                } else if self.runtime.now() < until {
+                    State::Disconnected { until }
+                } else {
+                    State::Connecting
+                }
+            }
+            State::Connecting => match self.open().await {
+                Ok(stream) => State::Opening(stream),
+                Err(error) => self.disconnected(&error),
+            },
+            State::Opening(mut stream) | State::Live(mut stream) => {
+                let event = self.listen(&mut stream, None).await;
+                self.moved_on(stream, event)
+            }
+            State::Leaving { mut stream, until } => match self.listen(&mut stream, Some(until)).await {
+                Event::Bookmark | Event::GoAway(_) => State::Leaving { stream, until },
+                // It was to end anyway: nobody is told.
+                Event::Failed(_) => {
+                    stream.connection.retire();
+                    State::Disconnected { until }
+                }
+                other => self.moved_on(stream, other),
+            },
+        }
+    }
+
+    fn moved_on(&mut self, stream: Stream, event: Event) -> State {
+        match event {
+            Event::Bookmark => State::Live(stream),
+            Event::NothingToFollow => State::Idle,
+            Event::GoAway(delay) => {
+                // A registry that sends every stream away at once must not be asked in a loop.
+                let delay = delay.min(MAX_LEAVE_DELAY).max(self.backoff.next(&self.runtime));
+                State::Leaving { stream, until: self.runtime.now().saturating_add(delay) }
+            }
+            Event::TimeToLeave => {
+                stream.connection.retire();
+                State::Connecting
+            }
+            Event::Failed(error) => {
+                stream.connection.retire();
+                self.disconnected(&error)
+            }
+        }
+    }
+
+    fn disconnected(&mut self, error: &WatchError) -> State {
+        let pause = self.backoff.next(&self.runtime).max(error.retry_after());
+        tracing::warn!(%error, ?pause, "not following the registry; the last known views stay");
+        self.views.disconnected(error);
+        State::Disconnected { until: self.runtime.now().saturating_add(pause) }
+    }
+
+    /// Waits until then, or until the wishes changed, and takes them in.
+    async fn wait_until(&mut self, until: Option<Duration>) {
+        let now = self.runtime.now();
+        let wake = until.into_iter().chain(self.views.next_deadline()).min();
+        tokio::select! {
+            biased;
+            () = self.wanted.changed.notified() => {}
+            () = sleep_until(now, wake) => {}
+        }
+        self.take_wishes();
+    }
+
+    fn take_wishes(&mut self) {
+        let now = self.runtime.now();
+        for (key, wish) in self.wanted.take() {
+            self.views.wish(key, wish, now);
+        }
+        self.views.deadline_passed(now);
+    }
+
+    /// Connects, opens the stream, and sends as many subscriptions as fit along with the first bytes.
+    async fn open(&mut self) -> Result<Stream, WatchError> {
+        self.take_wishes();
+        self.views.stream_begins();
+        let (requests, receiver) = mpsc::channel(REQUESTS);
+        let hello = v1::Hello { client_id: self.client.client_id().to_owned(), acks: false };
+        let hello = v1::subscribe_request::Request::Hello(hello);
+        let _ = requests.try_send(v1::SubscribeRequest { request: Some(hello) });
+        while requests.capacity() > 0
+            && let Some(request) = self.views.next_request()
+        {
+            let _ = requests.try_send(request);
+        }
+        let client = self.client.clone();
+        let open = async move {
+            let connection = client.connect().await.map_err(WatchError::Unreachable)?;
+            let mut grpc = connection.grpc();
+            let answer = grpc.subscribe(ReceiverStream::new(receiver));
+            match tokio::time::timeout(SILENCE, answer).await {
+                Ok(Ok(response)) => Ok((connection, response.into_inner())),
+                Ok(Err(status)) => {
+                    connection.retire();
+                    Err(WatchError::Ended(Refusal::from_status(&status)))
+                }
+                Err(_) => {
+                    connection.retire();
+                    Err(WatchError::Silent(SILENCE))
+                }
+            }
+        };
+        let mut open = std::pin::pin!(open);
+        let (connection, responses) = loop {
+            tokio::select! {
+                biased;
+                opened = &mut open => break opened?,
+                () = self.wait_until(None) => {}
+            }
+        };
+        self.counters.streams.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ok(Stream { connection, requests, responses, heard_at: self.runtime.now() })
+    }
+
+    /// Listens until something moves the machine on.
+    async fn listen(&mut self, stream: &mut Stream, leave_at: Option<Duration>) -> Event {
+        loop {
+            self.take_wishes();
+            let now = self.runtime.now();
+            if self.views.is_empty() {
+                return Event::NothingToFollow;
+            }
+            if leave_at.is_some_and(|at| at <= now) {
+                return Event::TimeToLeave;
+            }
+            let silent_at = stream.heard_at + SILENCE;
+            let wake = leave_at.into_iter().chain(self.views.next_deadline()).chain([silent_at]).min();
+            tokio::select! {
+                biased;
+                () = self.wanted.changed.notified() => {}
+                permit = stream.requests.reserve(), if self.views.has_requests() => {
+                    let Ok(permit) = permit else { return Event::Failed(WatchError::Closed) };
+                    if let Some(request) = self.views.next_request() {
+                        permit.send(request);
+                    }
+                }
+                message = stream.responses.message() => {
+                    stream.heard_at = self.runtime.now();
+                    let response = match message {
+                        Ok(Some(response)) => response,
+                        Ok(None) => return Event::Failed(WatchError::Closed),
+                        Err(status) => return Event::Failed(WatchError::Ended(Refusal::from_status(&status))),
+                    };
+                    match self.views.heard(response) {
+                        Heard::Bookmark => {
+                            self.backoff.reset();
+                            return Event::Bookmark;
+                        }
+                        Heard::GoAway(delay) => return Event::GoAway(delay),
+                        Heard::Behind(refusal) if self.client.endpoint_count() > 1 => {
+                            return Event::Failed(WatchError::Ended(refusal));
+                        }
+                        Heard::Change | Heard::Behind(_) => {}
+                    }
+                }
+                () = sleep_until(now, wake) => {
+                    if self.runtime.now() >= silent_at {
+                        return Event::Failed(WatchError::Silent(SILENCE));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sleeps from `now` to `wake`, or for ever.
+async fn sleep_until(now: Duration, wake: Option<Duration>) {
+    match wake {
+        Some(wake) => tokio::time::sleep(wake.saturating_sub(now)).await,
+        None => std::future::pending().await,
+    }
+}

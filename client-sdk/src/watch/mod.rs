@@ -1,0 +1,171 @@
+//! Following many views on one stream, for as long as anyone wants them.
+//!
+//! Owns the `Subscribe` stream: the reconnect state machine (`machine`) and the views that it carries (`views`).
+//! Does not own what becomes of a change: that is the [`Sink`]'s business. Keeps W5 on the client's side (every view
+//! resumes with its epoch and cursor), C3 (silence of 15 s is a dead stream, the next replica is asked), and the
+//! promise that a watch never ends by itself and no error is fatal.
+
+mod machine;
+mod views;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::{
+    client::{ConnectError, Refusal, RegistryClient},
+    model::{Change, Instance},
+    runtime::Task,
+    view::{Cursor, Resync, ViewKey},
+};
+
+/// A stream without a message for this long is dead (C3): bookmarks come every 5 s.
+pub const SILENCE: Duration = Duration::from_secs(15);
+
+/// What a watch has to say. No update is the last one.
+#[derive(Clone, Debug)]
+pub enum Update {
+    /// A view is another one. It is healthy, too.
+    Changed {
+        /// What changed.
+        change: Change<ViewKey>,
+        /// Where the view can be resumed.
+        cursor: Cursor,
+    },
+    /// What was wrong with a view is over; it is as it was.
+    Healthy {
+        /// The view.
+        key: ViewKey,
+    },
+    /// A view may be out of date, or is not there yet. The watch goes on trying.
+    Failed {
+        /// The view.
+        key: ViewKey,
+        /// Why.
+        error: WatchError,
+    },
+}
+
+/// Takes updates in. Called by the watch's own task: it must not block.
+pub trait Sink: Send + 'static {
+    /// Takes one update in.
+    fn update(&mut self, update: Update);
+}
+
+/// Why a view may be out of date. Always passing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WatchError {
+    /// Not one endpoint could be connected to.
+    #[error(transparent)]
+    Unreachable(ConnectError),
+    /// The stream broke or was refused.
+    #[error("the stream of changes was ended: {0}")]
+    Ended(Refusal),
+    /// The stream was closed without a reason.
+    #[error("the registry closed the stream of changes")]
+    Closed,
+    /// Nothing came over the stream for too long.
+    #[error("nothing was heard from the registry for {0:?}")]
+    Silent(Duration),
+    /// The registry refused this view, not the stream.
+    #[error("the registry refused the view: {0}")]
+    Refused(Refusal),
+    /// What came did not fit; a fresh snapshot was asked for.
+    #[error("the view is being read anew: {0}")]
+    Resync(Resync),
+}
+
+impl WatchError {
+    /// When the registry asked to try again.
+    fn retry_after(&self) -> Duration {
+        match self {
+            Self::Ended(refusal) | Self::Refused(refusal) => refusal.retry_after.unwrap_or_default(),
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+/// A view as it was known before, to start from: it is shown once the registry turns out to be missing, and resumed from
+/// if it is there.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// Where to resume.
+    pub cursor: Cursor,
+    /// The instances at that point.
+    pub instances: Arc<[Arc<Instance>]>,
+}
+
+/// Follows views over one stream. Dropping it ends the stream and the task behind it.
+#[derive(Debug)]
+pub struct Watcher {
+    wanted: Arc<Wanted>,
+    counters: Arc<Counters>,
+    _task: Task,
+}
+
+/// What the handle asks of the task: by view, the newest wish only, so that it is bounded by the number of views.
+#[derive(Debug, Default)]
+struct Wanted {
+    wishes: Mutex<BTreeMap<ViewKey, Wish>>,
+    changed: tokio::sync::Notify,
+}
+
+#[derive(Debug)]
+enum Wish {
+    Follow(Option<Restored>),
+    Drop,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    resyncs: AtomicU64,
+    streams: AtomicU64,
+}
+
+impl Watcher {
+    /// A watcher of nothing yet: it connects with the first view. Must be called inside the runtime.
+    pub fn new(client: RegistryClient, sink: impl Sink) -> Self {
+        let wanted = Arc::new(Wanted::default());
+        let counters = Arc::new(Counters::default());
+        let runtime = client.runtime().clone();
+        let machine = machine::Machine::new(client, sink, Arc::clone(&wanted), Arc::clone(&counters));
+        Self { wanted, counters, _task: runtime.spawn(machine.run()) }
+    }
+
+    /// Follows a view. If it is followed already, it is told to the sink again as a whole.
+    pub fn follow(&self, key: ViewKey, restored: Option<Restored>) {
+        self.wanted.wish(key, Wish::Follow(restored));
+    }
+
+    /// Does not follow a view any longer.
+    pub fn unfollow(&self, key: ViewKey) {
+        self.wanted.wish(key, Wish::Drop);
+    }
+
+    /// How many times a view was read anew because what came did not fit (W8), since the watcher began.
+    pub fn resyncs(&self) -> u64 {
+        self.counters.resyncs.load(Ordering::Relaxed)
+    }
+
+    /// How many streams were opened since the watcher began: one, as long as nothing goes wrong.
+    pub fn streams(&self) -> u64 {
+        self.counters.streams.load(Ordering::Relaxed)
+    }
+}
+
+impl Wanted {
+    fn wish(&self, key: ViewKey, wish: Wish) {
+        self.wishes.lock().unwrap_or_else(PoisonError::into_inner).insert(key, wish);
+        self.changed.notify_one();
+    }
+
+    fn take(&self) -> BTreeMap<ViewKey, Wish> {
+        std::mem::take(&mut *self.wishes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

@@ -1,0 +1,320 @@
+//! The views that a stream carries: what to ask for, what was heard, and whom to tell.
+//!
+//! Knows nothing of connections. A view's number is never used again, so that a late message of a dropped view finds
+//! nobody. A bookmark moves only those views of which something was heard on this stream: the registry may have sent it
+//! before it read the subscription of the others.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use registry_proto::v1;
+
+use super::{Counters, Sink, Update, WatchError, Wish};
+use crate::{
+    client::{Backoff, Refusal},
+    model::Change,
+    runtime::Runtime,
+    view::{LocalView, ViewKey, wire},
+};
+
+/// A restored view is shown if the registry has not answered after this long.
+const BRIDGE_AFTER: Duration = Duration::from_secs(1);
+
+/// What a message was, beside what it did to the views.
+pub(super) enum Heard {
+    Change,
+    Bookmark,
+    GoAway(Duration),
+    /// This replica has not caught up with what a view has seen.
+    Behind(Refusal),
+}
+
+/// The views. Ordered, so that the same seed gives the same history.
+pub(super) struct Views<S> {
+    runtime: Runtime,
+    counters: Arc<Counters>,
+    sink: S,
+    by_id: BTreeMap<u32, Followed>,
+    ids: BTreeMap<ViewKey, u32>,
+    next_id: u32,
+    to_subscribe: VecDeque<u32>,
+    to_unsubscribe: VecDeque<u32>,
+    /// When something is due, by view. An entry that its view no longer knows of means nothing.
+    deadlines: BTreeSet<(Duration, u32)>,
+}
+
+/// How far a view is on this stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subscription {
+    /// Waits in `to_subscribe`.
+    Queued,
+    /// Sent; perhaps the registry has not read it yet. Or refused, and to be sent again at `retry_at`.
+    Sent,
+    /// Something was heard of it: from now on bookmarks cover it.
+    Heard,
+}
+
+/// One view.
+struct Followed {
+    view: LocalView,
+    backoff: Backoff,
+    subscription: Subscription,
+    /// The sink was told what is known.
+    announced: bool,
+    /// The sink was told that something is wrong.
+    failed: bool,
+    /// Subscribe again then.
+    retry_at: Option<Duration>,
+    /// Show what was restored then.
+    bridge_at: Option<Duration>,
+}
+
+impl Followed {
+    fn is_queued(&self) -> bool {
+        self.subscription == Subscription::Queued
+    }
+}
+
+impl<S: Sink> Views<S> {
+    pub(super) fn new(runtime: Runtime, sink: S, counters: Arc<Counters>) -> Self {
+        Self {
+            runtime,
+            counters,
+            sink,
+            by_id: BTreeMap::new(),
+            ids: BTreeMap::new(),
+            next_id: 1,
+            to_subscribe: VecDeque::new(),
+            to_unsubscribe: VecDeque::new(),
+            deadlines: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    pub(super) fn has_requests(&self) -> bool {
+        !self.to_subscribe.is_empty() || !self.to_unsubscribe.is_empty()
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Duration> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    pub(super) fn wish(&mut self, key: ViewKey, wish: Wish, now: Duration) {
+        match (wish, self.ids.get(&key).copied()) {
+            (Wish::Follow(_), Some(id)) => {
+                if let Some(followed) = self.by_id.get_mut(&id) {
+                    followed.announced = false;
+                }
+                self.announce(id);
+            }
+            (Wish::Follow(restored), None) => {
+                let id = self.next_id;
+                self.next_id = self.next_id.wrapping_add(1);
+                let bridge_at = restored.as_ref().map(|_| now + BRIDGE_AFTER);
+                let view = match restored {
+                    Some(restored) => {
+                        LocalView::restored(key.clone(), restored.cursor, restored.instances.iter().cloned())
+                    }
+                    None => LocalView::new(key.clone()),
+                };
+                self.deadlines.extend(bridge_at.map(|at| (at, id)));
+                self.to_subscribe.push_back(id);
+                self.ids.insert(key, id);
+                let followed = Followed {
+                    view,
+                    backoff: Backoff::default(),
+                    subscription: Subscription::Queued,
+                    announced: false,
+                    failed: false,
+                    retry_at: None,
+                    bridge_at,
+                };
+                self.by_id.insert(id, followed);
+            }
+            (Wish::Drop, Some(id)) => {
+                self.ids.remove(&key);
+                let queued = self.by_id.remove(&id).is_some_and(|followed| followed.is_queued());
+                self.deadlines.retain(|(_, of)| *of != id);
+                if queued {
+                    self.to_subscribe.retain(|waiting| *waiting != id);
+                } else {
+                    self.to_unsubscribe.push_back(id);
+                }
+            }
+            (Wish::Drop, None) => {}
+        }
+    }
+
+    /// A new stream: everything is to be subscribed, from where it was.
+    pub(super) fn stream_begins(&mut self) {
+        self.to_unsubscribe.clear();
+        self.to_subscribe = self.by_id.keys().copied().collect();
+        for followed in self.by_id.values_mut() {
+            followed.view.stream_reset();
+            (followed.subscription, followed.retry_at) = (Subscription::Queued, None);
+        }
+    }
+
+    /// What to send next.
+    pub(super) fn next_request(&mut self) -> Option<v1::SubscribeRequest> {
+        use v1::subscribe_request::Request;
+        if let Some(view_id) = self.to_unsubscribe.pop_front() {
+            let request = Request::Unsubscribe(v1::UnsubscribeView { view_id });
+            return Some(v1::SubscribeRequest { request: Some(request) });
+        }
+        let view_id = self.to_subscribe.pop_front()?;
+        let followed = self.by_id.get_mut(&view_id)?;
+        followed.subscription = Subscription::Sent;
+        let key = followed.view.key();
+        let watch = v1::WatchRequest {
+            scope: Some(v1::watch_request::Scope::Key(wire::service(key))),
+            selector: Some(wire::selector(&key.selector)),
+            cursor: followed
+                .view
+                .cursor()
+                .map(|cursor| v1::Cursor { epoch: cursor.epoch.to_string(), revision: cursor.revision }),
+            include_all: false,
+            force_snapshot: followed.view.needs_snapshot(),
+        };
+        let request = Request::Subscribe(v1::SubscribeView { view_id, watch: Some(watch) });
+        Some(v1::SubscribeRequest { request: Some(request) })
+    }
+
+    /// Takes a message in.
+    pub(super) fn heard(&mut self, message: v1::SubscribeResponse) -> Heard {
+        use v1::subscribe_response::Response;
+        let view_id = message.view_id;
+        match message.response {
+            Some(Response::Change(change)) => self.change(view_id, change),
+            Some(Response::ViewError(error)) => {
+                let refusal = Refusal::from_view_error(error);
+                let behind = refusal.is("REPLICA_BEHIND").then(|| refusal.clone());
+                self.failed(view_id, WatchError::Refused(refusal));
+                if let Some(refusal) = behind {
+                    return Heard::Behind(refusal);
+                }
+            }
+            Some(Response::Bookmark(bookmark)) => {
+                self.bookmark(&bookmark);
+                return Heard::Bookmark;
+            }
+            Some(Response::GoAway(go_away)) => {
+                let delay = go_away.delay.and_then(|delay| delay.try_into().ok());
+                return Heard::GoAway(delay.unwrap_or_default());
+            }
+            // A kind of message that this version does not know: a sign of life, no more.
+            None => {}
+        }
+        Heard::Change
+    }
+
+    /// The stream is gone. What was restored is shown now: the registry is missing.
+    pub(super) fn disconnected(&mut self, error: &WatchError) {
+        let ids: Vec<u32> = self.by_id.keys().copied().collect();
+        for id in ids {
+            self.announce(id);
+            self.tell_failed(id, error.clone());
+        }
+    }
+
+    /// Does what is due.
+    pub(super) fn deadline_passed(&mut self, now: Duration) {
+        while let Some((at, id)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
+            self.deadlines.remove(&(at, id));
+            let Some(followed) = self.by_id.get_mut(&id) else { continue };
+            if followed.retry_at.take_if(|at| *at <= now).is_some() && !followed.is_queued() {
+                followed.subscription = Subscription::Queued;
+                self.to_subscribe.push_back(id);
+            }
+            if followed.bridge_at.take_if(|at| *at <= now).is_some() {
+                self.announce(id);
+            }
+        }
+    }
+
+    fn change(&mut self, id: u32, message: v1::Change) {
+        let Some(followed) = self.by_id.get_mut(&id) else { return };
+        if !followed.is_queued() {
+            followed.subscription = Subscription::Heard;
+        }
+        match followed.view.apply(message, || self.runtime.next_version()) {
+            Ok(None) => {}
+            Ok(Some(mut change)) => {
+                if !followed.announced {
+                    // The sink knows nothing of what was restored: to it, all of this is new.
+                    change = Change::between(change.key, &[], change.all, change.version);
+                }
+                (followed.announced, followed.failed, followed.bridge_at) = (true, false, None);
+                if let Some(cursor) = followed.view.cursor().cloned() {
+                    self.sink.update(Update::Changed { change, cursor });
+                }
+            }
+            Err(resync) => {
+                tracing::warn!(view = %followed.view.key(), %resync, "the view is read anew");
+                self.counters.resyncs.fetch_add(1, Ordering::Relaxed);
+                self.failed(id, WatchError::Resync(resync));
+            }
+        }
+    }
+
+    fn bookmark(&mut self, bookmark: &v1::Bookmark) {
+        let mut to_announce = Vec::new();
+        for (id, followed) in &mut self.by_id {
+            if followed.subscription == Subscription::Heard {
+                followed.view.bookmark(&bookmark.epoch, bookmark.revision);
+            }
+            if followed.retry_at.is_some() || followed.is_queued() || followed.view.needs_snapshot() {
+                continue;
+            }
+            followed.backoff.reset();
+            if followed.view.cursor().is_some() && (followed.failed || !followed.announced) {
+                to_announce.push(*id);
+            }
+        }
+        for id in to_announce {
+            self.announce(id);
+            let Some(followed) = self.by_id.get_mut(&id) else { continue };
+            if std::mem::take(&mut followed.failed) {
+                self.sink.update(Update::Healthy { key: followed.view.key().clone() });
+            }
+        }
+    }
+
+    /// Tells the sink what is known, as a whole, if it was not told yet.
+    fn announce(&mut self, id: u32) {
+        let Some(followed) = self.by_id.get_mut(&id) else { return };
+        let Some(cursor) = followed.view.cursor().cloned().filter(|_| !followed.announced) else { return };
+        (followed.announced, followed.bridge_at) = (true, None);
+        let all = Arc::clone(followed.view.instances());
+        let version = Some(self.runtime.next_version());
+        let change = Change::between(followed.view.key().clone(), &[], all, version);
+        self.sink.update(Update::Changed { change, cursor });
+    }
+
+    /// One view failed: try again, at most once per backoff period, or when the registry said.
+    fn failed(&mut self, id: u32, error: WatchError) {
+        let Some(followed) = self.by_id.get_mut(&id) else { return };
+        if followed.retry_at.is_none() && !followed.is_queued() {
+            let pause = followed.backoff.next(&self.runtime).max(error.retry_after());
+            let at = self.runtime.now().saturating_add(pause);
+            followed.retry_at = Some(at);
+            self.deadlines.insert((at, id));
+        }
+        if !followed.is_queued() {
+            followed.subscription = Subscription::Sent;
+        }
+        self.tell_failed(id, error);
+    }
+
+    fn tell_failed(&mut self, id: u32, error: WatchError) {
+        let Some(followed) = self.by_id.get_mut(&id) else { return };
+        followed.failed = true;
+        self.sink.update(Update::Failed { key: followed.view.key().clone(), error });
+    }
+}

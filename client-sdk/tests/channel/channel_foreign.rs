@@ -1,0 +1,177 @@
+//! Somebody else's `Discover` and `LoadBalance`, written against the public API only, under the channel.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use client_sdk::{
+    balance::{LoadBalance, LoadBalanceError},
+    channel::{BalancedChannel, ChannelError},
+    discover::Discover,
+    model::{Address, Change, Endpoint, Instance, InstanceList, Status},
+};
+use tonic::Code;
+
+use crate::{
+    kit::{Act, Peer, Server, who},
+    typed,
+};
+
+/// A discovery with nothing but what the trait demands.
+struct Foreign {
+    instances: Mutex<Vec<Arc<Instance>>>,
+    sender: async_broadcast::Sender<Change<String>>,
+    _keep: async_broadcast::InactiveReceiver<Change<String>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("not this one")]
+struct NotThisOne;
+
+impl Foreign {
+    fn new(instances: Vec<Arc<Instance>>) -> Self {
+        let (mut sender, receiver) = async_broadcast::broadcast(16);
+        sender.set_overflow(true);
+        sender.set_await_active(false);
+        Self { instances: Mutex::new(instances), sender, _keep: receiver.deactivate() }
+    }
+
+    fn change(&self, instances: Vec<Arc<Instance>>) {
+        let before = std::mem::replace(&mut *self.instances.lock().expect("no panic"), instances.clone());
+        let change = Change::between("default/greeter".to_owned(), &before, instances.into(), None);
+        self.sender.try_broadcast(change).expect("overflows");
+    }
+}
+
+impl Discover for Foreign {
+    type Key = String;
+    type Error = NotThisOne;
+
+    async fn discover(&self, endpoint: &Endpoint) -> Result<Vec<Arc<Instance>>, NotThisOne> {
+        if &*endpoint.service != "greeter" {
+            return Err(NotThisOne);
+        }
+        Ok(self.instances.lock().expect("no panic").clone())
+    }
+
+    fn key(&self, endpoint: &Endpoint) -> String {
+        endpoint.to_string()
+    }
+
+    fn watch(&self) -> Option<async_broadcast::Receiver<Change<String>>> {
+        Some(self.sender.new_receiver())
+    }
+}
+
+/// The addresses in the order of the list, whatever their state; counts the changes that it is told of.
+#[derive(Clone, Default)]
+struct InOrder {
+    changes: Arc<AtomicUsize>,
+}
+
+impl<D: Discover> LoadBalance<D> for InOrder {
+    type InstanceIter = std::vec::IntoIter<Address>;
+
+    async fn get_picker(
+        &self,
+        endpoint: &Endpoint,
+        discover: &D,
+    ) -> Result<Self::InstanceIter, LoadBalanceError> {
+        let instances = discover.discover(endpoint).await.map_err(|error| LoadBalanceError::Discover {
+            endpoint: endpoint.to_string(),
+            source: Arc::new(error),
+        })?;
+        Ok(instances.iter().map(|i| i.address.clone()).collect::<Vec<_>>().into_iter())
+    }
+
+    fn rebalance(&self, _: Change<D::Key>) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// The same address for ever.
+struct Stuck(Address);
+
+impl<D: Discover> LoadBalance<D> for Stuck {
+    type InstanceIter = std::iter::Repeat<Address>;
+
+    async fn get_picker(&self, _: &Endpoint, _: &D) -> Result<Self::InstanceIter, LoadBalanceError> {
+        Ok(std::iter::repeat(self.0.clone()))
+    }
+
+    fn rebalance(&self, _: Change<D::Key>) {}
+}
+
+fn of(servers: &[&Server]) -> Vec<Arc<Instance>> {
+    servers.iter().map(|server| Arc::new(server.instance().build())).collect()
+}
+
+#[tokio::test]
+async fn a_foreign_discover_works_under_the_channel() {
+    let (a, b) = (Server::start("a"), Server::start("b"));
+    let foreign = Arc::new(Foreign::new(of(&[&a])));
+    let channel = BalancedChannel::builder(Arc::clone(&foreign), Endpoint::new("greeter")).build();
+    assert_eq!(who(&channel).await.expect("answered"), "a");
+    foreign.change(of(&[&b]));
+    channel.wait_until(|s| s.chosen() == 1 && s.instance("a").is_none()).await;
+    assert_eq!(who(&channel).await.expect("answered"), "b");
+
+    let channel = BalancedChannel::builder(foreign, Endpoint::new("other")).build();
+    let status = who(&channel).await.expect_err("not this one");
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::Unavailable, "default/other is not discovered yet: not this one")
+    );
+}
+
+#[tokio::test]
+async fn a_foreign_load_balance_works_under_the_channel() {
+    let (mut a, b, c) = (Server::mortal("a"), Server::start("b"), Server::start("c"));
+    let foreign = Arc::new(Foreign::new(of(&[&a, &b, &c])));
+    let balance = InOrder::default();
+    let channel = BalancedChannel::builder(Arc::clone(&foreign), Endpoint::new("greeter"))
+        .load_balancer(balance.clone())
+        .build();
+    channel.wait_until(|s| s.chosen() == 3).await;
+    assert_eq!(balance.changes.load(Ordering::SeqCst), 1, "it is told of the view");
+    for _ in 0..5 {
+        assert_eq!(who(&channel).await.expect("answered"), "a");
+    }
+    // The next address is taken for one that is not connected, and for one that takes no requests.
+    a.kill();
+    channel.wait_until(|s| s.chosen() == 2).await;
+    assert_eq!(who(&channel).await.expect("answered"), "b");
+    let draining = Arc::new(b.instance().status(Status::Draining).build());
+    foreign.change(vec![of(&[&a])[0].clone(), draining, of(&[&c])[0].clone()]);
+    channel.wait_until(|s| s.chosen() == 1).await;
+    assert_eq!(who(&channel).await.expect("answered"), "c");
+    assert_eq!(balance.changes.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_request_that_a_foreign_choice_refused_goes_to_the_next_address() {
+    let (peer, b) = (Peer::start(|_| Act::Refuse).await, Server::start("b"));
+    let instances: InstanceList =
+        [Arc::new(peer.instance("peer").build()), Arc::new(b.instance().build())].into();
+    let foreign = Foreign::new(instances.to_vec());
+    let channel = BalancedChannel::builder(Arc::new(foreign), Endpoint::new("greeter"))
+        .load_balancer(InOrder::default())
+        .build();
+    channel.wait_until(|s| s.chosen() == 2).await;
+    assert_eq!(who(&channel).await.expect("answered"), "b");
+    assert_eq!(peer.seen(), 1);
+}
+
+#[tokio::test]
+async fn a_load_balancer_that_never_ends_naming_one_address_does_not_hang_a_call() {
+    let (peer, b) = (Peer::start(|_| Act::Refuse).await, Server::start("b"));
+    let foreign = Foreign::new(vec![Arc::new(peer.instance("peer").build()), of(&[&b])[0].clone()]);
+    let channel = BalancedChannel::builder(Arc::new(foreign), Endpoint::new("greeter"))
+        .load_balancer(Stuck(peer.address.clone()))
+        .build();
+    channel.wait_until(|s| s.chosen() == 2).await;
+    let status = who(&channel).await.expect_err("the only one named refuses");
+    assert!(matches!(typed(&status), ChannelError::AllUnavailable { .. }), "{status:?}");
+    assert_eq!(peer.seen(), 1);
+}

@@ -1,0 +1,27 @@
+//! The channel under real servers, misbehaving ones, and a view that changes.
+#![allow(clippy::disallowed_methods)] // a test may spawn
+
+mod kit;
+
+mod channel_calls;
+mod channel_changes;
+mod channel_failures;
+mod channel_foreign;
+
+use std::sync::Arc;
+
+use client_sdk::{
+    channel::{BalancedChannel, ChannelBuilder, ChannelError},
+    model::Endpoint,
+};
+use tonic::Status;
+
+use crate::kit::Fleet;
+
+fn builder(fleet: &Fleet) -> ChannelBuilder<Fleet> {
+    BalancedChannel::builder(Arc::new(fleet.clone()), Endpoint::new("greeter"))
+}
+
+fn typed(status: &Status) -> &ChannelError {
+    ChannelError::of(status).unwrap_or_else(|| panic!("not the channel's own: {status:?}"))
+}

@@ -1,0 +1,294 @@
+//! Registration: the lease is kept alive, words survive, what is lost is told, and leaving is orderly.
+#![allow(clippy::disallowed_methods, clippy::unchecked_time_subtraction)] // the calls under test run beside the script
+
+mod support;
+
+use std::time::Duration;
+
+use client_sdk::{
+    client::{CallError, MissingRegistry, RegisterError},
+    model::Instance,
+    registration::{EndError, LostReason, Registration, RegistrationState, UpdateError},
+};
+use registry_proto::v1::{self, lease_exception::Kind, lost_instance::Reason};
+use support::{Fake, Net, Renewals, address, soon};
+use tokio::sync::oneshot;
+use tonic::Status;
+
+const TTL: Duration = Duration::from_secs(12);
+
+/// Two instances under one lease, and the stream that renews it.
+async fn registered(net: &Net, fake: &mut Fake, endpoints: &[&str]) -> (Registration, Renewals) {
+    let builder = Registration::builder(net.client(endpoints))
+        .service("greeter")
+        .address(address("a:80"))
+        .instance(Instance::builder(address("b:80")).id("b").weight(2).tag("k", "v").build())
+        .ttl(TTL);
+    let (registration, request) = tokio::join!(builder.register(), fake.registered(1));
+    assert_eq!(request.registrations.len(), 2);
+    let mut renewals = fake.renewals().await;
+    let renewal = renewals.next().await;
+    renewals.answer(&renewal, &[]).await;
+    (registration.expect("registered"), renewals)
+}
+
+async fn until(registration: &Registration, wanted: impl Fn(&RegistrationState) -> bool) {
+    let mut events = registration.events();
+    soon(events.wait_for(|status| wanted(&status.state))).await.expect("the state");
+}
+
+fn lost(id: &str, reason: Reason) -> v1::LostInstance {
+    let key = v1::ServiceKey { namespace: "default".into(), service: "greeter".into() };
+    v1::LostInstance { key: Some(key), id: id.into(), reason: reason.into() }
+}
+
+fn ids(request: &v1::RegisterRequest) -> Vec<&str> {
+    request.registrations.iter().map(|r| r.instance.as_ref().expect("set").id.as_str()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_renewed_at_a_third_of_its_ttl_on_one_stream() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let (registration, mut renewals) = registered(&net, &mut fake, &["r:1"]).await;
+    let runtime = net.runtime(0);
+    let mut last = runtime.now();
+    for _ in 0..5 {
+        let renewal = renewals.next().await;
+        let now = runtime.now();
+        assert!((now - last).abs_diff(TTL / 3) < Duration::from_millis(20), "{:?}", now - last);
+        assert_eq!(renewal.lease_ids, [registration.lease_id().to_vec()]);
+        renewals.answer(&renewal, &[]).await;
+        last = now;
+    }
+    assert_eq!(registration.status().state, RegistrationState::Registered { revision: 1 });
+    assert!(fake.is_quiet());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unanswered_renewal_asks_another_replica_after_a_sixth_of_the_ttl() {
+    let net = Net::default();
+    let mut a = net.start("a:1");
+    let (registration, mut renewals) = registered(&net, &mut a, &["a:1", "b:1"]).await;
+    let mut b = net.start("b:1");
+    let unanswered = renewals.next().await;
+    let asked = net.runtime(0);
+    let mut elsewhere = b.renewals().await;
+    let renewal = elsewhere.next().await;
+    let waited = asked.now();
+    assert!(waited <= TTL / 6 + Duration::from_millis(50), "{waited:?}");
+    assert_eq!(renewal.lease_ids, unanswered.lease_ids);
+    assert!(matches!(registration.status().state, RegistrationState::Unconfirmed { .. }));
+    elsewhere.answer(&renewal, &[]).await;
+    until(&registration, |state| *state == RegistrationState::Registered { revision: 1 }).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_killed_replica_is_left_for_another_at_once() {
+    let net = Net::default();
+    let mut a = net.start("a:1");
+    let (registration, renewals) = registered(&net, &mut a, &["a:1", "b:1"]).await;
+    let mut b = net.start("b:1");
+    drop((a, renewals));
+    let mut elsewhere = b.renewals().await;
+    let renewal = elsewhere.next().await;
+    elsewhere.answer(&renewal, &[]).await;
+    until(&registration, |state| *state == RegistrationState::Registered { revision: 1 }).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forgotten_lease_is_registered_again_with_its_current_words() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let (registration, mut renewals) = registered(&net, &mut fake, &["r:1"]).await;
+    let update = registration.update(|instance| {
+        instance.weight += 10;
+        instance.id = "another".into();
+    });
+    let (updated, request) = tokio::join!(update, fake.registered(2));
+    assert_eq!(updated.expect("updated"), 2);
+    assert_eq!(ids(&request), ["a:80", "b"], "an update does not change ids");
+
+    let renewal = renewals.next().await;
+    renewals.answer(&renewal, &[(Kind::Unknown, vec![])]).await;
+    let asked = net.runtime(0);
+    let again = fake.registered(3).await;
+    assert!(asked.now() <= Duration::from_secs(1), "promptly");
+    assert_eq!(again, request, "the same lease, registrant and words");
+    let weights: Vec<_> =
+        again.registrations.iter().map(|r| r.instance.as_ref().expect("set").weight).collect();
+    assert_eq!(weights, [Some(11), Some(12)]);
+    until(&registration, |state| *state == RegistrationState::Registered { revision: 3 }).await;
+    // And it is renewed again.
+    fake.renewals().await.next().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn instances_taken_over_are_told_and_not_registered_again_and_expired_ones_are() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let (registration, mut renewals) = registered(&net, &mut fake, &["r:1"]).await;
+    let renewal = renewals.next().await;
+    let gone = vec![lost("b", Reason::TakenOver), lost("a:80", Reason::Expired)];
+    renewals.answer(&renewal, &[(Kind::Partial, gone)]).await;
+    let again = fake.registered(2).await;
+    assert_eq!(ids(&again), ["a:80"]);
+    until(&registration, |state| *state == RegistrationState::Registered { revision: 2 }).await;
+    let status = registration.status();
+    assert_eq!(status.lost.len(), 1);
+    assert_eq!((&*status.lost[0].id, status.lost[0].reason), ("b", LostReason::TakenOver));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registration_that_lost_everything_stops() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let (registration, mut renewals) = registered(&net, &mut fake, &["r:1"]).await;
+    let renewal = renewals.next().await;
+    let gone = vec![lost("b", Reason::Deregistered), lost("a:80", Reason::TakenOver)];
+    renewals.answer(&renewal, &[(Kind::Partial, gone)]).await;
+    until(&registration, |state| *state == RegistrationState::Lost).await;
+    let error = registration.update(|_| {}).await.expect_err("ended");
+    assert_eq!(error, UpdateError::Ended(RegistrationState::Lost));
+    drop(registration);
+    tokio::time::sleep(TTL * 3).await;
+    assert!(fake.is_quiet(), "nothing is renewed, registered or deregistered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_superseded_registrant_stops_and_tells() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let (registration, mut renewals) = registered(&net, &mut fake, &["r:1"]).await;
+    let renewal = renewals.next().await;
+    renewals.answer(&renewal, &[(Kind::Superseded, vec![])]).await;
+    until(&registration, |state| *state == RegistrationState::Superseded).await;
+    tokio::time::sleep(TTL * 3).await;
+    assert!(fake.is_quiet());
+    let error = registration.deregister().await.expect_err("not ours any longer");
+    assert_eq!(error, EndError::Ended(RegistrationState::Superseded));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_that_is_refused_leaves_the_old_words() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let (registration, mut renewals) = registered(&net, &mut fake, &["r:1"]).await;
+    let update = registration.update(|instance| instance.weight = 99_999);
+    let refuse = async { fake.register().await.answer(Err(Status::invalid_argument("too heavy"))) };
+    let (updated, ()) = tokio::join!(update, refuse);
+    assert!(matches!(updated, Err(UpdateError::Refused(_))), "{updated:?}");
+    let renewal = renewals.next().await;
+    renewals.answer(&renewal, &[(Kind::Unknown, vec![])]).await;
+    let again = fake.registered(3).await;
+    assert_eq!(again.registrations[1].instance.as_ref().expect("set").weight, Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_while_the_registry_is_down_is_sent_when_it_is_back() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let (registration, renewals) = registered(&net, &mut fake, &["r:1"]).await;
+    drop((fake, renewals));
+    let updated = registration.update(|instance| instance.weight = 7).await;
+    assert!(matches!(updated, Err(UpdateError::Pending(_))), "{updated:?}");
+    let mut fake = net.start("r:1");
+    let again = fake.registered(5).await;
+    assert_eq!(again.registrations[0].instance.as_ref().expect("set").weight, Some(7));
+    until(&registration, |state| *state == RegistrationState::Registered { revision: 5 }).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_handle_deregisters() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let (registration, _renewals) = registered(&net, &mut fake, &["r:1"]).await;
+    let lease_id = registration.lease_id();
+    drop(registration);
+    let call = fake.deregister().await;
+    assert_eq!(call.request.lease_id, lease_id);
+    assert!(call.request.instances.is_empty());
+    call.answer(Ok(v1::DeregisterResponse::default()));
+    tokio::time::sleep(TTL * 3).await;
+    assert!(fake.is_quiet());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_marks_waits_lets_finish_and_only_then_deregisters() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let (registration, mut renewals) = registered(&net, &mut fake, &["r:1"]).await;
+    let (finish, finished) = oneshot::channel::<()>();
+    let drain = async {
+        registration
+            .drain_after(async {
+                finished.await.expect("finished");
+            })
+            .await
+    };
+    let script = async {
+        let request = fake.registered(2).await;
+        for registration in request.registrations {
+            let status = registration.instance.expect("set").status;
+            assert_eq!(status, i32::from(v1::InstanceStatus::Draining));
+        }
+        let wait = fake.wait_applied().await;
+        assert_eq!(wait.request.revision, 2);
+        assert_eq!(wait.request.key.as_ref().expect("set").service, "greeter");
+        wait.answer(Err(Status::unimplemented("not yet")));
+        // The lease stays alive for as long as it takes.
+        for _ in 0..3 {
+            let renewal = renewals.next().await;
+            renewals.answer(&renewal, &[]).await;
+        }
+        assert!(fake.is_quiet(), "nothing is deregistered while work is in flight");
+        finish.send(()).expect("waited for");
+        fake.deregister().await.answer(Ok(v1::DeregisterResponse::default()));
+    };
+    let (drained, ()) = tokio::join!(drain, script);
+    drained.expect("drained");
+    assert_eq!(registration.status().state, RegistrationState::Deregistered);
+    assert!(registration.status().state.is_final());
+    registration.deregister().await.expect("done already");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_registry_at_start_fails_fast_or_is_waited_for_as_chosen() {
+    let net = Net::default();
+    let builder =
+        || Registration::builder(net.client(&["r:1"])).service("greeter").address(address("a:80")).ttl(TTL);
+    let error = builder().register().await.expect_err("missing");
+    assert!(matches!(error, RegisterError::Failed(CallError::Unreachable(_))), "{error}");
+
+    let waiting = tokio::spawn(builder().missing_registry(MissingRegistry::Wait).register());
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert!(!waiting.is_finished());
+    let mut fake = net.start("r:1");
+    fake.registered(1).await;
+    soon(waiting).await.expect("no panic").expect("registered");
+}
+
+#[tokio::test]
+async fn an_incomplete_registration_is_refused_before_anything_is_sent() {
+    let net = Net::default();
+    let nothing = Registration::builder(net.client(&["r:1"])).service("s").register().await;
+    assert!(matches!(nothing, Err(RegisterError::Incomplete(_))));
+    let nowhere = Registration::builder(net.client(&["r:1"])).address(address("a:80")).register().await;
+    assert!(matches!(nowhere, Err(RegisterError::Incomplete(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_keeps_forgetting_is_not_asked_in_a_loop() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let (_registration, mut renewals) = registered(&net, &mut fake, &["r:1"]).await;
+    let (clock, mut registrations) = (net.runtime(0), 0);
+    while clock.now() < Duration::from_secs(60) {
+        let renewal = renewals.next().await;
+        renewals.answer(&renewal, &[(Kind::Unknown, vec![])]).await;
+        fake.registered(1).await;
+        renewals = fake.renewals().await;
+        registrations += 1;
+    }
+    assert!(registrations < 30, "{registrations} in a minute");
+}

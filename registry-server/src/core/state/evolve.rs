@@ -1,0 +1,274 @@
+//! How events change the state: see [`State::evolve`].
+//!
+//! Owns what follows from one event, and the net effect of a record. Keeps D3: each instance changes once a record,
+//! however many events touch it, and what ends as it began did not change.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{Before, State};
+use crate::core::{
+    Committed, Event, FixedMap, Held, Instance, InstanceId, ItemChange, Lease, LeaseId, Loss, Override,
+    Registrant, ServiceChange, ServiceKey, Spec, view::digest_of,
+};
+
+impl State {
+    pub(super) fn apply(&mut self, event: &Event, committed: &Committed, before: &mut Before) {
+        match event {
+            Event::LeaseGranted { lease, registrant, ttl } => self.grant(*lease, registrant.clone(), *ttl),
+            Event::LeaseEnded { lease } => self.end(lease, before),
+            Event::Registered { key, id, spec, lease } => {
+                self.register(key, id, spec, *lease, committed, before);
+            }
+            Event::Removed { key, id, loss } => {
+                let Some(instance) = self.replace(key, id, None, before) else { return };
+                if let Some(loss) = loss {
+                    self.lose(&instance.lease, key, id, *loss);
+                }
+            }
+            Event::Held { key, id, held } => self.hold(key, id, Some(held.clone()), before),
+            Event::Released { key, id } => self.hold(key, id, None, before),
+            Event::OverrideSet { key, id, over } => {
+                let over = Arc::new(Override { revision: committed.revision, ..over.clone() });
+                self.overrides.insert((key.clone(), id.clone()), over.clone());
+                self.lay_over(key, id, Some(over), before);
+            }
+            Event::OverrideCleared { key, id } => {
+                self.overrides.remove(&(key.clone(), id.clone()));
+                self.lay_over(key, id, None, before);
+            }
+        }
+    }
+
+    pub(super) fn grant(&mut self, id: LeaseId, registrant: Registrant, ttl: u64) {
+        self.registrants.entry(registrant.uid.clone()).or_default().insert((registrant.generation, id));
+        let Some(lease) = self.leases.get_mut(&id) else {
+            let lease = Lease { registrant, ttl, instances: BTreeSet::new(), lost: BTreeMap::new() };
+            self.leases.insert(id, lease);
+            return;
+        };
+        let old_ttl = std::mem::replace(&mut lease.ttl, ttl);
+        let old = std::mem::replace(&mut lease.registrant, registrant);
+        if old != lease.registrant {
+            forget_registrant(&mut self.registrants, &old, id);
+        }
+        if old_ttl != ttl {
+            for (key, _) in &lease.instances {
+                if let Some(service) = self.services.get_mut(key) {
+                    service.uncount_ttl(old_ttl);
+                    service.count_ttl(ttl);
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, id: &LeaseId, before: &mut Before) {
+        let left = self.leases.get(id).map(|lease| lease.instances.clone()).unwrap_or_default();
+        for (key, instance) in left {
+            self.replace(&key, &instance, None, before);
+        }
+        if let Some(lease) = self.leases.remove(id) {
+            forget_registrant(&mut self.registrants, &lease.registrant, *id);
+        }
+    }
+
+    fn register(
+        &mut self,
+        key: &ServiceKey,
+        id: &InstanceId,
+        spec: &Arc<Spec>,
+        lease: LeaseId,
+        committed: &Committed,
+        before: &mut Before,
+    ) {
+        let name = (key.clone(), id.clone());
+        let Some(carrier) = self.leases.get_mut(&lease) else { return };
+        carrier.lost.remove(&name);
+        let old = self.instance(key, id).cloned();
+        let same_incarnation = old.as_ref().filter(|old| old.lease == lease);
+        let next = Instance {
+            id: id.clone(),
+            spec: spec.clone(),
+            lease,
+            create_revision: same_incarnation.map_or(committed.revision, |old| old.create_revision),
+            registered_at: same_incarnation.map_or(committed.record.wall, |old| old.registered_at),
+            // Both are stamped when the record's net effect is known.
+            mod_revision: 0,
+            changed_at: 0,
+            held: None,
+            over: self.overrides.get(&name).cloned(),
+        };
+        self.replace(key, id, Some(&Arc::new(next)), before);
+        if let Some(old) = old.filter(|old| old.lease != lease) {
+            self.lose(&old.lease, key, id, Loss::TakenOver);
+        }
+    }
+
+    fn hold(&mut self, key: &ServiceKey, id: &InstanceId, held: Option<Held>, before: &mut Before) {
+        if let Some(instance) = self.instance(key, id) {
+            let next = Instance { held, ..(**instance).clone() };
+            self.replace(key, id, Some(&Arc::new(next)), before);
+        }
+    }
+
+    fn lay_over(
+        &mut self,
+        key: &ServiceKey,
+        id: &InstanceId,
+        over: Option<Arc<Override>>,
+        before: &mut Before,
+    ) {
+        if let Some(instance) = self.instance(key, id) {
+            let next = Instance { over, ..(**instance).clone() };
+            self.replace(key, id, Some(&Arc::new(next)), before);
+        }
+    }
+
+    fn lose(&mut self, lease: &LeaseId, key: &ServiceKey, id: &InstanceId, loss: Loss) {
+        if let Some(lease) = self.leases.get_mut(lease) {
+            lease.lost.insert((key.clone(), id.clone()), loss);
+        }
+    }
+
+    /// Puts `next` in an instance's place and keeps everything that follows from it, save the service's digest.
+    /// Returns what was there.
+    pub(super) fn replace(
+        &mut self,
+        key: &ServiceKey,
+        id: &InstanceId,
+        next: Option<&Arc<Instance>>,
+        before: &mut Before,
+    ) -> Option<Arc<Instance>> {
+        let (service, old) = if let Some(next) = next {
+            let service = self.services.entry(key.clone()).or_default();
+            let old = service.instances.insert(id.clone(), next.clone());
+            (service, old)
+        } else {
+            let service = self.services.get_mut(key)?;
+            let old = service.instances.remove(id)?;
+            (service, Some(old))
+        };
+        let name = (key.clone(), id.clone());
+        if let Some(old) = &old {
+            self.instances -= 1;
+            if old.held.is_some() {
+                uncount(&mut self.held, &old.lease);
+            }
+            if let Some(lease) = self.leases.get_mut(&old.lease) {
+                service.uncount_ttl(lease.ttl);
+                if next.is_none_or(|next| next.lease != old.lease) {
+                    lease.instances.remove(&name);
+                }
+            }
+        }
+        if let Some(next) = next {
+            self.instances += 1;
+            if next.held.is_some() {
+                *self.held.entry(next.lease).or_default() += 1;
+            }
+            if let Some(lease) = self.leases.get_mut(&next.lease) {
+                service.count_ttl(lease.ttl);
+                if old.as_ref().is_none_or(|old| next.lease != old.lease) {
+                    lease.instances.insert(name);
+                }
+            }
+        }
+        if !before.contains_key(key) {
+            before.insert(key.clone(), BTreeMap::new());
+        }
+        if let Some(items) = before.get_mut(key) {
+            items.entry(id.clone()).or_insert_with(|| old.clone());
+        }
+        old
+    }
+
+    /// The net effect of a record on one service: stamps what changed, undoes the stamps of what did not.
+    pub(super) fn conclude(
+        &mut self,
+        key: ServiceKey,
+        touched: BTreeMap<InstanceId, Option<Arc<Instance>>>,
+        committed: &Committed,
+    ) -> Option<ServiceChange> {
+        let service = self.services.get_mut(&key)?;
+        let was_empty = (service.last_change, key.clone());
+        let mut items = Vec::with_capacity(touched.len());
+        for (id, before) in touched {
+            let after = match (&before, service.instances.get_mut(&id)) {
+                (None, None) => continue,
+                (Some(before), Some(after)) if same(before, after) => {
+                    *after = before.clone();
+                    continue;
+                }
+                (_, Some(after)) => {
+                    let stamped = Arc::make_mut(after);
+                    stamped.mod_revision = committed.revision;
+                    stamped.changed_at = committed.record.wall;
+                    service.digest = service.digest.wrapping_add(digest_of(stamped));
+                    Some(after.clone())
+                }
+                (Some(_), None) => None,
+            };
+            if let Some(before) = &before {
+                service.digest = service.digest.wrapping_sub(digest_of(before));
+            }
+            items.push(ItemChange { id, before, after });
+        }
+        if items.is_empty() {
+            if service.last_change == 0 {
+                self.services.remove(&key);
+            }
+            return None;
+        }
+        let previous = if service.last_change == 0 { self.forgotten_through } else { service.last_change };
+        service.last_change = committed.revision;
+        service.changed_at = committed.record.wall;
+        let instances = service.instances.len();
+        self.empty.remove(&was_empty);
+        if instances == 0 {
+            self.empty.insert((committed.revision, key.clone()));
+        }
+        Some(ServiceChange {
+            key,
+            revision: committed.revision,
+            previous,
+            wall: committed.record.wall,
+            cause: committed.record.cause,
+            actor: committed.record.actor.clone(),
+            items,
+            instances,
+        })
+    }
+}
+
+/// Whether two stages of an instance look the same to everyone.
+fn same(before: &Instance, after: &Instance) -> bool {
+    before.create_revision == after.create_revision
+        && before.lease == after.lease
+        && before.held == after.held
+        && before.over == after.over
+        && before.spec == after.spec
+}
+
+fn uncount(counts: &mut FixedMap<LeaseId, usize>, lease: &LeaseId) {
+    if let Some(count) = counts.get_mut(lease) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(lease);
+        }
+    }
+}
+
+fn forget_registrant(
+    registrants: &mut FixedMap<Arc<str>, BTreeSet<(u64, LeaseId)>>,
+    registrant: &Registrant,
+    lease: LeaseId,
+) {
+    if let Some(leases) = registrants.get_mut(&registrant.uid) {
+        leases.remove(&(registrant.generation, lease));
+        if leases.is_empty() {
+            registrants.remove(&registrant.uid);
+        }
+    }
+}
