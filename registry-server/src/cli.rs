@@ -106,8 +106,14 @@ enum LogFormat {
 
 /// Runs the server as the command line and the environment say, until SIGTERM or Ctrl-C. 0: all is well; 1: it could
 /// not run; 2: it was not told well.
-#[tokio::main]
-pub async fn main() -> ExitCode {
+pub fn main() -> ExitCode {
+    match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(start()),
+        Err(error) => refuse(&format!("cannot start threads: {error}")),
+    }
+}
+
+async fn start() -> ExitCode {
     let args = Args::parse();
     if let Err(problem) = start_log(&args) {
         return refuse(&problem);
