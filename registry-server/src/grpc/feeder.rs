@@ -78,7 +78,7 @@ impl Feeder {
         }
         let head = self.hub.head();
         while let Some(view_id) = self.signal.take() {
-            if let Some(step) = self.views.get_mut(&view_id).and_then(Cursor::next) {
+            if let Some(step) = self.views.get_mut(&view_id).and_then(Cursor::next_step) {
                 return Poll::Ready(Fed::Step(view_id, step));
             }
         }
