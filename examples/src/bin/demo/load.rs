@@ -62,12 +62,17 @@ impl Load {
         Self { results, killed, _callers: callers }
     }
 
-    /// Counts from here until so many calls have ended.
-    pub(crate) async fn calls(&self, calls: u64) -> Tally {
+    /// Counts from here.
+    pub(crate) fn begin(&self) {
         self.results.send_modify(|results| {
             let done = std::mem::take(&mut results.now);
             results.before.add(done);
         });
+    }
+
+    /// Counts from here until so many calls have ended.
+    pub(crate) async fn calls(&self, calls: u64) -> Tally {
+        self.begin();
         // The callers hold a sender each, and so does this: it cannot close.
         let _ = self.results.subscribe().wait_for(|results| results.now.calls() >= calls).await;
         self.so_far()
@@ -118,13 +123,13 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:5} calls:", self.calls())?;
+        write!(f, "{} calls:", self.calls())?;
         for name in self.answers.keys() {
             write!(f, " {name} {:.1}%,", self.share(name))?;
         }
         write!(f, " {} failed", self.failures.len())?;
         if self.lost_with_killed > 0 {
-            write!(f, ", {} in flight to bob when he was killed", self.lost_with_killed)?;
+            write!(f, ", {} lost in flight to the killed one", self.lost_with_killed)?;
         }
         Ok(())
     }

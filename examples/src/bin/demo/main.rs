@@ -105,14 +105,15 @@ async fn story() -> Outcome {
         say("bob is killed (SIGKILL); he stays registered until his lease ends");
         let bobs_address = channel.snapshot().instance("bob").map(|bob| bob.instance.address.clone());
         load.expect_loss_at(bobs_address);
+        load.begin();
         let killed_at = runtime.now();
         bob.kill().await?;
         channel.wait_until(|now| now.chosen() == 2).await;
-        println!("  passed over after {} ms", (runtime.now() - killed_at).as_millis());
-        shares(&load.calls(MANY).await, &[("alice", 1), ("carol", 4)])?;
+        println!("  passed over after {} ms: {}", (runtime.now() - killed_at).as_millis(), load.so_far());
         if weight(&channel.snapshot(), "bob").is_none() {
             return Err("bob left the registry before his lease ended".into());
         }
+        shares(&load.calls(MANY).await, &[("alice", 1), ("carol", 4)])?;
         channel.wait_until(|now| weight(now, "bob").is_none()).await;
         println!("  his lease ended after {} ms", (runtime.now() - killed_at).as_millis());
 
@@ -132,24 +133,24 @@ async fn story() -> Outcome {
         shares(&load.calls(MANY).await, &[("alice", 1), ("bob", 1), ("carol", 1)])?;
 
         say("alice is stopped (SIGTERM), and drains");
-        load.calls(0).await;
+        load.begin();
         alice.stop().await?;
         println!("  meanwhile: {}", load.so_far());
         shares(&load.calls(MANY).await, &[("bob", 1), ("carol", 1)])?;
 
-        say("the end");
-        let total = load.end();
-        bob.stop().await?;
-        carol.stop().await?;
-        registry.stop().await?;
-        Ok(total)
+        Ok((load.end(), registry))
     };
-    let total: Outcome<Tally> = tokio::select! {
+    let told: Outcome<(Tally, RegistryProcess)> = tokio::select! {
         // From its first greeter on the caller must never be left with an empty list.
         _ = channel.wait_until(|now| now.instances.is_empty()) => Err("the caller's list was empty".into()),
-        total = story => total,
+        told = story => told,
     };
-    let total = total?;
+    let (total, registry) = told?;
+
+    say("that was all; everyone is stopped");
+    bob.stop().await?;
+    carol.stop().await?;
+    registry.stop().await?;
     println!("  {total}");
     match total.failures.first() {
         Some(first) => Err(format!("{} calls failed; the first: {first}", total.failures.len()).into()),
