@@ -1,7 +1,9 @@
 //! The binary's body: flags and environment in, [`run`], signals. In the library, so that tests of whole processes run
 //! the very same program.
 
-use std::{fmt::Write as _, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fmt::Write as _, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration,
+};
 
 use clap::{CommandFactory as _, Parser, ValueEnum};
 use tokio::net::TcpListener;
@@ -104,8 +106,19 @@ enum LogFormat {
 
 /// Runs the server as the command line and the environment say, until SIGTERM or Ctrl-C. 0: all is well; 1: it could
 /// not run; 2: it was not told well.
-#[tokio::main]
-pub async fn main() -> ExitCode {
+pub fn main() -> ExitCode {
+    match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(start()),
+        Err(error) => refuse(&format!("cannot start threads: {error}")),
+    }
+}
+
+/// Every flag, its environment variable, default and meaning: what documentation is checked against.
+pub fn command() -> clap::Command {
+    Args::command()
+}
+
+async fn start() -> ExitCode {
     let args = Args::parse();
     if let Err(problem) = start_log(&args) {
         return refuse(&problem);
@@ -121,11 +134,6 @@ pub async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Every flag, its environment variable, default and meaning: what documentation is checked against.
-pub fn command() -> clap::Command {
-    Args::command()
 }
 
 async fn serve(listen: SocketAddr, config: Config) -> Result<(), String> {

@@ -58,9 +58,7 @@ pub(crate) async fn main() -> Result<(), Box<dyn Error>> {
 
     let listener = TcpListener::bind(listen).await?;
     let address: Address = listener.local_addr()?.into();
-    println!("{name}: listening on {address}");
-
-    let instance = Instance::builder(address).id(name.as_str()).weight(weight).tag("version", "1").build();
+    let instance = Instance::builder(address.clone()).id(name.as_str()).weight(weight).build();
     let registration = Registration::builder(RegistryClient::builder().endpoint(registry).build()?)
         .service("greeter")
         .instance(instance)
@@ -68,14 +66,13 @@ pub(crate) async fn main() -> Result<(), Box<dyn Error>> {
         .missing_registry(MissingRegistry::Wait)
         .register()
         .await?;
-    println!("{name}: registered with weight {weight}");
+    println!("{name}: registered at {address} with weight {weight}");
 
     let leave = async {
         stop.await;
         println!("{name}: draining");
-        match registration.drain().await {
-            Ok(()) => println!("{name}: left the registry"),
-            Err(problem) => println!("{name}: {problem}"),
+        if let Err(problem) = registration.drain().await {
+            println!("{name}: {problem}");
         }
     };
     let greeter = GreeterServer::new(NamedGreeter { name: name.clone(), takes });

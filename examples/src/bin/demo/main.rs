@@ -107,15 +107,16 @@ async fn story() -> Outcome {
         load.expect_loss_at(bobs_address);
         load.begin();
         let killed_at = runtime.now();
+        let since = |then| runtime.now().saturating_sub(then).as_millis();
         bob.kill().await?;
         channel.wait_until(|now| now.chosen() == 2).await;
-        println!("  passed over after {} ms: {}", (runtime.now() - killed_at).as_millis(), load.so_far());
+        println!("  passed over after {} ms: {}", since(killed_at), load.so_far());
         if weight(&channel.snapshot(), "bob").is_none() {
             return Err("bob left the registry before his lease ended".into());
         }
         shares(&load.calls(MANY).await, &[("alice", 1), ("carol", 4)])?;
         channel.wait_until(|now| weight(now, "bob").is_none()).await;
-        println!("  his lease ended after {} ms", (runtime.now() - killed_at).as_millis());
+        println!("  his lease ended after {} ms", since(killed_at));
 
         say("the registry is killed (SIGKILL), and calls go on");
         registry.kill().await?;
