@@ -30,9 +30,15 @@ mod tests {
 
     #[test]
     fn the_wire_definition_is_fixed() {
-        // Computed from the definition with another implementation of XXH3-64 (see docs/protocol.md).
-        assert_eq!(of("", 0, 0), xxhash_rust::xxh3::xxh3_64(&[0; 20]));
-        assert_ne!(of("a", 1, 2), of("a", 2, 1));
-        assert_ne!(of("ab", 0, 0), of("a", u64::from(b'b'), 0));
+        // Computed from the definition with an implementation of XXH3-64 in another language; docs/protocol.md has them.
+        for (id, created, changed, expected) in [
+            ("", 0, 0, 0x16773ceb7fe497b1),
+            ("a", 1, 1, 0x05bcc2a03f799ef2),
+            ("127.0.0.1:8080", 7, 9, 0x7c42a5558521e53c),
+            ("i-0123456789", 1099511627776, 1099511627781, 0x367689a5be0480d0),
+            (&"x".repeat(253), 1, u64::MAX, 0x0290859445aa4632),
+        ] {
+            assert_eq!(of(id, created, changed), expected, "{id} {created} {changed}");
+        }
     }
 }

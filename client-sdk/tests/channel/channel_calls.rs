@@ -19,7 +19,7 @@ use crate::{
 
 #[tokio::test]
 async fn generated_clients_work_unchanged_unary_and_streaming_both_ways() {
-    let server = Server::start("a").await;
+    let server = Server::start("a");
     let channel = builder(&Fleet::of([server.instance()])).build();
 
     assert_eq!(who(&channel).await.expect("answered"), "a");
@@ -50,7 +50,7 @@ async fn generated_clients_work_unchanged_unary_and_streaming_both_ways() {
 
 #[tokio::test]
 async fn calls_are_spread_over_the_instances() {
-    let (a, b) = (Server::start("a").await, Server::start("b").await);
+    let (a, b) = (Server::start("a"), Server::start("b"));
     let channel = builder(&Fleet::of([a.instance().weight(3), b.instance()])).build();
     channel.wait_until(|snapshot| snapshot.chosen() == 2).await;
     for _ in 0..40 {
@@ -61,7 +61,7 @@ async fn calls_are_spread_over_the_instances() {
 
 #[tokio::test]
 async fn an_endpoint_with_an_address_is_called_there_whatever_is_discovered() {
-    let (a, b) = (Server::start("a").await, Server::start("b").await);
+    let (a, b) = (Server::start("a"), Server::start("b"));
     let endpoint = Endpoint::builder("greeter").address(b.address.clone()).build();
     let channel = BalancedChannel::builder(Arc::new(Fleet::of([a.instance()])), endpoint).build();
     assert_eq!(who(&channel).await.expect("answered"), "b");
@@ -70,7 +70,7 @@ async fn an_endpoint_with_an_address_is_called_there_whatever_is_discovered() {
 
 #[tokio::test]
 async fn a_call_waits_for_the_first_answer_of_the_discovery() {
-    let server = Server::start("a").await;
+    let server = Server::start("a");
     let fleet = Fleet::unknown();
     let channel = builder(&fleet).build();
     let call = tokio::spawn({
@@ -127,7 +127,7 @@ async fn waiting_without_a_deadline_is_bounded_by_the_setting() {
 
 #[tokio::test]
 async fn the_deadline_holds_for_an_answer_and_for_a_stream() {
-    let server = Server::start("a").await;
+    let server = Server::start("a");
     let channel = builder(&Fleet::of([server.instance()])).build();
     let mut health = HealthClient::new(channel.clone());
     let with_timeout = |service: &str| {
@@ -149,7 +149,7 @@ async fn the_deadline_holds_for_an_answer_and_for_a_stream() {
 
 #[tokio::test]
 async fn a_cancelled_call_is_no_longer_in_flight() {
-    let server = Server::start("a").await;
+    let server = Server::start("a");
     let channel = builder(&Fleet::of([server.instance()])).build();
     let call = tokio::spawn({
         let channel = channel.clone();

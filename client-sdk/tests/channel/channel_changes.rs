@@ -18,7 +18,7 @@ use crate::{
 /// tower #824, tonic #1581.
 #[tokio::test]
 async fn discovery_connecting_and_draining_advance_while_idle() {
-    let (a, b) = (Server::start("a").await, Server::start("b").await);
+    let (a, b) = (Server::start("a"), Server::start("b"));
     let fleet = Fleet::of([a.instance()]);
     let channel = builder(&fleet).build();
     channel.wait_until(|s| s.instance("a").is_some_and(|a| a.state == ConnectionState::Ready)).await;
@@ -31,7 +31,7 @@ async fn discovery_connecting_and_draining_advance_while_idle() {
 /// tower #856.
 #[tokio::test]
 async fn a_choice_never_goes_to_another_instance_however_the_list_changes() {
-    let servers = [Server::start("a").await, Server::start("b").await, Server::start("c").await];
+    let servers = [Server::start("a"), Server::start("b"), Server::start("c")];
     let [a, b, c] = &servers;
     let fleet = Fleet::of(servers.iter().map(Server::instance));
     let channel = builder(&fleet).policy(Always("b")).build();
@@ -60,7 +60,7 @@ async fn a_choice_never_goes_to_another_instance_however_the_list_changes() {
 
 #[tokio::test]
 async fn a_removed_instance_finishes_what_is_in_flight() {
-    let (a, b) = (Server::start("a").await, Server::start("b").await);
+    let (a, b) = (Server::start("a"), Server::start("b"));
     let fleet = Fleet::of([a.instance(), b.instance()]);
     let channel = builder(&fleet).policy(Always("a")).build();
     channel.wait_until(|s| s.chosen() == 2).await;
@@ -84,7 +84,7 @@ async fn a_removed_instance_finishes_what_is_in_flight() {
 
 #[tokio::test]
 async fn draining_down_and_weight_zero_get_no_new_request_and_come_back_without_reconnecting() {
-    let (a, b) = (Server::start("a").await, Server::start("b").await);
+    let (a, b) = (Server::start("a"), Server::start("b"));
     let fleet = Fleet::of([a.instance(), b.instance()]);
     let channel = builder(&fleet).build();
     channel.wait_until(|s| s.chosen() == 2).await;
@@ -116,7 +116,7 @@ async fn draining_down_and_weight_zero_get_no_new_request_and_come_back_without_
 
 #[tokio::test]
 async fn an_instance_that_turned_draining_finishes_what_is_in_flight() {
-    let (a, b) = (Server::start("a").await, Server::start("b").await);
+    let (a, b) = (Server::start("a"), Server::start("b"));
     let fleet = Fleet::of([a.instance(), b.instance()]);
     let channel = builder(&fleet).policy(Always("a")).build();
     channel.wait_until(|s| s.chosen() == 2).await;
@@ -134,7 +134,7 @@ async fn an_instance_that_turned_draining_finishes_what_is_in_flight() {
 
 #[tokio::test]
 async fn held_instances_are_the_last_resort() {
-    let (a, mut b) = (Server::start("a").await, Server::start("b").await);
+    let (a, mut b) = (Server::start("a"), Server::mortal("b"));
     let fleet = Fleet::of([a.instance().held(true), b.instance()]);
     let channel = builder(&fleet).build();
     channel
@@ -153,7 +153,7 @@ async fn held_instances_are_the_last_resort() {
 
 #[tokio::test]
 async fn a_new_address_is_a_new_connection_and_the_old_one_drains() {
-    let (old, new) = (Server::start("old").await, Server::start("new").await);
+    let (old, new) = (Server::start("old"), Server::start("new"));
     let at = |server: &Server| Instance::builder(server.address.clone()).id("one");
     let fleet = Fleet::of([at(&old)]);
     let channel = builder(&fleet).build();
@@ -172,8 +172,7 @@ async fn a_new_address_is_a_new_connection_and_the_old_one_drains() {
 
 #[tokio::test]
 async fn a_new_incarnation_ends_a_backoff() {
-    let mut server = Server::start("a").await;
-    let address = server.address.as_str().parse().expect("a socket address");
+    let mut server = Server::mortal("a");
     server.kill();
     let fleet = Fleet::of([server.instance().revisions(1, 1)]);
     let hour = Duration::from_secs(3600);
@@ -181,14 +180,14 @@ async fn a_new_incarnation_ends_a_backoff() {
     channel
         .wait_until(|s| s.instance("a").is_some_and(|a| a.state == ConnectionState::TransientFailure))
         .await;
-    let server = Server::start_at("a", address).await;
+    server.revive();
     fleet.set([server.instance().revisions(2, 2)]);
     channel.wait_until(|s| s.chosen() == 1).await;
 }
 
 #[tokio::test]
 async fn an_id_that_is_there_twice_is_one_instance() {
-    let (a, b) = (Server::start("a").await, Server::start("b").await);
+    let (a, b) = (Server::start("a"), Server::start("b"));
     let fleet = Fleet::of([a.instance(), b.instance().id("a")]);
     let channel = builder(&fleet).build();
     channel.wait_until(|s| s.chosen() == 1 && s.instances.len() == 1).await;
@@ -214,7 +213,7 @@ async fn dropping_the_last_clone_closes_the_connections() {
 
 #[tokio::test]
 async fn what_is_in_flight_outlives_the_channel() {
-    let server = Server::start("a").await;
+    let server = Server::start("a");
     let channel = builder(&Fleet::of([server.instance()])).build();
     let mut health = HealthClient::new(channel);
     let mut watch = health.watch(HealthCheckRequest::default()).await.expect("opened").into_inner();
@@ -247,7 +246,7 @@ async fn a_thousand_instances_that_become_ready_together_are_a_handful_of_builds
 
 #[tokio::test]
 async fn an_instance_that_cannot_be_reached_does_not_start_the_round_anew() {
-    let (a, mut dead) = (Server::start("a").await, Server::start("dead").await);
+    let (a, mut dead) = (Server::start("a"), Server::mortal("dead"));
     dead.kill();
     let counting = Counting::default();
     let channel = builder(&Fleet::of([a.instance(), dead.instance()]))

@@ -17,7 +17,7 @@ use crate::{
 
 #[tokio::test]
 async fn an_empty_set_fails_with_a_typed_error_and_does_not_pend() {
-    let a = Server::start("a").await;
+    let a = Server::start("a");
     let fleet = Fleet::of([]);
     let channel = builder(&fleet).build();
     let status = who(&channel).await.expect_err("nobody is there");
@@ -37,7 +37,7 @@ async fn an_empty_set_fails_with_a_typed_error_and_does_not_pend() {
 
 #[tokio::test]
 async fn waiting_for_ready_outlasts_an_empty_set() {
-    let a = Server::start("a").await;
+    let a = Server::start("a");
     let fleet = Fleet::of([]);
     let channel = builder(&fleet).wait_for_ready(true).build();
     let call = tokio::spawn({
@@ -53,7 +53,7 @@ async fn waiting_for_ready_outlasts_an_empty_set() {
 
 #[tokio::test]
 async fn a_discovery_error_is_fatal_to_nobody_with_a_last_good_view() {
-    let a = Server::start("a").await;
+    let a = Server::start("a");
     let fleet = Fleet::unknown();
     fleet.fail("the registry is on fire");
     let channel = builder(&fleet).build();
@@ -78,16 +78,15 @@ async fn a_discovery_error_is_fatal_to_nobody_with_a_last_good_view() {
 /// tonic #2839.
 #[tokio::test]
 async fn readiness_never_says_ready_on_a_connection_error() {
-    let refuses = {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        listener.local_addr().expect("bound")
-    };
+    // Bound, so that nobody else gets the port, and not listening.
+    let refuses = tokio::net::TcpSocket::new_v4().expect("a socket");
+    refuses.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let closes = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let http1 = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = |listener: &TcpListener| listener.local_addr().expect("bound");
     let fleet = Fleet::of([
-        Instance::builder(refuses.into()).id("refuses"),
+        Instance::builder(refuses.local_addr().expect("bound").into()).id("refuses"),
         Instance::builder(address(&silent).into()).id("silent"),
         Instance::builder(address(&closes).into()).id("closes"),
         Instance::builder(address(&http1).into()).id("http1"),
@@ -129,12 +128,12 @@ async fn readiness_never_says_ready_on_a_connection_error() {
         status.message().starts_with("4 instances of default/greeter, none connected; last: 127.0.0.1:"),
         "{status:?}"
     );
-    drop(silent);
+    drop((refuses, silent));
 }
 
 #[tokio::test]
 async fn a_killed_instance_is_passed_over_while_it_is_still_registered() {
-    let (mut a, b) = (Server::start("a").await, Server::start("b").await);
+    let (mut a, b) = (Server::mortal("a"), Server::start("b"));
     let channel = builder(&Fleet::of([a.instance(), b.instance()])).build();
     channel.wait_until(|s| s.chosen() == 2).await;
     a.kill();
@@ -153,8 +152,7 @@ async fn a_killed_instance_is_passed_over_while_it_is_still_registered() {
 
 #[tokio::test]
 async fn an_instance_that_comes_back_is_connected_again() {
-    let mut server = Server::start("a").await;
-    let address = server.address.as_str().parse().expect("a socket address");
+    let mut server = Server::mortal("a");
     let fleet = Fleet::of([server.instance()]);
     let channel = builder(&fleet).backoff(Duration::from_millis(10), Duration::from_millis(50)).build();
     channel.wait_until(|s| s.chosen() == 1).await;
@@ -162,14 +160,14 @@ async fn an_instance_that_comes_back_is_connected_again() {
     channel
         .wait_until(|s| s.instance("a").is_some_and(|a| a.state == ConnectionState::TransientFailure))
         .await;
-    let _server = Server::start_at("a", address).await;
+    server.revive();
     channel.wait_until(|s| s.chosen() == 1).await;
     assert_eq!(who(&channel).await.expect("answered"), "a");
 }
 
 #[tokio::test]
 async fn a_refused_stream_goes_to_another_instance_body_included() {
-    let (peer, b) = (Peer::start(|_| Act::Refuse).await, Server::start("b").await);
+    let (peer, b) = (Peer::start(|_| Act::Refuse).await, Server::start("b"));
     let fleet = Fleet::of([peer.instance("peer"), b.instance()]);
     let channel = builder(&fleet).policy(Always("peer")).build();
     channel.wait_until(|s| s.chosen() == 2).await;
@@ -181,7 +179,7 @@ async fn a_refused_stream_goes_to_another_instance_body_included() {
 
 #[tokio::test]
 async fn a_stream_beyond_goaway_goes_to_another_instance() {
-    let (peer, b) = (Peer::start(|_| Act::GoAway).await, Server::start("b").await);
+    let (peer, b) = (Peer::start(|_| Act::GoAway).await, Server::start("b"));
     let fleet = Fleet::of([peer.instance("peer"), b.instance()]);
     let channel = builder(&fleet).policy(Always("peer")).build();
     channel.wait_until(|s| s.chosen() == 2).await;
@@ -220,7 +218,7 @@ async fn an_instance_is_given_a_request_once() {
 
 #[tokio::test]
 async fn a_large_body_that_was_refused_is_not_sent_again() {
-    let (peer, b) = (Peer::start(|_| Act::Refuse).await, Server::start("b").await);
+    let (peer, b) = (Peer::start(|_| Act::Refuse).await, Server::start("b"));
     let fleet = Fleet::of([peer.instance("peer"), b.instance()]);
     let channel = builder(&fleet).policy(Always("peer")).replay_limit(100).build();
     channel.wait_until(|s| s.chosen() == 2).await;
@@ -232,7 +230,7 @@ async fn a_large_body_that_was_refused_is_not_sent_again() {
 
 #[tokio::test]
 async fn a_call_that_may_have_been_processed_is_lost_and_not_sent_again() {
-    let (peer, b) = (Peer::start(|_| Act::Close).await, Server::start("b").await);
+    let (peer, b) = (Peer::start(|_| Act::Close).await, Server::start("b"));
     let fleet = Fleet::of([peer.instance("peer"), b.instance()]);
     let channel = builder(&fleet).policy(Always("peer")).build();
     channel.wait_until(|s| s.chosen() == 2).await;
@@ -245,7 +243,7 @@ async fn a_call_that_may_have_been_processed_is_lost_and_not_sent_again() {
 
 #[tokio::test]
 async fn a_stream_whose_server_is_killed_is_lost() {
-    let mut a = Server::start("a").await;
+    let mut a = Server::mortal("a");
     let channel = builder(&Fleet::of([a.instance()])).build();
     let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
     let mut watch =
@@ -259,7 +257,7 @@ async fn a_stream_whose_server_is_killed_is_lost() {
 
 #[tokio::test]
 async fn requests_that_a_dying_connection_had_not_sent_go_to_another_instance() {
-    let (peer, b) = (Peer::start(|_| Act::Hold).await, Server::start("b").await);
+    let (peer, b) = (Peer::start(|_| Act::Hold).await, Server::start("b"));
     let fleet = Fleet::of([peer.instance("peer"), b.instance()]);
     let channel = builder(&fleet).policy(Always("peer")).build();
     channel.wait_until(|s| s.chosen() == 2).await;

@@ -109,7 +109,7 @@ fn of(servers: &[&Server]) -> Vec<Arc<Instance>> {
 
 #[tokio::test]
 async fn a_foreign_discover_works_under_the_channel() {
-    let (a, b) = (Server::start("a").await, Server::start("b").await);
+    let (a, b) = (Server::start("a"), Server::start("b"));
     let foreign = Arc::new(Foreign::new(of(&[&a])));
     let channel = BalancedChannel::builder(Arc::clone(&foreign), Endpoint::new("greeter")).build();
     assert_eq!(who(&channel).await.expect("answered"), "a");
@@ -127,7 +127,7 @@ async fn a_foreign_discover_works_under_the_channel() {
 
 #[tokio::test]
 async fn a_foreign_load_balance_works_under_the_channel() {
-    let (mut a, b, c) = (Server::start("a").await, Server::start("b").await, Server::start("c").await);
+    let (mut a, b, c) = (Server::mortal("a"), Server::start("b"), Server::start("c"));
     let foreign = Arc::new(Foreign::new(of(&[&a, &b, &c])));
     let balance = InOrder::default();
     let channel = BalancedChannel::builder(Arc::clone(&foreign), Endpoint::new("greeter"))
@@ -151,7 +151,7 @@ async fn a_foreign_load_balance_works_under_the_channel() {
 
 #[tokio::test]
 async fn a_request_that_a_foreign_choice_refused_goes_to_the_next_address() {
-    let (peer, b) = (Peer::start(|_| Act::Refuse).await, Server::start("b").await);
+    let (peer, b) = (Peer::start(|_| Act::Refuse).await, Server::start("b"));
     let instances: InstanceList =
         [Arc::new(peer.instance("peer").build()), Arc::new(b.instance().build())].into();
     let foreign = Foreign::new(instances.to_vec());
@@ -165,7 +165,7 @@ async fn a_request_that_a_foreign_choice_refused_goes_to_the_next_address() {
 
 #[tokio::test]
 async fn a_load_balancer_that_never_ends_naming_one_address_does_not_hang_a_call() {
-    let (peer, b) = (Peer::start(|_| Act::Refuse).await, Server::start("b").await);
+    let (peer, b) = (Peer::start(|_| Act::Refuse).await, Server::start("b"));
     let foreign = Foreign::new(vec![Arc::new(peer.instance("peer").build()), of(&[&b])[0].clone()]);
     let channel = BalancedChannel::builder(Arc::new(foreign), Endpoint::new("greeter"))
         .load_balancer(Stuck(peer.address.clone()))

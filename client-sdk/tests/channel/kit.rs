@@ -3,7 +3,6 @@
 use std::{
     convert::Infallible,
     io,
-    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -20,10 +19,10 @@ use client_sdk::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, UnixListener},
     sync::{Notify, Semaphore, watch},
 };
-use tokio_stream::{Stream, StreamExt};
+use tokio_stream::{Stream, StreamExt, wrappers::UnixListenerStream};
 use tonic::{Request, Response, Status, Streaming, transport::server::TcpIncoming};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse,
@@ -40,6 +39,7 @@ pub(crate) struct Server {
     pub(crate) address: Address,
     pub(crate) desk: Arc<Desk>,
     runtime: Option<tokio::runtime::Runtime>,
+    home: Option<tempfile::TempDir>,
 }
 
 /// What a server's handlers share with the test.
@@ -54,36 +54,66 @@ pub(crate) struct Desk {
 }
 
 impl Server {
-    pub(crate) async fn start(name: &'static str) -> Self {
-        Self::start_at(name, SocketAddr::from(([127, 0, 0, 1], 0))).await
+    /// On a port.
+    pub(crate) fn start(name: &'static str) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.set_nonblocking(true).expect("a socket");
+        let address = listener.local_addr().expect("bound").into();
+        let mut server = Self::new(name, address, None);
+        server.serve(async move { TcpIncoming::from(TcpListener::from_std(listener).expect("nonblocking")) });
+        server
     }
 
-    pub(crate) async fn start_at(name: &'static str, address: SocketAddr) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("a runtime");
+    /// On a socket in the file system, which nobody else can take while the server is dead.
+    pub(crate) fn mortal(name: &'static str) -> Self {
+        let home = tempfile::tempdir().expect("a directory");
+        let address = home.path().join("socket").try_into().expect("absolute");
+        let mut server = Self::new(name, address, Some(home));
+        server.revive();
+        server
+    }
+
+    /// Starts a mortal server again, where it was.
+    pub(crate) fn revive(&mut self) {
+        let path = self.home.as_ref().expect("mortal").path().join("socket");
+        let _ = std::fs::remove_file(&path); // none yet
+        let listener = std::os::unix::net::UnixListener::bind(path).expect("free");
+        listener.set_nonblocking(true).expect("a socket");
+        self.serve(
+            async move { UnixListenerStream::new(UnixListener::from_std(listener).expect("nonblocking")) },
+        );
+    }
+
+    fn new(name: &'static str, address: Address, home: Option<tempfile::TempDir>) -> Self {
         let desk = Arc::new(Desk {
             name,
             calls: AtomicUsize::new(0),
             arrived: Semaphore::new(0),
             gate: Semaphore::new(0),
         });
-        let service = Arc::clone(&desk);
-        let (tell, told) = tokio::sync::oneshot::channel();
+        Self { address, desk, runtime: None, home }
+    }
+
+    fn serve<I, S>(&mut self, incoming: impl Future<Output = I> + Send + 'static)
+    where
+        I: Stream<Item = io::Result<S>> + Send + 'static,
+        S: Io + tonic::transport::server::Connected,
+    {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let service = Arc::clone(&self.desk);
         runtime.spawn(async move {
-            let listener = TcpListener::bind(address).await.expect("a free port");
-            tell.send(listener.local_addr().expect("bound")).expect("the test waits");
             tonic::transport::Server::builder()
                 .add_service(HealthServer::from_arc(Arc::clone(&service)))
                 .add_service(ServerReflectionServer::from_arc(service))
-                .serve_with_incoming(TcpIncoming::from(listener))
+                .serve_with_incoming(incoming.await)
                 .await
                 .expect("serves");
         });
-        let address = told.await.expect("bound").into();
-        Self { address, desk, runtime: Some(runtime) }
+        self.runtime = Some(runtime);
     }
 
     /// An instance there, with the server's name as its id.

@@ -1,1 +1,353 @@
-//! placeholder
+//! The loop under paused time, with a store that can be held up and made to fail.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Condvar, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use super::*;
+use crate::{
+    core::{Committed, Record, Registrant, Selector, ServiceKey, Spec, Status},
+    hub::{Signal, Start},
+    runtime::{Clock, SimulatedClock, TokioSpawn},
+    store::Loaded,
+};
+
+/// What a test does to the store, and what the store was given.
+#[derive(Default)]
+struct Script {
+    state: Mutex<ScriptState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct ScriptState {
+    groups: Vec<Vec<Record>>,
+    log: Vec<Committed>,
+    held: bool,
+    entered: usize,
+    fail: bool,
+    appends_after_failure: usize,
+}
+
+impl Script {
+    fn hold(&self, held: bool) {
+        self.state.lock().expect("unpoisoned").held = held;
+        self.changed.notify_all();
+    }
+
+    /// Waits, on this thread, until `appends` have begun.
+    fn entered(&self, appends: usize) {
+        let state = self.state.lock().expect("unpoisoned");
+        let waited = self.changed.wait_timeout_while(state, Duration::from_secs(30), |state| state.entered < appends);
+        assert!(!waited.expect("unpoisoned").1.timed_out(), "the store was never asked");
+    }
+
+    fn groups(&self) -> Vec<usize> {
+        self.state.lock().expect("unpoisoned").groups.iter().map(Vec::len).collect()
+    }
+}
+
+struct ScriptedStore {
+    script: Arc<Script>,
+    blocks: bool,
+    failed: bool,
+}
+
+impl Store for ScriptedStore {
+    fn load(&mut self) -> Result<Loaded, StoreError> {
+        let tail = self.script.state.lock().expect("unpoisoned").log.clone();
+        Ok(Loaded { epoch: "e".to_owned(), tail, ..Loaded::default() })
+    }
+
+    fn append(&mut self, group: &[Record]) -> Result<Vec<Revision>, StoreError> {
+        let mut state = self.script.state.lock().expect("unpoisoned");
+        state.entered += 1;
+        self.script.changed.notify_all();
+        state = self.script.changed.wait_while(state, |state| state.held).expect("unpoisoned");
+        state.appends_after_failure += usize::from(self.failed);
+        if state.fail {
+            self.failed = true;
+            return Err(StoreError::Io("the disk is full".to_owned()));
+        }
+        let last = state.log.last().map_or(0, |committed| committed.revision);
+        let revisions: Vec<_> = (1..=group.len() as u64).map(|n| last + 2 * n).collect();
+        let committed = revisions.iter().zip(group).map(|(revision, record)| Committed { revision: *revision, record: record.clone() });
+        state.log.extend(committed);
+        state.groups.push(group.to_vec());
+        Ok(revisions)
+    }
+
+    fn blocks(&self) -> bool {
+        self.blocks
+    }
+}
+
+fn start(script: &Arc<Script>, blocks: bool, runtime: &Runtime) -> (Registry, WriterTask) {
+    let store = ScriptedStore { script: Arc::clone(script), blocks, failed: false };
+    let (registry, _, task) =
+        Registry::start(Box::new(store), Settings::default(), HubSettings::default(), runtime).expect("it loads");
+    (registry, task)
+}
+
+fn simulated() -> Runtime {
+    Runtime::new(SimulatedClock::starting_at(1_000_000), TokioSpawn, 1)
+}
+
+fn key() -> ServiceKey {
+    ServiceKey { namespace: "n".into(), service: "s".into() }
+}
+
+fn register(id: usize, lease: u128, ttl: u64) -> Command {
+    let spec = Spec {
+        address: "127.0.0.1:1".into(),
+        weight: 1,
+        tags: BTreeMap::new(),
+        region: "".into(),
+        zone: "".into(),
+        status: Status::Up,
+    };
+    Command::Register {
+        lease: LeaseId(lease.to_be_bytes()),
+        registrant: Registrant { uid: format!("r{lease}").into(), generation: 1 },
+        ttl,
+        instances: vec![(key(), format!("i{id}").into(), Arc::new(spec))],
+    }
+}
+
+fn instances(registry: &Registry) -> usize {
+    let page = registry.hub().read(&key(), &Selector::default());
+    page.parts
+        .iter()
+        .map(|part| {
+            let change: registry_proto::v1::Change = prost::Message::decode(part.as_message()).expect("a change");
+            change.all.len()
+        })
+        .sum()
+}
+
+/// Resolves when the view of the service has changed since the head was `seen`.
+async fn changed(registry: &Registry, seen: Revision) {
+    registry.hub().follow_head().wait_for(|head| *head > seen).await.expect("the hub lives");
+}
+
+#[tokio::test(start_paused = true)]
+async fn d2_what_was_answered_is_read() {
+    let (registry, _task) = start(&Arc::default(), true, &simulated());
+    for id in 0..20 {
+        let written = registry.write(register(id, id as u128, 15_000)).await.expect("written");
+        assert!(registry.hub().head() >= written.revision);
+        assert_eq!(instances(&registry), id + 1);
+        assert_eq!(written.incarnations, [written.revision]);
+    }
+}
+
+#[tokio::test]
+async fn what_waits_while_the_disk_works_is_one_group() {
+    let script = Arc::new(Script::default());
+    let (registry, _task) = start(&script, true, &simulated());
+    script.hold(true);
+    let writes: Vec<_> = (0..50)
+        .map(|id| {
+            let registry = registry.clone();
+            Runtime::tokio().spawn(async move {
+                registry.write(register(id, id as u128, 15_000)).await.expect("written");
+            })
+        })
+        .collect();
+    let waiting = Arc::clone(&script);
+    tokio::task::spawn_blocking(move || waiting.entered(1)).await.expect("entered");
+    // Renewals wait for no disk: once this is answered, the loop has taken what was sent before it, too.
+    while registry.commands.capacity() < QUEUE {
+        registry.renew(Vec::new()).await.expect("renewed");
+    }
+    script.hold(false);
+    for write in writes {
+        write.await.expect("written");
+    }
+    let groups = script.groups();
+    assert_eq!(groups.iter().sum::<usize>(), 50);
+    assert!(groups.len() <= 3, "{groups:?}");
+}
+
+#[tokio::test]
+async fn what_rests_on_the_same_thing_is_never_in_one_group() {
+    let script = Arc::new(Script::default());
+    let (registry, _task) = start(&script, true, &simulated());
+    script.hold(true);
+    let writes: Vec<_> = (0..10u128)
+        .map(|lease| {
+            let registry = registry.clone();
+            Runtime::tokio().spawn(async move {
+                // All of them register the same id under leases of their own.
+                registry.write(register(1, lease, 15_000)).await.expect("written");
+            })
+        })
+        .collect();
+    let waiting = Arc::clone(&script);
+    tokio::task::spawn_blocking(move || waiting.entered(1)).await.expect("entered");
+    script.hold(false);
+    for write in writes {
+        write.await.expect("written");
+    }
+    assert_eq!(script.groups(), [1; 10]);
+    assert_eq!(instances(&registry), 1);
+}
+
+#[tokio::test]
+async fn d4_a_failed_store_stops_writes_and_nothing_else() {
+    let script = Arc::new(Script::default());
+    let (registry, task) = start(&script, true, &simulated());
+    let before = registry.write(register(1, 1, 15_000)).await.expect("written");
+    script.state.lock().expect("unpoisoned").fail = true;
+    for id in 2..5 {
+        let refused = registry.write(register(id, id as u128, 15_000)).await.expect_err("not durable");
+        assert!(matches!(&refused, WriteError::StoreFailed(why) if why.contains("disk is full")), "{refused}");
+    }
+    assert!(matches!(*registry.health().borrow(), StoreHealth::Failed(_)));
+    assert_eq!((registry.hub().head(), instances(&registry)), (before.revision, 1), "reads go on at the last commit");
+    let lease = LeaseId(1u128.to_be_bytes());
+    assert_eq!(registry.renew(vec![lease]).await.expect("answered"), []);
+    task.stop().await;
+    let state = script.state.lock().expect("unpoisoned");
+    assert_eq!((state.appends_after_failure, state.groups.len()), (0, 1), "a failed store is not asked again");
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_writes_and_no_renewals() {
+    let script = Arc::new(Script::default());
+    let (registry, _task) = start(&script, true, &simulated());
+    registry.write(register(0, 0, 15_000)).await.expect("written");
+    script.hold(true);
+    let mut writes = Vec::new();
+    let refused = loop {
+        let id = writes.len() + 1;
+        assert!(id < 20_000, "the queue has no bound");
+        let mut write = Box::pin({
+            let registry = registry.clone();
+            async move { registry.write(register(id, id as u128, 15_000)).await }
+        });
+        match futures_poll(&mut write).await {
+            Some(answer) => break answer.expect_err("nothing is durable yet"),
+            None => writes.push(write),
+        }
+    };
+    assert_eq!(refused, WriteError::QueueFull);
+    let lease = LeaseId(0u128.to_be_bytes());
+    assert_eq!(registry.renew(vec![lease]).await.expect("answered"), [], "renewals have a lane of their own");
+    script.hold(false);
+    for write in writes {
+        write.await.expect("what was accepted is written");
+    }
+}
+
+/// Polls once, after everything else had its turn.
+async fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    tokio::task::yield_now().await;
+    let mut future = Some(future);
+    std::future::poll_fn(move |cx| {
+        let polled = future.take().map(|future| std::pin::Pin::new(future).poll(cx));
+        std::task::Poll::Ready(match polled {
+            Some(std::task::Poll::Ready(output)) => Some(output),
+            _ => None,
+        })
+    })
+    .await
+}
+
+#[tokio::test(start_paused = true)]
+async fn l1_l2_a_lease_goes_at_its_deadline_and_not_before() {
+    let runtime = simulated();
+    let (registry, _task) = start(&Arc::default(), false, &runtime);
+    let written = registry.write(register(1, 1, 5_000)).await.expect("written");
+    let lease = LeaseId(1u128.to_be_bytes());
+    let mut renewed_at = runtime.now().mono;
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(4_900)).await;
+        assert_eq!(registry.renew(vec![lease]).await.expect("answered"), []);
+        renewed_at = runtime.now().mono;
+    }
+    assert_eq!(instances(&registry), 1);
+    changed(&registry, written.revision).await;
+    let late = runtime.now().mono - (renewed_at + 5_000);
+    assert!(late <= 1, "{late} ms of simulated time late");
+    assert_eq!(instances(&registry), 0);
+    assert_eq!(registry.renew(vec![lease]).await.expect("answered"), [(lease, Renewal::Unknown)]);
+}
+
+/// A clock that a test can make jump, as it does for a process that was stopped.
+#[derive(Clone)]
+struct JumpingClock {
+    inner: Arc<SimulatedClock>,
+    jumped: Arc<AtomicU64>,
+}
+
+impl Clock for JumpingClock {
+    fn now(&self) -> Now {
+        let (now, jumped) = (self.inner.now(), self.jumped.load(Ordering::Relaxed));
+        Now { mono: now.mono + jumped, wall: now.wall + jumped }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn l1_nobody_is_expired_by_the_servers_own_sleep() {
+    let clock = JumpingClock { inner: Arc::new(SimulatedClock::starting_at(0)), jumped: Arc::default() };
+    let jumped = Arc::clone(&clock.jumped);
+    let runtime = Runtime::new(clock, TokioSpawn, 1);
+    let (registry, _task) = start(&Arc::default(), false, &runtime);
+    registry.write(register(1, 1, 5_000)).await.expect("written");
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
+    jumped.fetch_add(3_600_000, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(3_500)).await;
+    assert_eq!(instances(&registry), 1, "an hour in which nobody could renew does not count");
+    let lease = LeaseId(1u128.to_be_bytes());
+    assert_eq!(registry.renew(vec![lease]).await.expect("answered"), []);
+}
+
+#[tokio::test]
+async fn stopping_answers_what_was_accepted() {
+    let script = Arc::new(Script::default());
+    let (registry, task) = start(&script, true, &simulated());
+    script.hold(true);
+    let writes: Vec<_> = (0..10)
+        .map(|id| {
+            let registry = registry.clone();
+            Runtime::tokio().spawn(async move {
+                registry.write(register(id, id as u128, 15_000)).await.expect("accepted before the stop");
+            })
+        })
+        .collect();
+    let waiting = Arc::clone(&script);
+    tokio::task::spawn_blocking(move || waiting.entered(1)).await.expect("entered");
+    while registry.commands.capacity() < QUEUE {
+        registry.renew(Vec::new()).await.expect("renewed");
+    }
+    let stopped = Runtime::tokio().spawn(task.stop());
+    script.hold(false);
+    stopped.await.expect("stopped");
+    for write in writes {
+        write.await.expect("written");
+    }
+    assert_eq!(registry.write(register(99, 99, 15_000)).await, Err(WriteError::ShuttingDown));
+}
+
+#[tokio::test(start_paused = true)]
+async fn w5_the_recent_log_is_there_again_after_a_restart() {
+    let script = Arc::new(Script::default());
+    let (registry, task) = start(&script, false, &simulated());
+    let first = registry.write(register(1, 1, 15_000)).await.expect("written");
+    registry.write(register(2, 2, 15_000)).await.expect("written");
+    task.stop().await;
+    drop(registry);
+    let (registry, _task) = start(&script, false, &simulated());
+    let resume = Start::Resume { epoch: "e".to_owned(), revision: first.revision };
+    let watch = |start: &Start| registry.hub().watch(&key(), &Selector::default(), false, start, &Signal::new(), 0);
+    let step = watch(&resume).expect("a view").next().expect("something was missed");
+    assert_eq!(step.reset_reason, None, "a delta, not a snapshot");
+    let current = Start::Resume { epoch: "e".to_owned(), revision: registry.hub().head() };
+    assert!(watch(&current).expect("a view").next().is_none());
+}
