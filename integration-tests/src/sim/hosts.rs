@@ -155,7 +155,13 @@ pub async fn watcher(name: String, registries: Vec<String>, seed: u64, trace: Tr
 }
 
 /// Calls [`SERVICE`] again and again, each call within its deadline, with this pause between them.
-pub async fn caller(name: String, registries: Vec<String>, seed: u64, pause: Duration, trace: Trace) -> Ended {
+pub async fn caller(
+    name: String,
+    registries: Vec<String>,
+    seed: u64,
+    pause: Duration,
+    trace: Trace,
+) -> Ended {
     let client = client(&registries, seed)?;
     let runtime: Runtime = client.runtime().clone();
     let discover = Arc::new(RegistryDiscover::builder(client).build());

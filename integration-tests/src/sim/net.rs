@@ -37,7 +37,9 @@ impl Connect for Network {
                     let stream = TcpStream::connect((host, port)).await?;
                     Ok(Box::new(stream) as Box<dyn Io>)
                 }
-                AddressKind::Unix(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "no Unix sockets here")),
+                AddressKind::Unix(_) => {
+                    Err(io::Error::new(io::ErrorKind::Unsupported, "no Unix sockets here"))
+                }
             }
         })
     }
@@ -74,7 +76,11 @@ impl Connected for Accepted {
 }
 
 impl AsyncRead for Accepted {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }

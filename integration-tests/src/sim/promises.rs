@@ -43,7 +43,10 @@ pub fn w2_gapless(trace: &Trace) {
             || updated.keys().chain(removed.keys()).any(|id| !view.contains_key(id));
         view.retain(|id, _| !removed.contains_key(id));
         view.extend(added.into_iter().chain(updated));
-        assert!(!odd && *view == all, "W2 broken at {at:?}: {who}'s change does not lead to its view\n{trace}");
+        assert!(
+            !odd && *view == all,
+            "W2 broken at {at:?}: {who}'s change does not lead to its view\n{trace}"
+        );
     }
 }
 
