@@ -6,7 +6,9 @@
 //! | [`requests`] | short ways to write requests and to read errors |
 //! | [`history`] | what was written, answered, read and received, as a record to judge |
 //! | [`replica`] | a view put together from what a watcher is told: the acceptance rule and parts, written a second time |
+//! | [`stream`] | a `Subscribe` stream by hand |
 //! | [`watcher`] | a watcher over `Watch` or `Subscribe` that resumes, and records all that it is told |
+//! | [`registrant`] | a registrant that goes on renewing |
 //! | [`writers`] | writers whose every effect can be recognised later |
 //! | [`validate`] | one validator for each promise, which prints the promise's name when it breaks |
 //! | [`sim`] | whole systems, servers and SDK, on simulated time, network and disks, from a seed |
@@ -32,9 +34,11 @@
 
 pub mod history;
 pub mod process;
+pub mod registrant;
 pub mod replica;
 pub mod requests;
 pub mod sim;
+pub mod stream;
 pub mod validate;
 pub mod watcher;
 pub mod writers;

@@ -104,12 +104,14 @@ impl Setup {
     pub async fn start(&self) -> Server {
         let (child, log) = self.spawn();
         let mut listening = log.clone();
-        let lines = within("the server to listen", PATIENCE, listening.wait_for(|lines| address(lines).is_some()))
-            .await
-            .map(|lines| lines.clone())
-            .unwrap_or_else(|_| panic!("the server ended at its start:\n{}", log.borrow().join("\n")));
+        let lines =
+            within("the server to listen", PATIENCE, listening.wait_for(|lines| address(lines).is_some()))
+                .await
+                .map(|lines| lines.clone())
+                .unwrap_or_else(|_| panic!("the server ended at its start:\n{}", log.borrow().join("\n")));
         let address = address(&lines).expect("it was just there");
-        let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).expect("a running child has an id");
+        let pid =
+            child.id().and_then(|id| Pid::from_raw(id.cast_signed())).expect("a running child has an id");
         Server { child, pid, address, log }
     }
 
@@ -170,7 +172,8 @@ impl Server {
         let mut log = self.log.clone();
         let has = |lines: &Vec<String>| lines.iter().any(|line| line.contains(text));
         let found = within(text, PATIENCE, log.wait_for(has)).await.map(|lines| lines.clone());
-        let lines = found.unwrap_or_else(|_| panic!("`{text}` is not in the log:\n{}", self.log.borrow().join("\n")));
+        let lines =
+            found.unwrap_or_else(|_| panic!("`{text}` is not in the log:\n{}", self.log.borrow().join("\n")));
         lines.into_iter().find(|line| line.contains(text)).expect("it was just there")
     }
 
@@ -210,7 +213,8 @@ impl Server {
         let path = format!("/proc/{}/status", self.pid.as_raw_nonzero());
         let status = std::fs::read_to_string(Path::new(&path)).expect("Linux tells a process's memory");
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS is there");
-        let kib: u64 = line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("VmRSS is in kB");
+        let kib: u64 =
+            line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("VmRSS is in kB");
         kib * 1024
     }
 
@@ -228,7 +232,8 @@ pub async fn within<F: Future>(what: &str, limit: Duration, future: F) -> F::Out
 }
 
 async fn ended(mut child: Child, mut log: watch::Receiver<Vec<String>>) -> Ended {
-    let status = within("the server to end", PATIENCE, child.wait()).await.expect("a child can be waited for");
+    let status =
+        within("the server to end", PATIENCE, child.wait()).await.expect("a child can be waited for");
     // The log is whole when its reader is gone.
     let _ = within("the end of the log", PATIENCE, log.wait_for(|_| false)).await;
     let log = log.borrow().join("\n");

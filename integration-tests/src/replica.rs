@@ -39,13 +39,17 @@ impl Assembler {
             },
             Some(pending)
                 if pending.parts == part.part
-                    && (pending.snapshot, pending.revision, &*pending.epoch) == (snapshot, revision, &*epoch) =>
+                    && (pending.snapshot, pending.revision, &*pending.epoch)
+                        == (snapshot, revision, &*epoch) =>
             {
                 pending
             }
             other => {
                 let had = other.map(|pending| (pending.revision, pending.parts));
-                return Err(format!("part {} of revision {revision} after (revision, parts) {had:?}", part.part));
+                return Err(format!(
+                    "part {} of revision {revision} after (revision, parts) {had:?}",
+                    part.part
+                ));
             }
         };
         told.parts += 1;

@@ -81,10 +81,8 @@ impl Watcher {
     /// Opens a stream, from the cursor if there is one, and asks for a snapshot all the same if `forced`.
     pub async fn open_with(&mut self, client: &Client, forced: bool) -> Result<(), Status> {
         let cursor = self.replica.resume();
-        let wire = |cursor: &Cursor| v1::Cursor {
-            epoch: cursor.epoch.to_string(),
-            revision: cursor.revision,
-        };
+        let wire =
+            |cursor: &Cursor| v1::Cursor { epoch: cursor.epoch.to_string(), revision: cursor.revision };
         let request = v1::WatchRequest {
             cursor: cursor.as_ref().map(wire),
             force_snapshot: forced,
@@ -113,7 +111,9 @@ impl Watcher {
             let stream = self.stream.as_mut().ok_or_else(|| Status::cancelled("no stream is open"))?;
             let message = match stream {
                 Source::Watch(stream) => stream.message().await.map(|it| it.map(of_watch)),
-                Source::Subscribe(stream, _) => stream.message().await.map(|it| it.and_then(|it| it.response)),
+                Source::Subscribe(stream, _) => {
+                    stream.message().await.map(|it| it.and_then(|it| it.response))
+                }
             };
             let message = message.and_then(|it| it.ok_or_else(|| Status::cancelled("the stream ended")));
             if message.is_err() {
@@ -198,6 +198,11 @@ impl Watcher {
             Event::Told(told) => Some(told.snapshot.then_some(told.reason)),
             _ => None,
         })?
+    }
+
+    /// All that it was told so far.
+    pub fn clone_record(&self) -> WatcherRecord {
+        self.record.clone()
     }
 
     /// All that it was told.

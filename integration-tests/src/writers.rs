@@ -47,7 +47,8 @@ impl Writer {
     /// Writes the next batch. Most writes register it with a new value; every eleventh removes it.
     pub async fn write(&mut self, client: &Client, run: u32) -> Result<u64, Status> {
         self.count += 1;
-        let members = Arc::clone(&self.batches[usize::try_from(self.count).unwrap_or(0) % self.batches.len()]);
+        let members =
+            Arc::clone(&self.batches[usize::try_from(self.count).unwrap_or(0) % self.batches.len()]);
         let action = if self.count.is_multiple_of(11) { Action::Delete } else { Action::Put(self.count) };
         let at = self.writes.len();
         self.writes.push(Write {
@@ -96,12 +97,7 @@ impl Writer {
 }
 
 /// Reads a whole service, page by page.
-pub async fn read(
-    client: &Client,
-    service: &str,
-    run: u32,
-    recorder: &Recorder,
-) -> Result<Reading, Status> {
+pub async fn read(client: &Client, service: &str, run: u32, recorder: &Recorder) -> Result<Reading, Status> {
     let mut client = client.clone();
     let started = recorder.stamp();
     let mut request = requests::discover(service);

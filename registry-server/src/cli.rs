@@ -1,7 +1,9 @@
 //! The binary's body: flags and environment in, [`run`], signals. In the library, so that tests of whole processes run
 //! the very same program.
 
-use std::{fmt::Write as _, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fmt::Write as _, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration,
+};
 
 use clap::{Parser, ValueEnum};
 use tokio::net::TcpListener;

@@ -93,7 +93,8 @@ pub fn l3_fenced(history: &History) -> Result<(), Broken> {
 /// L4: from the revision that set it until the one that cleared it, every view shows the override.
 pub fn l4_overrides_last(history: &History) -> Result<(), Broken> {
     for over in &history.overrides {
-        let within = |revision: u64| revision >= over.set_at && over.cleared_at.is_none_or(|end| revision < end);
+        let within =
+            |revision: u64| revision >= over.set_at && over.cleared_at.is_none_or(|end| revision < end);
         let shown = |items: &Items| items.get(over.id.as_str()).map(|item| item.weight);
         let broken = |who: &str, revision: u64, weight: u32| {
             Promise::L4.broken(format!(
@@ -142,7 +143,9 @@ pub fn l5_blast_radius(history: &History) -> Result<(), Broken> {
                 Ok(())
             })?;
             let silent = expiry.ids.iter().filter_map(|id| last.get(id.as_str()));
-            if let Some(item) = silent.into_iter().find(|item| item.held.as_ref().is_none_or(String::is_empty)) {
+            if let Some(item) =
+                silent.into_iter().find(|item| item.held.as_ref().is_none_or(String::is_empty))
+            {
                 return Err(Promise::L5.broken(format!(
                     "{}: {} ran out of its lease and is neither gone nor held with a reason",
                     record.name, item.id

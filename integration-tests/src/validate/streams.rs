@@ -47,7 +47,8 @@ pub fn w2_gapless(history: &History) -> Result<(), Broken> {
                 before.accepts(told).map_err(broken)?;
             }
             let same = |reading: &&crate::history::Reading| {
-                (&reading.view, &reading.epoch, reading.revision) == (&record.view, &after.epoch, after.cursor)
+                (&reading.view, &reading.epoch, reading.revision)
+                    == (&record.view, &after.epoch, after.cursor)
             };
             if let Some(reading) = history.readings.iter().find(same)
                 && reading.items != after.items
@@ -152,7 +153,9 @@ pub fn w8_self_verifying(history: &History) -> Result<(), Broken> {
     for reading in &history.readings {
         let digest = reading.items.values().fold(0u64, |sum, item| sum.wrapping_add(item.digest));
         if digest != reading.digest {
-            return Err(Promise::W8.broken(format!("a reading at revision {} has another digest", reading.revision)));
+            return Err(
+                Promise::W8.broken(format!("a reading at revision {} has another digest", reading.revision))
+            );
         }
     }
     Ok(())

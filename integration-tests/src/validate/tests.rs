@@ -49,7 +49,13 @@ fn snapshot(revision: u64, items: &[Arc<Item>]) -> Told {
 }
 
 /// A delta that leads to `view`.
-fn delta(previous: u64, revision: u64, put: &[Arc<Item>], removed: &[(&str, u64)], view: &[Arc<Item>]) -> Told {
+fn delta(
+    previous: u64,
+    revision: u64,
+    put: &[Arc<Item>],
+    removed: &[(&str, u64)],
+    view: &[Arc<Item>],
+) -> Told {
     Told {
         snapshot: false,
         reason: ResetReason::Unspecified,
@@ -112,7 +118,11 @@ fn good() -> History {
             write(Action::Put(3), 6, Outcome::Unknown),
         ],
         readings: vec![reading(5, 1, 7), reading(9, 2, 8)],
-        leases: vec![LeaseRecord { view: "s".into(), ids: vec!["a".into(), "b".into()], ..LeaseRecord::default() }],
+        leases: vec![LeaseRecord {
+            view: "s".into(),
+            ids: vec!["a".into(), "b".into()],
+            ..LeaseRecord::default()
+        }],
         ..History::default()
     }
 }
@@ -296,7 +306,8 @@ fn l5_bites_on_too_many_removed_and_on_a_hold_without_a_reason() {
             Event::Told(snapshot(5, &fleet)),
             Event::Told(delta(5, 9, left, removed, left)),
         ];
-        history.watchers = vec![WatcherRecord { name: "w".into(), view: "f".into(), include_all: false, events }];
+        history.watchers =
+            vec![WatcherRecord { name: "w".into(), view: "f".into(), include_all: false, events }];
         let ids = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
         history.expiries = vec![MassExpiry { view: "f".into(), ids, base: 4 }];
     };

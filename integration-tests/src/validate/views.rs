@@ -90,8 +90,9 @@ pub fn w7_true_bookmarks(history: &History) -> Result<(), Broken> {
             }
             Event::Bookmark(bookmark) => {
                 marked = Some((bookmark.epoch.clone(), bookmark.revision));
-                missing(&batches, after, bookmark.revision)
-                    .map_or(Ok(()), |what| Err(broken(format!("at the bookmark {}: {what}", bookmark.revision))))
+                missing(&batches, after, bookmark.revision).map_or(Ok(()), |what| {
+                    Err(broken(format!("at the bookmark {}: {what}", bookmark.revision)))
+                })
             }
             Event::Told(told) => {
                 let Some((epoch, revision)) = &marked else { return Ok(()) };
@@ -153,7 +154,8 @@ pub fn w9_empty_safe(history: &History) -> Result<(), Broken> {
 /// A batch that does not show what was acknowledged at `revision` or before, nor anything that came later.
 fn missing(batches: &[Vec<&Write>], view: &Replica, revision: u64) -> Option<String> {
     batches.iter().find_map(|writes| {
-        let acked = |write: &&&Write| matches!(write.outcome, Outcome::Acked { revision: at, .. } if at <= revision);
+        let acked =
+            |write: &&&Write| matches!(write.outcome, Outcome::Acked { revision: at, .. } if at <= revision);
         let base = writes.iter().rposition(|write| acked(&write))?;
         let members = &writes[base].members;
         let shown = values(&view.items, members).next()?;
@@ -162,7 +164,10 @@ fn missing(batches: &[Vec<&Write>], view: &Replica, revision: u64) -> Option<Str
             .filter(|write| write.outcome != Outcome::Refused)
             .any(|write| write.action.result() == shown);
         (!possible).then(|| {
-            format!("{members:?} shows {shown:?}, although {:?} was acknowledged", writes[base].action.result())
+            format!(
+                "{members:?} shows {shown:?}, although {:?} was acknowledged",
+                writes[base].action.result()
+            )
         })
     })
 }

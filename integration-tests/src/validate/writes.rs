@@ -12,7 +12,9 @@ pub fn d1_durable(history: &History) -> Result<(), Broken> {
 pub fn d2_read_your_writes(history: &History) -> Result<(), Broken> {
     for reading in &history.readings {
         let newest = history.writes.iter().filter_map(|write| match write.outcome {
-            Outcome::Acked { at, run, revision, .. } if run == reading.run && at < reading.started => Some(revision),
+            Outcome::Acked { at, run, revision, .. } if run == reading.run && at < reading.started => {
+                Some(revision)
+            }
             _ => None,
         });
         let newest = newest.max().unwrap_or(0);

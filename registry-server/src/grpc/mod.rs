@@ -315,6 +315,3 @@ fn discovered(page: &ReadPage) -> Frame {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -97,7 +97,7 @@ impl Cursor {
     }
 
     /// What to send next. `None`: the watcher is told everything; its stream's signal will name it when that changes.
-    pub fn next(&mut self) -> Option<Step> {
+    pub fn next_step(&mut self) -> Option<Step> {
         self.subscription.clear();
         let step = self.step();
         if step.is_some() {
@@ -105,6 +105,11 @@ impl Cursor {
             self.subscription.mark();
         }
         step
+    }
+
+    /// Up to here, what was returned is whole.
+    pub fn revision(&self) -> Revision {
+        self.revision
     }
 
     fn step(&mut self) -> Option<Step> {

@@ -3,7 +3,7 @@
 //! ```text
 //!   registry ── publish(changes, head) ──► Hub ── one Feed a service ── one View a selector ──► marks subscriptions
 //!                                           │                               │
-//!                                        RecentLog                    Cursor::next() ◄── a stream that can send
+//!                                        RecentLog                    Cursor::next_step() ◄── a stream that can send
 //!                                  (the only history)          snapshot part │ delta part │ nothing to say
 //! ```
 //!
@@ -215,13 +215,13 @@ impl Hub {
         let feed = self.feed(key);
         let page = feed.read(selector, &self.inner.epoch, head, || self.next_generation());
         self.drop_if_unused(&feed);
-        page_of(page, 0)
+        page_of(&page, 0)
     }
 
     /// Reads a further page. `None`: its snapshot is no longer kept.
     pub fn read_on(&self, key: &ServiceKey, token: PageToken) -> Option<ReadPage> {
         let feed = Arc::clone(self.inner.feeds.get(key)?.value());
-        Some(page_of(feed.read_on(token.generation)?, token.part)).filter(|page| !page.parts.is_empty())
+        Some(page_of(&feed.read_on(token.generation)?, token.part)).filter(|page| !page.parts.is_empty())
     }
 
     /// What the recent log knows of an instance.
@@ -271,7 +271,7 @@ impl Hub {
     }
 }
 
-fn page_of(page: Page, from: usize) -> ReadPage {
+fn page_of(page: &Page, from: usize) -> ReadPage {
     let parts: Vec<Part> = page.parts.iter().skip(from).take(encode::PARTS_PER_PAGE).cloned().collect();
     let end = from + parts.len();
     let next = (end < page.parts.len()).then_some(PageToken { generation: page.generation, part: end });

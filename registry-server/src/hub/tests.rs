@@ -125,7 +125,7 @@ impl Reader {
     }
 
     fn drain(&mut self, cursor: &mut Cursor) {
-        while let Some(step) = cursor.next() {
+        while let Some(step) = cursor.next_step() {
             self.take(&step);
         }
     }
@@ -225,7 +225,7 @@ proptest! {
                 Action::Read(reader, steps) => {
                     let (reader, cursor, _) = &mut readers[reader];
                     for _ in 0..steps {
-                        if let Some(step) = cursor.next() { reader.take(&step); }
+                        if let Some(step) = cursor.next_step() { reader.take(&step); }
                     }
                 }
                 Action::Reopen(index) => {
@@ -240,7 +240,7 @@ proptest! {
             reader.drain(cursor);
             prop_assert_eq!(reader.seen(), world.truth(&key("s"), selector));
             while signal.take().is_some() {}
-            prop_assert!(cursor.next().is_none());
+            prop_assert!(cursor.next_step().is_none());
         }
     }
 
@@ -273,8 +273,10 @@ fn a_change_is_encoded_once_for_all_watchers() {
         Reader::default().drain(cursor);
     }
     world.write([register("s", 1, 1, 1, "")]);
-    let sent: Vec<_> =
-        watchers.iter_mut().map(|(cursor, _)| cursor.next().expect("a delta").part.as_message()).collect();
+    let sent: Vec<_> = watchers
+        .iter_mut()
+        .map(|(cursor, _)| cursor.next_step().expect("a delta").part.as_message())
+        .collect();
     assert!(
         sent.windows(2).all(|pair| pair[0].as_ptr() == pair[1].as_ptr()),
         "the same bytes, not equal ones"
@@ -338,7 +340,7 @@ fn a_reader_of_an_old_snapshot_starts_over_and_pins_nothing() {
     fill(&mut world, 1);
     let (mut slow, _) = open(&world, &Selector::default(), &Start::Fresh);
     let mut reader = Reader::default();
-    reader.take(&slow.next().expect("the first of several parts"));
+    reader.take(&slow.next_step().expect("the first of several parts"));
     assert!(!reader.parts.is_empty(), "the snapshot has more than one part");
     for weight in 2..5 {
         world.wall += 2_000;
@@ -356,10 +358,10 @@ fn joiners_share_a_snapshot_even_while_the_service_changes() {
     let mut world = World::new(HubSettings::default());
     world.write([register("s", 1, 1, 1, "")]);
     let (mut first, _) = open(&world, &Selector::default(), &Start::Fresh);
-    let one = first.next().expect("a snapshot");
+    let one = first.next_step().expect("a snapshot");
     world.write([register("s", 1, 1, 2, "")]);
     let (mut second, _) = open(&world, &Selector::default(), &Start::Fresh);
-    let two = second.next().expect("the same snapshot");
+    let two = second.next_step().expect("the same snapshot");
     assert_eq!(one.part.as_message().as_ptr(), two.part.as_message().as_ptr());
     let mut reader = Reader::default();
     reader.take(&two);
@@ -374,7 +376,7 @@ fn resume_reasons() {
     let past = world.hub.head();
     (2..6).for_each(|weight| world.write([register("s", 1, 1, weight, "")]));
     let reason = |world: &World, start: &Start| {
-        open(world, &Selector::default(), start).0.next().and_then(|step| step.reset_reason)
+        open(world, &Selector::default(), start).0.next_step().and_then(|step| step.reset_reason)
     };
     assert_eq!(reason(&world, &Start::Fresh), Some(v1::ResetReason::Initial));
     assert_eq!(reason(&world, &Start::Forced), Some(v1::ResetReason::Requested));
@@ -382,7 +384,7 @@ fn resume_reasons() {
     assert_eq!(reason(&world, &other), Some(v1::ResetReason::EpochChanged));
     assert_eq!(reason(&world, &resume(past)), Some(v1::ResetReason::HistoryGone));
     let (mut current, _) = open(&world, &Selector::default(), &resume(world.hub.head()));
-    assert_eq!(current.next(), None, "W5: a cursor at the last change is current and gets no snapshot");
+    assert_eq!(current.next_step(), None, "W5: a cursor at the last change is current and gets no snapshot");
 }
 
 #[test]
@@ -394,7 +396,7 @@ fn a_removed_service_is_remembered_and_then_forgotten_honestly() {
     world.write([remove("s", 1)]);
     let after = world.hub.head();
     let opened = |world: &World, at| {
-        open(world, &Selector::default(), &resume(at)).0.next().and_then(|step| step.reset_reason)
+        open(world, &Selector::default(), &resume(at)).0.next_step().and_then(|step| step.reset_reason)
     };
     assert_eq!(opened(&world, after), None, "remembered: current");
     for other in ["a", "b", "c"] {
@@ -407,7 +409,8 @@ fn a_removed_service_is_remembered_and_then_forgotten_honestly() {
         "forgotten: never silently skipped"
     );
     let (mut fresh, _) = open(&world, &Selector::default(), &Start::Fresh);
-    let change = v1::Change::decode(fresh.next().expect("a snapshot").part.as_message()).expect("a change");
+    let change =
+        v1::Change::decode(fresh.next_step().expect("a snapshot").part.as_message()).expect("a change");
     assert!(!change.exists && change.all.is_empty());
 }
 
@@ -444,7 +447,7 @@ fn pages_of_one_reading_show_one_revision_until_they_expire() {
         let bytes: usize = page.parts.iter().map(|part| part.as_field().len()).sum();
         assert!(bytes < 1 << 20);
         page.parts.iter().for_each(|part| {
-            reader.take(&Step { part: part.clone(), reset_reason: Some(v1::ResetReason::Initial) })
+            reader.take(&Step { part: part.clone(), reset_reason: Some(v1::ResetReason::Initial) });
         });
     };
     take(&first);

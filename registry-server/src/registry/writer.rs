@@ -32,10 +32,13 @@ const MAX_DEFERRED: usize = 64;
 /// Commands taken out of the queue at most. The rest waits there, where it is counted.
 const MAX_WAITING: usize = 2_048;
 
+/// Reads the state where it is.
+pub(super) type Inspection = Box<dyn FnOnce(&State, Now) + Send>;
+
 /// A request to the loop.
 pub(super) enum Request {
     Write(Pending),
-    Inspect(Box<dyn FnOnce(&State, Now) + Send>),
+    Inspect(Inspection),
 }
 
 /// A command and whoever waits for it; nobody if it is the loop's own.
@@ -202,11 +205,10 @@ impl Writer {
         let mut exceptions = Vec::new();
         for lease in renew.leases {
             match self.core.renew(now, &lease) {
-                Renewal::Renewed => {}
                 Renewal::RenewedHeld if self.failed.is_none() => {
                     self.waiting.push_back(Pending { command: Command::RenewHeld { lease }, reply: None });
                 }
-                Renewal::RenewedHeld => {}
+                Renewal::Renewed | Renewal::RenewedHeld => {}
                 exception => exceptions.push((lease, exception)),
             }
         }

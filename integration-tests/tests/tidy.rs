@@ -1,0 +1,121 @@
+//! The structure, as tests: who may know whom, and what every file owes its reader.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Lines of production code in one file.
+const LONGEST: usize = 450;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+/// All Rust files below a folder of the workspace, with their text.
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    fn walk(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() && !path.ends_with("target") {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("text");
+                found.push((path, text));
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&root().join(folder), &mut found);
+    assert!(!found.is_empty(), "{folder} has no sources: was it moved?");
+    found
+}
+
+fn is_test(path: &Path) -> bool {
+    let named = |name: &str| name == "tests" || name == "tests.rs" || name.ends_with("_tests.rs");
+    path.components().any(|part| named(&part.as_os_str().to_string_lossy()))
+}
+
+/// Lines that are neither comments nor behind `#[cfg(test)]`.
+fn production(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .take_while(|line| *line != "#[cfg(test)]")
+        .map(str::trim)
+        .filter(|line| !line.starts_with("//"))
+}
+
+fn no_file_says(folder: &str, words: &[&str]) {
+    let mut guilty = Vec::new();
+    for (path, text) in sources(folder).iter().filter(|(path, _)| !is_test(path)) {
+        for word in words.iter().filter(|word| production(text).any(|line| line.contains(**word))) {
+            guilty.push(format!("{} says `{word}`", path.display()));
+        }
+    }
+    assert!(guilty.is_empty(), "{guilty:#?}");
+}
+
+#[test]
+fn the_core_knows_nobody() {
+    let rooms =
+        ["crate::store", "crate::hub", "crate::registry", "crate::grpc", "crate::server", "crate::runtime"];
+    let world = ["tokio", "tonic", "prost", "tracing", "std::time", "std::io", "std::fs", "fastrand"];
+    no_file_says("registry-server/src/core", &rooms);
+    no_file_says("registry-server/src/core", &world);
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    let server = ["crate::grpc", "crate::server", "tonic::"];
+    no_file_says("registry-server/src/registry", &server);
+    no_file_says("registry-server/src/hub", &server);
+    no_file_says("registry-server/src/hub", &["crate::store", "crate::registry"]);
+    no_file_says("registry-server/src/store", &server);
+    no_file_says("registry-server/src/store", &["crate::hub", "crate::registry", "tokio"]);
+    no_file_says("registry-server/src/grpc", &["crate::store", "crate::server"]);
+    no_file_says(
+        "client-sdk/src/view",
+        &["tokio", "crate::watch", "crate::client", "crate::balance", "crate::channel"],
+    );
+    no_file_says(
+        "client-sdk/src/balance",
+        &["crate::channel", "crate::client", "crate::watch", "crate::registration"],
+    );
+    no_file_says("client-sdk/src/model", &["tokio", "crate::"]);
+}
+
+#[test]
+fn server_and_sdk_share_only_the_protocol() {
+    let manifest = |name: &str| fs::read_to_string(root().join(name).join("Cargo.toml")).expect("a manifest");
+    let normal = |text: String| text.split("[dev-dependencies]").next().unwrap_or_default().to_owned();
+    assert!(!normal(manifest("client-sdk")).contains("registry-server.workspace"));
+    assert!(!normal(manifest("registry-server")).contains("client-sdk"));
+    assert!(!manifest("proto").contains("registry-server") && !manifest("proto").contains("client-sdk"));
+}
+
+#[test]
+fn every_module_says_what_it_owns_and_is_short() {
+    for folder in
+        ["proto/src", "registry-server/src", "client-sdk/src", "integration-tests/src", "examples/src"]
+    {
+        for (path, text) in sources(folder) {
+            assert!(text.starts_with("//!"), "{} does not open with what it owns", path.display());
+            let lines = text.lines().take_while(|line| *line != "#[cfg(test)]").count();
+            assert!(
+                is_test(&path) || lines <= LONGEST,
+                "{} has {lines} lines of production code",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_half_done() {
+    for folder in ["proto/src", "registry-server", "client-sdk", "integration-tests", "examples"] {
+        for (path, text) in sources(folder).iter().filter(|(path, _)| !path.ends_with("tests/tidy.rs")) {
+            for word in ["todo!(", "unimplemented!(", "FIXME", "#[ignore"] {
+                assert!(!text.contains(word), "{} says `{word}`", path.display());
+            }
+        }
+    }
+}
