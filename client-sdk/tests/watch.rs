@@ -553,3 +553,17 @@ async fn the_cache_file_is_written_by_itself() {
     }
     assert!(path.exists());
 }
+
+#[tokio::test(start_paused = true)]
+async fn following_a_view_keeps_its_discovery_alive() {
+    let net = Net::default();
+    let client = net.client(&["a:1"]);
+    let runtime = client.runtime().clone();
+    let discover = Arc::new(RegistryDiscover::builder(client).build());
+    let held = Arc::downgrade(&discover);
+    // Nobody but the follower holds it: a channel is given its discovery and is all that stays.
+    let followed = client_sdk::discover::follow(discover, endpoint("greeter"), &runtime);
+    assert!(held.upgrade().is_some());
+    drop(followed);
+    assert!(held.upgrade().is_none());
+}

@@ -16,11 +16,11 @@ use crate::{
     runtime::Runtime,
 };
 
-/// A view that is being followed. It keeps the discovery alive; dropping it ends the following.
+/// A view that is being followed, and the discovery that it comes from. Dropping it ends the following.
 #[derive(Debug)]
 pub struct Followed {
     receiver: ViewReceiver,
-    /// Keeps alive who fills the view, if there is anyone: the discovery itself, or the task that asks it.
+    /// Keeps alive what fills the view: the discovery itself, which nobody else may hold, or a tracker over it.
     _source: Option<Box<dyn Any + Send + Sync>>,
 }
 
