@@ -148,7 +148,10 @@ impl Feed {
         if let Some(id) = state.by_selector.get(&named) {
             return Ok(Some(*id));
         }
-        if state.views.len() >= limit {
+        // Whoever wants the whole service is never locked out by others' selectors.
+        let all = Selector::default();
+        let selected = state.by_selector.keys().filter(|(selector, _)| *selector != all).count();
+        if *selector != all && selected >= limit {
             return Err(());
         }
         let id = state.next_id;
