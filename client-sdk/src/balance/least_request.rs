@@ -137,7 +137,9 @@ mod tests {
         let held: Vec<_> =
             (0..1_500).map(|_| picker.pick(&PickContext::default()).expect("eligible")).collect();
         let mut active = [0_u32; 4];
-        held.iter().for_each(|pick| active[index(&all, pick)] += 1);
+        for pick in &held {
+            active[index(&all, pick)] += 1;
+        }
         for (active, weight) in active.iter().zip([1, 2, 4, 8]) {
             let share = f64::from(*active) / f64::from(100 * weight);
             assert!((0.9..1.1).contains(&share), "{active:?} of weight {weight}");

@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tonic::Status;
@@ -21,7 +22,9 @@ use tonic::Status;
 use super::{
     connection::InFlight,
     error::{self, ChannelError},
+    outcome,
 };
+use crate::balance::Outcome;
 
 /// A request's body, before it is known who gets it.
 pub(super) struct Replay(Arc<Mutex<Source>>);
@@ -165,8 +168,14 @@ struct Deadline {
 
 impl ResponseBody {
     /// `deadline`: the whole time that the call was given, and what is left of it.
-    pub(super) fn new(body: Incoming, call: InFlight, deadline: Option<(Duration, Duration)>) -> Self {
+    pub(super) fn new(
+        headers: &HeaderMap,
+        body: Incoming,
+        call: InFlight,
+        deadline: Option<(Duration, Duration)>,
+    ) -> Self {
         if body.is_end_stream() {
+            call.finish(outcome::of(headers));
             return Self { open: None };
         }
         let deadline =
@@ -198,8 +207,15 @@ impl Body for ResponseBody {
                 }))
             }
         };
-        if polled.as_ref().is_none_or(|frame| frame.as_ref().map_or(true, Frame::is_trailers)) {
-            self.open = None;
+        let ended = match &polled {
+            Some(Ok(frame)) => frame.trailers_ref().map(outcome::of),
+            // Broken, too late, or at an end without trailers.
+            Some(Err(_)) | None => Some(Outcome::Failure),
+        };
+        if let Some(outcome) = ended
+            && let Some(open) = self.open.take()
+        {
+            open.call.finish(outcome);
         }
         Poll::Ready(polled.map(|frame| frame.map_err(Status::from)))
     }

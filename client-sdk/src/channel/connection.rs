@@ -37,7 +37,7 @@ use super::{
     settings::Settings,
 };
 use crate::{
-    balance::Pick,
+    balance::{Outcome, Pick},
     model::{Address, AddressKind},
     runtime::{BoxFuture, Runtime, Task},
 };
@@ -123,11 +123,11 @@ enum Phase {
     Draining,
 }
 
-/// A call in flight. Holds its pick, for policies that learn.
+/// A call in flight. Holds its pick, whose policy is told how it ends.
 #[derive(Debug)]
 pub(super) struct InFlight {
     connection: Arc<Connection>,
-    _pick: Pick,
+    pick: Option<Pick>,
 }
 
 /// A connection's owner: what the driver keeps. Dropping it ends the actor.
@@ -248,13 +248,20 @@ impl Connection {
     /// Counts a call.
     pub(super) fn begin(self: &Arc<Self>, pick: Pick) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
-        InFlight { connection: Arc::clone(self), _pick: pick }
+        InFlight { connection: Arc::clone(self), pick: Some(pick) }
     }
 }
 
 impl InFlight {
     pub(super) fn address(&self) -> &Address {
         &self.connection.address
+    }
+
+    /// The call has ended, and how. One that is dropped was given up, or never left.
+    pub(super) fn finish(mut self, outcome: Outcome) {
+        if let Some(pick) = self.pick.take() {
+            pick.finish(outcome);
+        }
     }
 }
 

@@ -23,6 +23,7 @@
 //! | `service` | one call |
 //! | `body` | request bodies that can be sent again; response bodies that count |
 //! | `error`, `snapshot` | what a caller is told |
+//! | `outcome` | what a policy is told |
 //!
 //! Keeps C2 (`routes`: what is known to be gone, draining, down or of weight 0 gets no new request; `connection`: what
 //! is in flight to it finishes) and its part of C3 (HTTP/2 keepalive).
@@ -34,6 +35,7 @@ mod connection;
 mod driver;
 mod error;
 mod greeting;
+mod outcome;
 mod routes;
 mod service;
 mod settings;

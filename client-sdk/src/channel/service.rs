@@ -37,7 +37,7 @@ use super::{
     shared::Place,
 };
 use crate::{
-    balance::{LoadBalanceError, Pick, PickContext},
+    balance::{LoadBalanceError, Outcome, Pick, PickContext},
     runtime::BoxFuture,
 };
 
@@ -94,6 +94,7 @@ enum Round {
     Refused(u64, LoadBalanceError),
 }
 
+#[allow(clippy::large_enum_variant)] // moved once; a box would cost every call an allocation
 enum Attempt {
     Answered(Response<ResponseBody>),
     NotTaken,
@@ -197,7 +198,9 @@ impl Call {
             Ok(response) => {
                 self.body.commit();
                 let left = self.deadline.map(|deadline| (deadline.timeout, self.left(deadline.at)));
-                return Ok(Attempt::Answered(response.map(|body| ResponseBody::new(body, call, left))));
+                let (head, body) = response.into_parts();
+                let body = ResponseBody::new(&head.headers, body, call, left);
+                return Ok(Attempt::Answered(Response::from_parts(head, body)));
             }
             Err(error) => error,
         };
@@ -219,7 +222,10 @@ impl Call {
                 connection.retire(nth);
                 error
             }
-            Fate::Unknown(error) => return Err(error),
+            Fate::Unknown(error) => {
+                call.finish(Outcome::Failure);
+                return Err(error);
+            }
         };
         self.last = Some(Arc::new(error));
         Ok(Attempt::NotTaken)

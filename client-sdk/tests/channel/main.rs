@@ -7,6 +7,7 @@ mod channel_calls;
 mod channel_changes;
 mod channel_failures;
 mod channel_foreign;
+mod channel_policies;
 
 use std::sync::Arc;
 

@@ -1,3 +1,5 @@
+#![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)] // small counts
+
 use proptest::prelude::*;
 
 use super::*;

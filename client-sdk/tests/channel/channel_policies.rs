@@ -1,0 +1,105 @@
+//! What policies that learn are told, and what they make of it under the channel.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use client_sdk::{
+    balance::{LeastRequest, Outcome, PeakEwma, Pick, PickContext, PickError, Picker, Policy, Report},
+    model::InstanceList,
+    runtime::Runtime,
+};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+use crate::{
+    builder,
+    kit::{Act, Fleet, Peer, Server, blocking, who},
+};
+
+/// Takes the first instance, and keeps what it is told.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<Outcome>>>);
+
+struct First(InstanceList, Told);
+
+impl Report for Told {
+    fn finished(&self, outcome: Outcome, _: Duration) {
+        self.0.lock().expect("unpoisoned").push(outcome);
+    }
+}
+
+impl Policy for Told {
+    type Picker = First;
+
+    fn build(&self, instances: &InstanceList) -> First {
+        First(Arc::clone(instances), self.clone())
+    }
+}
+
+impl Picker for First {
+    fn pick(&self, _: &PickContext) -> Result<Pick, PickError> {
+        let first = self.0.first().ok_or(PickError::NoInstances)?;
+        Ok(Pick::reporting(Arc::clone(first), Arc::new(self.1.clone()), Duration::ZERO))
+    }
+}
+
+impl Told {
+    fn all(&self) -> Vec<Outcome> {
+        self.0.lock().expect("unpoisoned").clone()
+    }
+}
+
+#[tokio::test]
+async fn a_policy_is_told_how_a_call_ended_in_its_trailers() {
+    let (told, server) = (Told::default(), Server::start("a"));
+    let channel = builder(&Fleet::of([server.instance()])).policy(told.clone()).build();
+    who(&channel).await.expect("answered");
+    assert_eq!(told.all(), [Outcome::Success]);
+
+    let mut health = HealthClient::new(channel.clone());
+    let watch = health.watch(HealthCheckRequest::default()).await.expect("opened").into_inner();
+    assert_eq!(told.all().len(), 1, "a stream that goes on says nothing yet");
+    drop(watch);
+    assert_eq!(told.all(), [Outcome::Success, Outcome::Cancelled]);
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_is_a_failure_of_its_instance() {
+    let (told, peer) = (Told::default(), Peer::start(|_| Act::Close).await);
+    let channel = builder(&Fleet::of([peer.instance("peer")])).policy(told.clone()).build();
+    who(&channel).await.expect_err("the connection broke");
+    assert_eq!(told.all(), [Outcome::Failure]);
+}
+
+#[tokio::test]
+async fn least_request_sends_calls_past_an_instance_that_does_not_answer() {
+    let (a, b) = (Server::start("a"), Server::start("b"));
+    let channel =
+        builder(&Fleet::of([a.instance(), b.instance()])).policy(LeastRequest::with_seed(1)).build();
+    channel.wait_until(|snapshot| snapshot.chosen() == 2).await;
+    let held = tokio::spawn({
+        let channel = channel.clone();
+        async move { blocking(&channel).await }
+    });
+    channel.wait_until(|snapshot| snapshot.instances.iter().any(|it| it.in_flight == 1)).await;
+    let (stuck, free) =
+        if channel.snapshot().instance("a").expect("there").in_flight == 1 { (&a, &b) } else { (&b, &a) };
+    let before = stuck.calls();
+    for _ in 0..20 {
+        who(&channel).await.expect("answered");
+    }
+    assert!(stuck.calls() - before <= 1 && free.calls() >= 19, "{} and {}", stuck.calls(), free.calls());
+    held.abort();
+}
+
+#[tokio::test]
+async fn peak_ewma_works_under_the_channel() {
+    let (a, b) = (Server::start("a"), Server::start("b"));
+    let policy = PeakEwma::new(&Runtime::tokio());
+    let channel = builder(&Fleet::of([a.instance(), b.instance()])).policy(policy).build();
+    for _ in 0..20 {
+        who(&channel).await.expect("answered");
+    }
+    assert_eq!(a.calls() + b.calls(), 20);
+}
