@@ -1,3 +1,5 @@
+//! Records survive their encoding, and what is damaged or newer is told apart.
+
 use proptest::{collection, prelude::*};
 use prost::Message;
 
