@@ -11,6 +11,7 @@
 //! | [`registrant`] | a registrant that goes on renewing |
 //! | [`writers`] | writers whose every effect can be recognised later |
 //! | [`validate`] | one validator for each promise, which prints the promise's name when it breaks |
+//! | [`sim`] | whole systems, servers and SDK, on simulated time, network and disks, from a seed |
 //!
 //! | test | what it shows, on real processes |
 //! |---|---|
@@ -21,7 +22,12 @@
 //! | `lifecycle` | start, stop, freeze, expiry: D1, L1, L2, L4, L5 |
 //! | `protocol` | resuming, selectors, bookmarks, streams of many views: W5, W7, W9 |
 //!
-//! Nothing here uses the SDK: the reference watcher is written from the protocol alone.
+//! | test | what it shows, with the SDK |
+//! |---|---|
+//! | `simulated` | in [`sim`]: the same seed, the same history; L1, C1, C3, W5 and W9 through crashes and partitions |
+//! | `sdk` | on real sockets and processes: C1–C4, L3, L4, W8 as a service and its callers see them |
+//!
+//! Outside of [`sim`] nothing here uses the SDK: the reference watcher is written from the protocol alone.
 
 // The harness is where the outside world is real: it may spawn tasks and panic with what it found.
 #![allow(clippy::disallowed_methods, clippy::missing_panics_doc)]
@@ -31,6 +37,7 @@ pub mod process;
 pub mod registrant;
 pub mod replica;
 pub mod requests;
+pub mod sim;
 pub mod stream;
 pub mod validate;
 pub mod watcher;

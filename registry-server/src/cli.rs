@@ -5,7 +5,7 @@ use std::{
     fmt::Write as _, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration,
 };
 
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory as _, Parser, ValueEnum};
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 use tracing::{error, info};
@@ -111,6 +111,11 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime.block_on(start()),
         Err(error) => refuse(&format!("cannot start threads: {error}")),
     }
+}
+
+/// Every flag, its environment variable, default and meaning: what documentation is checked against.
+pub fn command() -> clap::Command {
+    Args::command()
 }
 
 async fn start() -> ExitCode {

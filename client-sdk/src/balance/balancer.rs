@@ -106,6 +106,7 @@ impl<D: Discover, P: Policy> Balancer<D, P> {
             return Err(LoadBalanceError::Other(Arc::new(Ended)));
         }
         let ready = tokio::select! {
+            biased;
             ready = entry.ready() => ready,
             () = self.tracker.ended() => return Err(LoadBalanceError::Other(Arc::new(Ended))),
         };

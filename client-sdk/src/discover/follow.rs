@@ -16,12 +16,12 @@ use crate::{
     runtime::Runtime,
 };
 
-/// A view that is being followed. Dropping it ends the following.
+/// A view that is being followed, and the discovery that it comes from. Dropping it ends the following.
 #[derive(Debug)]
 pub struct Followed {
     receiver: ViewReceiver,
-    /// Keeps the task alive that fills the view, if there is one.
-    _tracker: Option<Box<dyn Any + Send + Sync>>,
+    /// Keeps alive what fills the view: the discovery itself, which nobody else may hold, or a tracker over it.
+    _source: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl Followed {
@@ -49,16 +49,16 @@ pub fn follow<D: Discover>(discover: Arc<D>, endpoint: Endpoint, runtime: &Runti
     if let Some(address) = endpoint.address {
         let instances = [Arc::new(Instance::builder(address).build())].into();
         let state = ViewState { view: Some(View { instances, version: None }), error: None };
-        return Followed { receiver: watch::channel(state).1, _tracker: None };
+        return Followed { receiver: watch::channel(state).1, _source: None };
     }
     if let Some(receiver) = discover.view(&endpoint) {
-        return Followed { receiver, _tracker: None };
+        return Followed { receiver, _source: Some(Box::new(discover)) };
     }
     let (sender, receiver) = watch::channel(ViewState::default());
     let key = discover.key(&endpoint);
     let sink = ToView { key: key.clone(), sender };
     let tracker = Tracker::spawn(discover, sink, [(key, endpoint)], None, runtime);
-    Followed { receiver, _tracker: Some(Box::new(tracker)) }
+    Followed { receiver, _source: Some(Box::new(tracker)) }
 }
 
 /// Fills one view from the changes of all.

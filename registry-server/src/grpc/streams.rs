@@ -262,6 +262,7 @@ impl SubscribeStream {
                     self.ahead.iter().map(|ahead| ahead.until).min().unwrap_or_else(|| after(BEHIND_WAIT));
                 Box::pin(async move {
                     tokio::select! {
+                        biased;
                         _ = head.wait_for(|head| *head > known) => {}
                         () = sleep_until(first) => {}
                     }

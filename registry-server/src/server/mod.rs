@@ -1,4 +1,5 @@
-//! Wires the rooms and joins them again: `run(config, incoming, runtime, shutdown)`.
+//! Wires the rooms and joins them again: `run(config, incoming, runtime, shutdown)`, and `run_on(store, ..)` for whoever
+//! brings a store of his own, on a simulated disk for example.
 //!
 //! ```text
 //!  shutdown ─► health NOT_SERVING ─► streams: go_away ─► calls in flight end (at most `grace`) ─► writer ends ─► return
@@ -72,8 +73,25 @@ where
     C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
     let storage = config.storage;
+    let store = open(&config, &runtime).map_err(|source| ServerError::Store { storage, source })?;
+    run_on(store, config, incoming, runtime, shutdown, started).await
+}
+
+/// As [`run`], on a store of one's own: `config.storage` then only names it, in errors, and `config.data_dir` nothing.
+pub async fn run_on<I, C>(
+    store: Box<dyn Store>,
+    config: Config,
+    incoming: I,
+    runtime: Runtime,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    started: impl FnOnce(&Started) + Send,
+) -> Result<(), ServerError>
+where
+    I: Stream<Item = io::Result<C>> + Send + 'static,
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
+    let storage = config.storage;
     let store_error = |source| ServerError::Store { storage, source };
-    let store = open(&config, &runtime).map_err(store_error)?;
     let (registry, found, writer) =
         Registry::start(store, config.core.clone(), config.hub.clone(), &runtime).map_err(store_error)?;
 
@@ -104,6 +122,7 @@ where
     let mut serving = std::pin::pin!(serving);
     let mut shutdown = std::pin::pin!(shutdown);
     let ended = tokio::select! {
+        biased;
         ended = &mut serving => ended,
         () = &mut shutdown => {
             info!("shutting down: no new connections; watchers are asked to go elsewhere");
@@ -121,8 +140,9 @@ where
     Ok(ended?)
 }
 
-/// Folds old records into a base, the same way in which the running registry applied them.
-fn fold(base: Base, records: Vec<Committed>) -> Base {
+/// Folds old records into a base, the same way in which the running registry applied them: what an [`EmbeddedStore`] is
+/// to be opened with.
+pub fn fold(base: Base, records: Vec<Committed>) -> Base {
     let mut state = State::from_base(base);
     for committed in records {
         state.evolve(&committed);
