@@ -1,4 +1,4 @@
-//! Records survive their encoding, and what is damaged or newer is told apart.
+//! The format of records: it round-trips, it stays as it is, and no bytes make it panic.
 
 use proptest::{collection, prelude::*};
 use prost::Message;
