@@ -82,6 +82,7 @@ impl<K: Send + 'static> Tracker<K> {
             sink,
             runtime: runtime.clone(),
             tracked: HashMap::new(),
+            places: 0,
             report,
             reads: 0,
             wake: None,
@@ -115,6 +116,7 @@ struct Loop<D: Discover, S> {
     runtime: Runtime,
     changes: Option<Receiver<Change<D::Key>>>,
     tracked: HashMap<D::Key, Tracked>,
+    places: u64,
     report: mpsc::Sender<Answer<D::Key>>,
     reads: u64,
     /// Not later than any key's `due`.
@@ -124,6 +126,8 @@ struct Loop<D: Discover, S> {
 }
 
 struct Tracked {
+    /// Its place in the order of tracking: what is done to many keys is done in it, so that a seed repeats a run.
+    place: u64,
     endpoint: Endpoint,
     known: Option<View>,
     read: Option<Read>,
@@ -222,7 +226,9 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
             return;
         }
         let hold = self.discover.view(&endpoint);
+        self.places += 1;
         let tracked = Tracked {
+            place: self.places,
             endpoint,
             known: None,
             read: None,
@@ -322,8 +328,7 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
         self.changes = self.changes.as_ref().map(Receiver::new_receiver);
         let spread = SPREAD_PER_KEY * u32::try_from(self.tracked.len()).unwrap_or(u32::MAX).min(1000);
         tracing::warn!(keys = self.tracked.len(), "changes were lost: reading all views again");
-        let keys: Vec<D::Key> = self.tracked.keys().cloned().collect();
-        for key in keys {
+        for key in self.keys(|_| true) {
             let Some(tracked) = self.tracked.get_mut(&key) else { continue };
             tracked.gap = true;
             if let Some(read) = &mut tracked.read {
@@ -340,13 +345,7 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
         self.changes = None;
         tracing::warn!("the discovery's changes ended: what is known stays");
         let empty = |view: &View| view.instances.is_empty();
-        let keys: Vec<D::Key> = self
-            .tracked
-            .iter()
-            .filter(|(_, t)| t.read.is_none() && t.due.is_none() && t.known.as_ref().is_some_and(empty))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in keys {
+        for key in self.keys(|t| t.read.is_none() && t.due.is_none() && t.known.as_ref().is_some_and(empty)) {
             let pause = backoff(1, &self.runtime);
             self.schedule(&key, pause);
         }
@@ -372,13 +371,18 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
             self.tracked.retain(|key, _| sink.keeps(key));
             self.sweep = Some((idle, now + idle));
         }
-        let due = |tracked: &Tracked| tracked.due.is_some_and(|due| due <= now);
-        let keys: Vec<D::Key> =
-            self.tracked.iter().filter(|(_, t)| due(t)).map(|(key, _)| key.clone()).collect();
-        for key in keys {
+        for key in self.keys(|tracked| tracked.due.is_some_and(|due| due <= now)) {
             self.read(&key);
         }
         self.wake = self.tracked.values().filter_map(|tracked| tracked.due).min();
+    }
+
+    /// The keys that are such, in the order in which they were tracked.
+    fn keys(&self, such: impl Fn(&Tracked) -> bool) -> Vec<D::Key> {
+        let mut keys: Vec<_> =
+            self.tracked.iter().filter(|(_, t)| such(t)).map(|(key, t)| (t.place, key.clone())).collect();
+        keys.sort_unstable_by_key(|(place, _)| *place);
+        keys.into_iter().map(|(_, key)| key).collect()
     }
 }
 

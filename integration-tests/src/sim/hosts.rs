@@ -142,8 +142,8 @@ pub async fn watcher(name: String, registries: Vec<String>, seed: u64, trace: Tr
                     removed: seen(&change.removed),
                 });
             }
-            changed = view.changed() => {
-                changed?;
+            moved = view.changed() => {
+                moved?;
                 let error = view.borrow_and_update().error.as_ref().map(ToString::to_string);
                 trace.saw(match error {
                     Some(error) => Event::Troubled { who, error },
