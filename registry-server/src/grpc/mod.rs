@@ -207,7 +207,7 @@ impl registry_server::Registry for RegistryService {
             hub.read(&key, &selector)
         } else {
             let token = decode::page_token(&page_token)?;
-            hub.read_on(&key, token).ok_or_else(status::page_expired)?
+            hub.read_on(&key, &selector, token).ok_or_else(status::page_expired)?
         };
         Ok(Response::new(discovered(&page)))
     }
