@@ -122,8 +122,8 @@ where
 }
 
 /// Folds old records into a base, the same way in which the running registry applied them.
-fn fold(base: Base, records: Vec<Committed>) -> Base {
-    let mut state = State::from_base(base);
+fn fold(remembered_services: usize, base: Base, records: Vec<Committed>) -> Base {
+    let mut state = State::from_base(base).with_remembered(remembered_services);
     for committed in records {
         state.evolve(&committed);
     }
@@ -138,7 +138,9 @@ fn open(config: &Config, runtime: &Runtime) -> Result<Box<dyn Store>, StoreError
             Box::new(MemoryStore::new(new_epoch))
         }
         Storage::Embedded => {
-            Box::new(EmbeddedStore::open(&config.data_dir, EmbeddedOptions::new(Arc::new(fold), new_epoch))?)
+            let remembered = config.core.remembered_services;
+            let fold = Arc::new(move |base, records| fold(remembered, base, records));
+            Box::new(EmbeddedStore::open(&config.data_dir, EmbeddedOptions::new(fold, new_epoch))?)
         }
     })
 }
