@@ -437,3 +437,20 @@ async fn as_many_empty_services_are_remembered_as_was_set() {
         task.stop().await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn l1_renewals_that_wait_are_applied_before_anything_expires() {
+    let clock = JumpingClock { inner: Arc::new(SimulatedClock::starting_at(0)), jumped: Arc::default() };
+    let jumped = Arc::clone(&clock.jumped);
+    let (registry, _task) = start(&Arc::default(), false, &Runtime::new(clock, TokioSpawn, 1));
+    for id in 0..2 {
+        registry.write(register(id, id as u128, 1_000)).await.expect("written");
+    }
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    // Past both deadlines, and too little to be a stall. Both renewals are sent before the loop runs.
+    jumped.fetch_add(200, Ordering::Relaxed);
+    let renew = |lease: u128| registry.renew(vec![LeaseId(lease.to_be_bytes())]);
+    let (first, second) = tokio::join!(renew(0), renew(1));
+    assert_eq!((first.expect("answered"), second.expect("answered")), (vec![], vec![]));
+    assert_eq!(instances(&registry), 2);
+}

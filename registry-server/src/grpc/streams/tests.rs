@@ -190,3 +190,35 @@ async fn a_view_that_stays_ahead_is_refused() {
     assert_eq!(error.reason, "REPLICA_BEHIND");
     assert!(error.retry_after.is_some());
 }
+
+#[tokio::test]
+async fn w7_a_bookmark_is_true_while_changes_are_published() {
+    const CHANGES: Revision = 3_000;
+    let mut world = World::new();
+    world.asked.subscribe(1, Some(watch_service()));
+    let (asked, hub) = (world.asked.clone(), world.hub.clone());
+    let mut publisher = World { hub, ..World::new() };
+    let publishing = std::thread::spawn(move || (0..CHANGES).for_each(|_| publisher.register()));
+    // Each revision changes the view, so a bookmark must not be ahead of what was delivered.
+    let (mut delivered, mut bookmarks) = (0, 0);
+    while delivered < CHANGES {
+        match world.said().await.map(|said| said.response.expect("something")) {
+            Some(Response::Change(change)) if change.key.as_ref().is_some_and(|key| key.service == "s") => {
+                delivered = change.revision;
+            }
+            Some(Response::Bookmark(bookmark)) => {
+                bookmarks += 1;
+                assert!(bookmark.revision <= delivered, "W7: {} and {delivered}", bookmark.revision);
+            }
+            Some(_) => {}
+            // A new view: a bookmark is owed.
+            None => {
+                let other = v1::ServiceKey { namespace: String::new(), service: "other".into() };
+                let scope = Some(v1::watch_request::Scope::Key(other));
+                asked.subscribe(2, Some(v1::WatchRequest { scope, ..v1::WatchRequest::default() }));
+            }
+        }
+    }
+    publishing.join().expect("it ends");
+    assert!(bookmarks > 1, "{bookmarks} bookmarks");
+}
