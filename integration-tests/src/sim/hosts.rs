@@ -58,7 +58,7 @@ pub async fn registry(name: String, storage: Storage, seed: u64, trace: Trace) -
         Storage::Disk(disk) => {
             let options = EmbeddedOptions {
                 grow_bytes: GROW_BYTES,
-                ..EmbeddedOptions::new(Arc::new(server::fold), new_epoch)
+                ..EmbeddedOptions::new(server::fold(&Config::default().core), new_epoch)
             };
             let store = EmbeddedStore::open_on(Arc::new(disk), options)?;
             // Its compactor has a thread of its own: nothing of it may be left to chance.

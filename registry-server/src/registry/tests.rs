@@ -369,3 +369,88 @@ async fn w5_the_recent_log_is_there_again_after_a_restart() {
     let current = Start::Resume { epoch: "e".to_owned(), revision: registry.hub().head() };
     assert!(watch(&current).expect("a view").next_step().is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn renewals_of_held_leases_release_each_once_and_keep_no_write_out() {
+    let script = Arc::new(Script::default());
+    let (registry, _task) = start(&script, true, &simulated());
+    for id in 0..4 {
+        registry.write(register(id, id as u128, 1_000)).await.expect("written");
+    }
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(instances(&registry), 2, "the guard holds the other half (L5)");
+    script.hold(true);
+    let write = |id: usize| {
+        let registry = registry.clone();
+        Runtime::tokio().spawn(async move {
+            drop(registry.write(register(id, id as u128, 15_000)).await.expect("written"))
+        })
+    };
+    let mut writes = vec![write(10)];
+    let (waiting, begun) = (Arc::clone(&script), script.groups().len() + 1);
+    tokio::task::spawn_blocking(move || waiting.entered(begun)).await.expect("entered");
+    let all: Vec<_> = (0..4u128).map(|lease| LeaseId(lease.to_be_bytes())).collect();
+    registry.renew(all.repeat(2_500)).await.expect("answered");
+    writes.push(write(11));
+    for _ in 0..100 {
+        registry.renew(Vec::new()).await.expect("answered");
+    }
+    assert_eq!(registry.commands.capacity(), QUEUE, "the write was taken: renewals do not fill its place");
+    script.hold(false);
+    for write in writes {
+        write.await.expect("written");
+    }
+    let groups = script.state.lock().expect("unpoisoned").groups.clone();
+    let releases: Vec<_> = groups
+        .iter()
+        .map(|group| group.iter().filter(|record| record.cause == crate::core::Cause::RenewHeld).count())
+        .collect();
+    assert_eq!(
+        releases.iter().sum::<usize>(),
+        2,
+        "one for each of the two leases, however often they renewed"
+    );
+    assert_eq!(groups.last().map(Vec::len), Some(3), "both and the write in one group");
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_empty_services_are_remembered_as_was_set() {
+    let script = Arc::new(Script::default());
+    let settings = Settings { remembered_services: 2, ..Settings::default() };
+    for _ in 0..2 {
+        // Live, and again by replay.
+        let store = ScriptedStore { script: Arc::clone(&script), blocks: false, failed: false };
+        let (registry, _, task) =
+            Registry::start(Box::new(store), settings.clone(), HubSettings::default(), &simulated())
+                .expect("it loads");
+        for service in ["a", "b", "c", "d"] {
+            let mut command = register(1, 1, 15_000);
+            let Command::Register { instances, .. } = &mut command else { unreachable!() };
+            instances[0].0.service = service.into();
+            registry.write(command).await.expect("written");
+            let lease = Some(LeaseId(1u128.to_be_bytes()));
+            let gone = Command::Deregister { lease, instances: Vec::new(), actor: "".into() };
+            registry.write(gone).await.expect("written");
+        }
+        let count = registry.inspect(|state, _| state.service_count()).await.expect("answered");
+        assert_eq!(count, 2);
+        task.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn l1_renewals_that_wait_are_applied_before_anything_expires() {
+    let clock = JumpingClock { inner: Arc::new(SimulatedClock::starting_at(0)), jumped: Arc::default() };
+    let jumped = Arc::clone(&clock.jumped);
+    let (registry, _task) = start(&Arc::default(), false, &Runtime::new(clock, TokioSpawn, 1));
+    for id in 0..2 {
+        registry.write(register(id, id as u128, 1_000)).await.expect("written");
+    }
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    // Past both deadlines, and too little to be a stall. Both renewals are sent before the loop runs.
+    jumped.fetch_add(200, Ordering::Relaxed);
+    let renew = |lease: u128| registry.renew(vec![LeaseId(lease.to_be_bytes())]);
+    let (first, second) = tokio::join!(renew(0), renew(1));
+    assert_eq!((first.expect("answered"), second.expect("answered")), (vec![], vec![]));
+    assert_eq!(instances(&registry), 2);
+}
