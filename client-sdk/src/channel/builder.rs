@@ -40,7 +40,7 @@ impl<D: Discover> ChannelBuilder<D> {
     /// but the changes of the view. An endpoint with an address bypasses it.
     #[must_use]
     pub fn load_balancer(mut self, balance: impl LoadBalance<D>) -> Self {
-        let balance = WithDiscovery { discover: Arc::clone(&self.discover), balance };
+        let balance = WithDiscovery::new(Arc::clone(&self.discover), balance);
         self.chooser = Some(Chooser::LoadBalance(Box::new(balance)));
         self
     }

@@ -15,7 +15,10 @@ use std::{
     fs, io,
     io::Write as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -36,6 +39,9 @@ const HEADER: usize = 8 + 4 + 8;
 const DEBOUNCE: Duration = Duration::from_secs(1);
 /// At most so many views are kept; one more replaces an arbitrary other.
 const MAX_VIEWS: usize = 10_000;
+
+/// Counts the writes of this process.
+static WRITES: AtomicU64 = AtomicU64::new(0);
 
 /// The file, and what is to be in it.
 #[derive(Debug)]
@@ -193,7 +199,9 @@ fn encode(saved: &HashMap<ViewKey, Restored>) -> Vec<u8> {
 /// Puts `bytes` in the place of the file at once: whoever reads sees the old file or the new one.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
+    // Of this process, and of this write: two caches on one file must not write to one temporary file.
+    let write = WRITES.fetch_add(1, Ordering::Relaxed);
+    name.push(format!(".{}.{write}.tmp", std::process::id()));
     let temporary = path.with_file_name(name);
     let written = fs::File::create(&temporary).and_then(|mut file| {
         file.write_all(bytes)?;

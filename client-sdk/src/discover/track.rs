@@ -36,8 +36,13 @@ const QUEUE: usize = 64;
 
 /// What takes in what the tracker learns. Its methods are called from the tracker's task: they must not wait.
 pub(crate) trait Sink<K>: Send + 'static {
-    /// A newer view; of keys that are not tracked too.
+    /// A newer view of a key that is tracked.
     fn changed(&mut self, change: Change<K>);
+
+    /// A change of another key, which nobody reads again if one is lost.
+    fn untracked(&mut self, change: Change<K>) {
+        let _ = change;
+    }
 
     /// A read failed; it will be tried again.
     fn failed(&mut self, key: &K, error: SharedError);
@@ -65,8 +70,10 @@ pub(crate) struct Tracker<K> {
 }
 
 impl<K: Send + 'static> Tracker<K> {
-    /// Starts tracking; `first` are tracked from the start. Without `idle` nothing is ever swept.
+    /// Starts tracking by `changes`, subscribed to already; `first` are tracked from the start. Without `idle` nothing is
+    /// ever swept.
     pub(crate) fn spawn<D: Discover<Key = K>>(
+        changes: Option<Receiver<Change<K>>>,
         discover: Arc<D>,
         sink: impl Sink<K>,
         first: impl IntoIterator<Item = (K, Endpoint)>,
@@ -77,7 +84,7 @@ impl<K: Send + 'static> Tracker<K> {
         let (report, answers) = mpsc::channel(QUEUE);
         let now = runtime.now();
         let mut state = Loop {
-            changes: discover.watch(),
+            changes,
             discover,
             sink,
             runtime: runtime.clone(),
@@ -295,25 +302,24 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
     }
 
     fn change(&mut self, mut change: Change<D::Key>) {
-        if let Some(tracked) = self.tracked.get_mut(&change.key) {
-            if let (Some(View { version: Some(known), .. }), Some(version)) = (&tracked.known, change.version)
-                && version <= *known
-            {
-                return;
-            }
-            if std::mem::take(&mut tracked.gap) {
-                let before = tracked.known.as_ref().map(|view| &*view.instances).unwrap_or_default();
-                change = Change::between(change.key, before, change.all, change.version);
-            }
-            tracked.known = Some(View { instances: Arc::clone(&change.all), version: change.version });
-            if let Some(read) = &mut tracked.read {
-                read.superseded = true;
-                read.again = false;
-            }
-            tracked.failed = false;
-            tracked.fruitless = 0;
-            tracked.due = None;
+        let Some(tracked) = self.tracked.get_mut(&change.key) else { return self.sink.untracked(change) };
+        if let (Some(View { version: Some(known), .. }), Some(version)) = (&tracked.known, change.version)
+            && version <= *known
+        {
+            return;
         }
+        if std::mem::take(&mut tracked.gap) {
+            let before = tracked.known.as_ref().map(|view| &*view.instances).unwrap_or_default();
+            change = Change::between(change.key, before, change.all, change.version);
+        }
+        tracked.known = Some(View { instances: Arc::clone(&change.all), version: change.version });
+        if let Some(read) = &mut tracked.read {
+            read.superseded = true;
+            read.again = false;
+        }
+        tracked.failed = false;
+        tracked.fruitless = 0;
+        tracked.due = None;
         self.sink.changed(change);
     }
 

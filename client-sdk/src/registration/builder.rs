@@ -1,6 +1,6 @@
 //! What to register, and how.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 
@@ -131,7 +131,8 @@ impl RegistrationBuilder {
         self
     }
 
-    /// Registers, and keeps the registration alive from then on. Must be called inside the runtime.
+    /// Registers, and keeps the registration alive from then on. Must be called inside the runtime. If it is given up in
+    /// the middle, or times out, the registry may have taken the instances; they go when the lease runs out.
     pub async fn register(self) -> Result<Registration, RegisterError> {
         if self.without_service {
             return Err(RegisterError::Incomplete(
@@ -153,6 +154,7 @@ impl RegistrationBuilder {
             granted: self.ttl,
             revision: 0,
             instances: self.instances.into_iter().collect(),
+            taken: BTreeMap::new(),
         };
         let mut backoff = Backoff::default();
         let response = loop {

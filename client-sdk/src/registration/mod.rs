@@ -1,17 +1,18 @@
 //! Being registered, for as long as a handle lives.
 //!
 //! Owns the lease: registering, renewing, registering again by itself when the registry forgot, changing weight, tags and
-//! status at run time, draining, deregistering. `driver` holds the state machine; this file is the handle to it. Keeps
+//! status at run time, draining, deregistering. `driver` holds the state machine, `lease` the words; this file is the handle to them. Keeps
 //! C3's half for registrants (an unanswered renewal tries another replica after TTL/6) and C4 as far as the registry goes.
 
 mod builder;
+mod command;
 mod driver;
 mod lease;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 pub use builder::RegistrationBuilder;
-use driver::Command;
+use command::Command;
 use registry_proto::v1;
 use tokio::sync::{mpsc, oneshot, watch};
 
