@@ -13,7 +13,28 @@
 //! | [`runtime`] | clock, randomness, spawning and connecting, injected | |
 //!
 //! A change flows one way: `client → watch → view → discover → balance → channel`.
+//!
+//! The names that most programs need stand here at the root:
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use client_sdk::{BalancedChannel, Endpoint, Registration, RegistryClient, RegistryDiscover};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = RegistryClient::builder().endpoint("127.0.0.1:7400".parse()?).build()?;
+//!
+//! // A service registers itself …
+//! let registration =
+//!     Registration::builder(client.clone()).service("greeter").address("10.0.0.7:8080".parse()?).register().await?;
+//!
+//! // … and a caller gives this channel to its generated tonic client.
+//! let discover = Arc::new(RegistryDiscover::builder(client).build());
+//! let channel = BalancedChannel::builder(discover, Endpoint::new("greeter")).build();
+//! # registration.drain().await?;
+//! # Ok(()) }
+//! ```
 
+mod backoff;
 pub mod balance;
 pub mod channel;
 pub mod client;
@@ -23,3 +44,10 @@ pub mod registration;
 pub mod runtime;
 pub mod view;
 pub mod watch;
+
+pub use balance::{Balancer, LoadBalance, RoundRobin, WeightedRandom};
+pub use channel::BalancedChannel;
+pub use client::RegistryClient;
+pub use discover::{Discover, RegistryDiscover, StaticDiscover, WeightedStaticDiscover};
+pub use model::{Address, Change, Endpoint, Instance};
+pub use registration::Registration;

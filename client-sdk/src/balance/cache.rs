@@ -17,7 +17,8 @@ use dashmap::DashMap;
 
 use super::{Candidates, LoadBalance, LoadBalanceError, Policy, entry::Entry};
 use crate::{
-    discover::{Discover, View, track::backoff},
+    backoff::Bounds,
+    discover::{Discover, View},
     model::{Change, Endpoint},
     runtime::Runtime,
 };
@@ -125,7 +126,7 @@ impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
             return Err(failed(error));
         }
         let began = entry.begin();
-        let again = |fruitless| self.runtime.now() + backoff(fruitless, &self.runtime);
+        let again = |fruitless| self.runtime.now() + Bounds::default().pause(fruitless, &self.runtime);
         match discover.discover_versioned(endpoint).await {
             Ok(view) => {
                 entry.answer(began, view, again);

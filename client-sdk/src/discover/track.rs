@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::{Discover, View, ViewReceiver};
 use crate::{
+    backoff::Bounds,
     model::{Change, Endpoint},
     runtime::{Runtime, Task},
 };
@@ -25,10 +26,6 @@ use crate::{
 /// An error that many see.
 pub(crate) type SharedError = Arc<dyn Error + Send + Sync>;
 
-/// The first pause before something is tried again; it doubles.
-const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-/// The longest pause before something is tried again.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 /// After an overflow reads start spread over so long for each key, and over a second at most.
 const SPREAD_PER_KEY: Duration = Duration::from_millis(1);
 /// How many orders and answers may wait.
@@ -283,7 +280,7 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
                 });
                 if empty && !read.superseded {
                     tracked.fruitless = tracked.fruitless.saturating_add(1);
-                    again = again.or_else(|| Some(backoff(tracked.fruitless, &self.runtime)));
+                    again = again.or_else(|| Some(Bounds::default().pause(tracked.fruitless, &self.runtime)));
                 } else {
                     tracked.fruitless = 0;
                 }
@@ -292,7 +289,7 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
                 tracked.failed = true;
                 tracked.fruitless = tracked.fruitless.saturating_add(1);
                 // However often changes are lost meanwhile: what fails is not hammered.
-                again = Some(backoff(tracked.fruitless, &self.runtime));
+                again = Some(Bounds::default().pause(tracked.fruitless, &self.runtime));
                 self.sink.failed(&key, error);
             }
         }
@@ -353,7 +350,7 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
             .map(|(key, _)| key.clone())
             .collect();
         for key in keys {
-            let pause = backoff(1, &self.runtime);
+            let pause = Bounds::default().pause(1, &self.runtime);
             self.schedule(&key, pause);
         }
     }
@@ -386,13 +383,6 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
         }
         self.wake = self.tracked.values().filter_map(|tracked| tracked.due).min();
     }
-}
-
-/// The pause before the next attempt after so many fruitless ones: half of it fixed, half of it random.
-pub(crate) fn backoff(fruitless: u32, runtime: &Runtime) -> Duration {
-    let doubled = FIRST_BACKOFF * 2_u32.saturating_pow(fruitless.saturating_sub(1).min(16));
-    let half = doubled.min(LONGEST_BACKOFF) / 2;
-    half + runtime.jitter(half)
 }
 
 async fn sleep(pause: Option<Duration>) {

@@ -10,7 +10,8 @@ use super::{
     lease::{Lease, Slot},
 };
 use crate::{
-    client::{Backoff, CallError, MissingRegistry, RegisterError, RegistryClient, random_name},
+    backoff::Backoff,
+    client::{CallError, MissingRegistry, RegisterError, RegistryClient, random_name},
     model::{Address, Instance},
 };
 

@@ -32,9 +32,8 @@ use super::{
     command::Command, lease::Lease,
 };
 use crate::{
-    client::{
-        Backoff, CallError, Connection, DeregisterError, MissingRegistry, RegisterError, RegistryClient,
-    },
+    backoff::Backoff,
+    client::{CallError, Connection, DeregisterError, MissingRegistry, RegisterError, RegistryClient},
     runtime::Runtime,
 };
 

@@ -27,7 +27,8 @@ use super::{
     views::{Heard, Views},
 };
 use crate::{
-    client::{Backoff, Connection, Refusal, RegistryClient},
+    backoff::Backoff,
+    client::{Connection, Refusal, RegistryClient},
     runtime::Runtime,
 };
 

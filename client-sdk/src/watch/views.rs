@@ -18,7 +18,8 @@ use registry_proto::v1;
 
 use super::{Counters, Sink, Update, WatchError, Wish};
 use crate::{
-    client::{Backoff, Refusal},
+    backoff::Backoff,
+    client::Refusal,
     model::{Change, Instance, InstanceList},
     runtime::Runtime,
     view::{Cursor, LocalView, ViewKey, wire},
