@@ -378,3 +378,44 @@ async fn a_ttl_of_next_to_nothing_is_not_renewed_in_a_hot_loop() {
     }
     assert!(clock.now() > Duration::from_secs(2), "10 renewals in {:?}", clock.now());
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_update_that_panics_costs_nobody_the_lease() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let (registration, mut renewals) = registered(&net, &mut fake, &["r:1"]).await;
+    let updated = registration
+        .update(|instance| {
+            instance.weight = 7;
+            panic!("a fault of the caller's own");
+        })
+        .await;
+    assert_eq!(updated, Err(UpdateError::Panicked));
+    let renewal = renewals.next().await;
+    renewals.answer(&renewal, &[(Kind::Unknown, vec![])]).await;
+    let again = fake.registered(2).await;
+    assert_eq!(again.registrations[0].instance.as_ref().expect("set").weight, Some(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_of_many_services_takes_no_longer_than_its_timeout() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let builder = Registration::builder(net.client(&["r:1"]))
+        .service("a")
+        .address(address("a:80"))
+        .service("b")
+        .address(address("b:80"))
+        .drain_timeout(Duration::from_secs(10));
+    let (registration, _) = tokio::join!(builder.register(), fake.registered(1));
+    let registration = registration.expect("registered");
+    let script = async {
+        fake.registered(2).await;
+        let wait = fake.wait_applied().await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        wait.answer(Ok(v1::WaitAppliedResponse { lagging: 1, ..v1::WaitAppliedResponse::default() }));
+        fake.deregister().await.answer(Ok(v1::DeregisterResponse::default()));
+    };
+    let (drained, ()) = tokio::join!(registration.drain(), script);
+    assert_eq!(drained, Ok(()));
+}

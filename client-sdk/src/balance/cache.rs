@@ -45,7 +45,7 @@ impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
     /// An empty cache.
     pub fn new(policy: P, runtime: &Runtime) -> Self {
         let idle = IDLE;
-        let sweep = AtomicU64::new(millis(runtime.now() + idle));
+        let sweep = AtomicU64::new(millis(runtime.now().saturating_add(idle)));
         Self { entries: DashMap::new(), policy: Arc::new(policy), runtime: runtime.clone(), idle, sweep }
     }
 
@@ -53,7 +53,7 @@ impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
     #[must_use]
     pub fn idle(mut self, idle: Duration) -> Self {
         self.idle = idle;
-        self.sweep = AtomicU64::new(millis(self.runtime.now() + idle));
+        self.sweep = AtomicU64::new(millis(self.runtime.now().saturating_add(idle)));
         self
     }
 

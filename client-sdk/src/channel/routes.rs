@@ -260,15 +260,11 @@ impl std::fmt::Display for Standing {
 
 /// A picker over `over`. A policy that panics must not take the channel's driver with it.
 fn built(policy: &dyn AnyPolicy, over: InstanceList) -> Option<Built> {
-    match catch_unwind(AssertUnwindSafe(|| policy.build(&over))) {
-        Ok(picker) => Some(Built { over, picker }),
-        Err(_) => {
-            tracing::error!(
-                "the policy panicked while it built a picker; it is asked again at the next change"
-            );
-            None
-        }
+    let picker = catch_unwind(AssertUnwindSafe(|| policy.build(&over)));
+    if picker.is_err() {
+        tracing::error!("the policy panicked while it built a picker; it is asked again at the next change");
     }
+    picker.ok().map(|picker| Built { over, picker })
 }
 
 /// Whether both are the very same instances in the same order.

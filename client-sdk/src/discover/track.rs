@@ -89,7 +89,7 @@ impl<K: Send + 'static> Tracker<K> {
             report,
             reads: 0,
             wake: None,
-            sweep: idle.map(|idle| (idle, now + idle)),
+            sweep: idle.map(|idle| (idle, now.saturating_add(idle))),
         };
         let first: Vec<_> = first.into_iter().collect();
         let task = runtime.spawn(async move {
@@ -373,7 +373,7 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
             self.sink.sweep();
             let sink = &mut self.sink;
             self.tracked.retain(|key, _| sink.keeps(key));
-            self.sweep = Some((idle, now + idle));
+            self.sweep = Some((idle, now.saturating_add(idle)));
         }
         let due = |tracked: &Tracked| tracked.due.is_some_and(|due| due <= now);
         let keys: Vec<D::Key> =

@@ -20,20 +20,22 @@
 //! Commands are served in every state. While a registration or a deregistration is under way they wait for it, at most
 //! the client's request timeout.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use registry_proto::v1;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     EndError, LostInstance, RegistrationState, RegistrationStatus, UpdateError, builder::is_passing,
-    command::Command, lease::Lease,
+    command::Command, lease::Lease, stream::Stream,
 };
 use crate::{
     backoff::Backoff,
-    client::{CallError, Connection, DeregisterError, MissingRegistry, RegisterError, RegistryClient},
+    client::{CallError, DeregisterError, MissingRegistry, RegisterError, RegistryClient},
     runtime::Runtime,
 };
 
@@ -49,11 +51,9 @@ enum Phase {
     Ended,
 }
 
-/// An open stream of renewals.
+/// Renewals under way.
 struct Renewals {
-    connection: Connection,
-    requests: mpsc::Sender<v1::KeepAliveRequest>,
-    responses: Streaming<v1::KeepAliveResponse>,
+    stream: Stream,
     next_at: Duration,
     /// Which renewal is not answered yet, and until when it may be.
     waiting: Option<(u64, Duration)>,
@@ -152,38 +152,14 @@ impl Driver {
             () = tokio::time::sleep(wait) => {}
         }
         self.request_id += 1;
-        let (requests, receiver) = mpsc::channel(4);
-        // The first renewal goes with the first bytes.
-        let _ = requests.try_send(self.renewal());
-        let (client, patience) = (self.client.clone(), self.patience());
-        let (trying, mut tried) = oneshot::channel();
-        let open = async move {
-            let connection = client.connect().await.map_err(|error| error.to_string())?;
-            let _ = trying.send(connection.clone());
-            let mut grpc = connection.grpc();
-            let answer = grpc.keep_alive(ReceiverStream::new(receiver)).await;
-            answer.map(|answer| (connection, answer.into_inner())).map_err(|status| status.to_string())
-        };
-        let sent_at = self.runtime.now();
-        let opened = tokio::time::timeout(patience, open).await;
-        match opened {
-            Ok(Ok((connection, responses))) => Some(Phase::Renewing(Box::new(Renewals {
-                connection,
-                requests,
-                responses,
+        let (sent_at, patience) = (self.runtime.now(), self.patience());
+        match Stream::open(&self.client, self.renewal(), patience).await {
+            Ok(stream) => Some(Phase::Renewing(Box::new(Renewals {
+                stream,
                 next_at: sent_at + self.between_renewals(),
                 waiting: Some((self.request_id, sent_at + patience)),
             }))),
-            failed => {
-                if let Ok(connection) = tried.try_recv() {
-                    connection.retire();
-                }
-                let reason = match failed {
-                    Ok(Err(reason)) => reason,
-                    _ => format!("no answer within {patience:?}"),
-                };
-                Some(self.unconfirmed(&reason))
-            }
+            Err(reason) => Some(self.unconfirmed(&reason)),
         }
     }
 
@@ -194,7 +170,7 @@ impl Driver {
             let wake = self.owed.map_or(wake, |at| at.min(wake));
             tokio::select! {
                 biased;
-                response = renewals.responses.message() => {
+                response = renewals.stream.responses.message() => {
                     let reason = match response {
                         Ok(Some(response)) => match self.answered(&mut renewals, response) {
                             None => continue,
@@ -203,7 +179,7 @@ impl Driver {
                         Ok(None) => "the registry closed the stream of renewals".to_owned(),
                         Err(status) => status.to_string(),
                     };
-                    renewals.connection.retire();
+                    renewals.stream.connection.retire();
                     return Some(self.unconfirmed(&reason));
                 }
                 command = self.commands.recv() => return self.command(command?, Phase::Renewing(renewals)).await,
@@ -217,14 +193,14 @@ impl Driver {
                         continue;
                     }
                     if renewals.waiting.is_some() {
-                        renewals.connection.retire();
+                        renewals.stream.connection.retire();
                         let reason = format!("a renewal was not answered within {:?}", self.patience());
                         return Some(self.unconfirmed(&reason));
                     }
                     let now = self.runtime.now();
                     self.request_id += 1;
-                    if renewals.requests.try_send(self.renewal()).is_err() {
-                        renewals.connection.retire();
+                    if renewals.stream.requests.try_send(self.renewal()).is_err() {
+                        renewals.stream.connection.retire();
                         return Some(self.unconfirmed("the stream of renewals does not take any more"));
                     }
                     renewals.waiting = Some((self.request_id, now + self.patience()));
@@ -268,7 +244,7 @@ impl Driver {
                 None
             }
             Kind::Moved => {
-                renewals.connection.retire();
+                renewals.stream.connection.retire();
                 Some(self.unconfirmed("another replica holds the lease"))
             }
             // A later registry's word: the renewal was not plain, but nothing is known to be lost.
@@ -289,7 +265,12 @@ impl Driver {
             }
             Command::Update { mut change, reply } => {
                 let before = self.lease.clone();
-                self.lease.change(&mut *change);
+                // It is the caller's own: the lease outlives it.
+                if catch_unwind(AssertUnwindSafe(|| self.lease.change(&mut *change))).is_err() {
+                    self.lease = before;
+                    let _ = reply.send(Err(UpdateError::Panicked));
+                    return Some(phase);
+                }
                 match self.register(self.between_renewals()).await {
                     Ok(response) => {
                         self.registered(&response);

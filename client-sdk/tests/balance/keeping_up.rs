@@ -183,3 +183,10 @@ async fn a_first_caller_that_gives_up_in_the_queue_leaves_no_key_that_nobody_rea
     assert_eq!(picked(&balancer.handle(&last).await.unwrap()), "a:2");
     assert_eq!(fake.discovers(), before + 1, "it is read, and from now on read again when changes are lost");
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_time_without_end_is_no_overflow() {
+    let fake = Fake::with("s", &[instance(1, 1)]);
+    let balancer = Balancer::builder(Arc::clone(&fake), RoundRobin::with_seed(1)).idle(Duration::MAX).build();
+    assert_eq!(picked(&balancer.handle(&endpoint()).await.unwrap()), "a:1");
+}

@@ -9,7 +9,10 @@ use std::{
 };
 
 use client_sdk::{
-    balance::{LoadBalance, LoadBalanceError, Policy, RoundRobin, RoundRobinPicker},
+    balance::{
+        LoadBalance, LoadBalanceError, Pick, PickContext, PickError, Picker, Policy, RoundRobin,
+        RoundRobinPicker,
+    },
     channel::{BalancedChannel, ChannelError},
     discover::{Discover, ViewReceiver},
     model::{Address, Change, Endpoint, Instance, InstanceList, Status},
@@ -265,6 +268,31 @@ async fn a_change_during_a_foreign_load_balances_first_discover_is_not_lost() {
     go_on.add_permits(1);
     assert_eq!(first.await.expect("no panic").expect("answered"), "b");
     assert_eq!(who(&channel).await.expect("answered"), "b");
+}
+
+#[tokio::test]
+async fn a_policy_that_chooses_nobody_is_not_the_callers_fault() {
+    struct Nobody;
+
+    impl Policy for Nobody {
+        type Picker = Self;
+
+        fn build(&self, _: &InstanceList) -> Self {
+            Self
+        }
+    }
+
+    impl Picker for Nobody {
+        fn pick(&self, _: &PickContext) -> Result<Pick, PickError> {
+            Err(PickError::NoInstances)
+        }
+    }
+
+    let a = Server::start("a");
+    let fleet = Arc::new(Fleet::of([a.instance()]));
+    let channel = BalancedChannel::builder(fleet, Endpoint::new("greeter")).policy(Nobody).build();
+    let status = who(&channel).await.expect_err("nobody");
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
 }
 
 #[tokio::test]
