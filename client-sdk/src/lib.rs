@@ -2,9 +2,9 @@
 //!
 //! | room | what it owns | promises |
 //! |---|---|---|
-//! | [`model`] | the nouns: [`Instance`](model::Instance), [`Address`](model::Address), [`Endpoint`](model::Endpoint), [`Change`](model::Change) | |
-//! | [`discover`] | the [`Discover`](discover::Discover) trait, and its implementations: over the registry, static, weighted static | C1 |
-//! | [`balance`] | policies, pickers, the cache that turns them into [`LoadBalance`](balance::LoadBalance) and into handles | C2 |
+//! | [`model`] | the nouns: [`Instance`], [`Address`], [`Endpoint`], [`Change`] | |
+//! | [`discover`] | the [`Discover`] trait, and its implementations: over the registry, static, weighted static | C1 |
+//! | [`balance`] | policies, pickers, the cache that turns them into [`LoadBalance`] and into handles | C2 |
 //! | [`channel`] | a tonic channel that balances over whatever is registered right now | C2 |
 //! | [`client`] | one connection to a set of registry endpoints, with failover | C3 |
 //! | [`registration`] | register, keep alive, register again, update, drain, deregister | C3, C4 |
