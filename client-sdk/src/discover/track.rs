@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::{Discover, View, ViewReceiver};
 use crate::{
+    backoff::Bounds,
     model::{Change, Endpoint},
     runtime::{Runtime, Task},
 };
@@ -25,10 +26,6 @@ use crate::{
 /// An error that many see.
 pub(crate) type SharedError = Arc<dyn Error + Send + Sync>;
 
-/// The first pause before something is tried again; it doubles.
-const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-/// The longest pause before something is tried again.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 /// After an overflow reads start spread over so long for each key, and over a second at most.
 const SPREAD_PER_KEY: Duration = Duration::from_millis(1);
 /// How many orders and answers may wait.
@@ -36,8 +33,13 @@ const QUEUE: usize = 64;
 
 /// What takes in what the tracker learns. Its methods are called from the tracker's task: they must not wait.
 pub(crate) trait Sink<K>: Send + 'static {
-    /// A newer view; of keys that are not tracked too.
+    /// A newer view of a key that is tracked.
     fn changed(&mut self, change: Change<K>);
+
+    /// A change of another key, which nobody reads again if one is lost.
+    fn untracked(&mut self, change: Change<K>) {
+        let _ = change;
+    }
 
     /// A read failed; it will be tried again.
     fn failed(&mut self, key: &K, error: SharedError);
@@ -65,8 +67,10 @@ pub(crate) struct Tracker<K> {
 }
 
 impl<K: Send + 'static> Tracker<K> {
-    /// Starts tracking; `first` are tracked from the start. Without `idle` nothing is ever swept.
+    /// Starts tracking by `changes`, subscribed to already; `first` are tracked from the start. Without `idle` nothing is
+    /// ever swept.
     pub(crate) fn spawn<D: Discover<Key = K>>(
+        changes: Option<Receiver<Change<K>>>,
         discover: Arc<D>,
         sink: impl Sink<K>,
         first: impl IntoIterator<Item = (K, Endpoint)>,
@@ -77,7 +81,7 @@ impl<K: Send + 'static> Tracker<K> {
         let (report, answers) = mpsc::channel(QUEUE);
         let now = runtime.now();
         let mut state = Loop {
-            changes: discover.watch(),
+            changes,
             discover,
             sink,
             runtime: runtime.clone(),
@@ -86,7 +90,7 @@ impl<K: Send + 'static> Tracker<K> {
             report,
             reads: 0,
             wake: None,
-            sweep: idle.map(|idle| (idle, now + idle)),
+            sweep: idle.map(|idle| (idle, now.saturating_add(idle))),
         };
         let first: Vec<_> = first.into_iter().collect();
         let task = runtime.spawn(async move {
@@ -282,7 +286,7 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
                 });
                 if empty && !read.superseded {
                     tracked.fruitless = tracked.fruitless.saturating_add(1);
-                    again = again.or_else(|| Some(backoff(tracked.fruitless, &self.runtime)));
+                    again = again.or_else(|| Some(Bounds::default().pause(tracked.fruitless, &self.runtime)));
                 } else {
                     tracked.fruitless = 0;
                 }
@@ -291,7 +295,7 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
                 tracked.failed = true;
                 tracked.fruitless = tracked.fruitless.saturating_add(1);
                 // However often changes are lost meanwhile: what fails is not hammered.
-                again = Some(backoff(tracked.fruitless, &self.runtime));
+                again = Some(Bounds::default().pause(tracked.fruitless, &self.runtime));
                 self.sink.failed(&key, error);
             }
         }
@@ -301,25 +305,24 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
     }
 
     fn change(&mut self, mut change: Change<D::Key>) {
-        if let Some(tracked) = self.tracked.get_mut(&change.key) {
-            if let (Some(View { version: Some(known), .. }), Some(version)) = (&tracked.known, change.version)
-                && version <= *known
-            {
-                return;
-            }
-            if std::mem::take(&mut tracked.gap) {
-                let before = tracked.known.as_ref().map(|view| &*view.instances).unwrap_or_default();
-                change = Change::between(change.key, before, change.all, change.version);
-            }
-            tracked.known = Some(View { instances: Arc::clone(&change.all), version: change.version });
-            if let Some(read) = &mut tracked.read {
-                read.superseded = true;
-                read.again = false;
-            }
-            tracked.failed = false;
-            tracked.fruitless = 0;
-            tracked.due = None;
+        let Some(tracked) = self.tracked.get_mut(&change.key) else { return self.sink.untracked(change) };
+        if let (Some(View { version: Some(known), .. }), Some(version)) = (&tracked.known, change.version)
+            && version <= *known
+        {
+            return;
         }
+        if std::mem::take(&mut tracked.gap) {
+            let before = tracked.known.as_ref().map(|view| &*view.instances).unwrap_or_default();
+            change = Change::between(change.key, before, change.all, change.version);
+        }
+        tracked.known = Some(View { instances: Arc::clone(&change.all), version: change.version });
+        if let Some(read) = &mut tracked.read {
+            read.superseded = true;
+            read.again = false;
+        }
+        tracked.failed = false;
+        tracked.fruitless = 0;
+        tracked.due = None;
         self.sink.changed(change);
     }
 
@@ -346,7 +349,7 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
         tracing::warn!("the discovery's changes ended: what is known stays");
         let empty = |view: &View| view.instances.is_empty();
         for key in self.keys(|t| t.read.is_none() && t.due.is_none() && t.known.as_ref().is_some_and(empty)) {
-            let pause = backoff(1, &self.runtime);
+            let pause = Bounds::default().pause(1, &self.runtime);
             self.schedule(&key, pause);
         }
     }
@@ -369,7 +372,7 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
             self.sink.sweep();
             let sink = &mut self.sink;
             self.tracked.retain(|key, _| sink.keeps(key));
-            self.sweep = Some((idle, now + idle));
+            self.sweep = Some((idle, now.saturating_add(idle)));
         }
         for key in self.keys(|tracked| tracked.due.is_some_and(|due| due <= now)) {
             self.read(&key);
@@ -384,13 +387,6 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
         keys.sort_unstable_by_key(|(place, _)| *place);
         keys.into_iter().map(|(_, key)| key).collect()
     }
-}
-
-/// The pause before the next attempt after so many fruitless ones: half of it fixed, half of it random.
-pub(crate) fn backoff(fruitless: u32, runtime: &Runtime) -> Duration {
-    let doubled = FIRST_BACKOFF * 2_u32.saturating_pow(fruitless.saturating_sub(1).min(16));
-    let half = doubled.min(LONGEST_BACKOFF) / 2;
-    half + runtime.jitter(half)
 }
 
 async fn sleep(pause: Option<Duration>) {

@@ -160,8 +160,9 @@ fn open(config: &Config, runtime: &Runtime) -> Result<Box<dyn Store>, StoreError
             warn!("--storage memory keeps nothing: all registrations are gone when this process ends");
             Box::new(MemoryStore::new(new_epoch))
         }
-        Storage::Embedded => {
-            Box::new(EmbeddedStore::open(&config.data_dir, EmbeddedOptions::new(fold(&config.core), new_epoch))?)
-        }
+        Storage::Embedded => Box::new(EmbeddedStore::open(
+            &config.data_dir,
+            EmbeddedOptions::new(fold(&config.core), new_epoch),
+        )?),
     })
 }
