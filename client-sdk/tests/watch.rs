@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use client_sdk::{
     client::MissingRegistry,
-    discover::{Discover as _, RegistryDiscover, RegistryDiscoverError, ViewReceiver},
+    discover::{Discover as _, RegistryDiscover, RegistryDiscoverError, ViewReceiver, follow},
     model::Instance,
     watch::{SILENCE, WatchError},
 };
@@ -74,6 +74,19 @@ async fn the_first_view_is_waited_for_and_changes_arrive_by_themselves() {
     assert_eq!((ids(&one.added), ids(&two.added)), (vec!["a"], vec!["b"]));
     assert_eq!(one.version, first.version);
     assert!(two.version > one.version);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_view_that_is_followed_keeps_its_discovery_alive() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let discover = Arc::new(discover(&net, &["r:1"]));
+    // The only handle on the discovery is given away, as to a channel.
+    let mut followed = follow(discover, endpoint("s"), &net.runtime(1));
+    let mut stream = fake.subscription().await;
+    let (id, _, _) = stream.subscribe().await;
+    stream.change(id, snapshot("e", 5, vec![instance("a", 1, 5)])).await;
+    shows(followed.receiver(), &["a"]).await;
 }
 
 #[tokio::test(start_paused = true)]

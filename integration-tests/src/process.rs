@@ -83,8 +83,8 @@ impl Setup {
 
     /// Adds a flag.
     #[must_use]
-    pub fn with(mut self, flag: &str, value: impl ToString) -> Self {
-        self.flags.extend([flag.to_owned(), value.to_string()]);
+    pub fn with(mut self, flag: &str, value: &str) -> Self {
+        self.flags.extend([flag.to_owned(), value.to_owned()]);
         self
     }
 
@@ -104,11 +104,11 @@ impl Setup {
     pub async fn start(&self) -> Server {
         let (child, log) = self.spawn();
         let mut listening = log.clone();
-        let lines =
-            within("the server to listen", PATIENCE, listening.wait_for(|lines| address(lines).is_some()))
-                .await
-                .map(|lines| lines.clone())
-                .unwrap_or_else(|_| panic!("the server ended at its start:\n{}", log.borrow().join("\n")));
+        let listens = listening.wait_for(|lines| address(lines).is_some());
+        let Ok(lines) = within("the server to listen", PATIENCE, listens).await.map(|lines| lines.clone())
+        else {
+            panic!("the server ended at its start:\n{}", log.borrow().join("\n"));
+        };
         let address = address(&lines).expect("it was just there");
         let pid =
             child.id().and_then(|id| Pid::from_raw(id.cast_signed())).expect("a running child has an id");
@@ -225,10 +225,8 @@ impl Server {
 
 /// Waits, but not for ever: panics with what was waited for.
 pub async fn within<F: Future>(what: &str, limit: Duration, future: F) -> F::Output {
-    match timeout(limit, future).await {
-        Ok(output) => output,
-        Err(_) => panic!("waited {limit:?} in vain for {what}"),
-    }
+    let Ok(output) = timeout(limit, future).await else { panic!("waited {limit:?} in vain for {what}") };
+    output
 }
 
 async fn ended(mut child: Child, mut log: watch::Receiver<Vec<String>>) -> Ended {

@@ -1,5 +1,8 @@
 //! Bad input of every kind: each gets its code, reason and field, a message that names the limit, and changes nothing.
 
+// Tables: long, and with literals and numbers side by side.
+#![allow(clippy::needless_pass_by_value, clippy::too_many_lines)]
+
 use std::time::Duration;
 
 use integration_tests::{
@@ -278,7 +281,8 @@ fn registrations() -> Vec<Case> {
 
 /// Bad keys, for every call that has one.
 fn keys() -> Vec<Case> {
-    let calls: [(&str, fn(Option<v1::ServiceKey>) -> Call); 8] = [
+    type Keyed = fn(Option<v1::ServiceKey>) -> Call;
+    let calls: [(&str, Keyed); 8] = [
         ("registrations[0].key", |key| whole(|it| it.registrations[0].key = key)),
         ("instances[0].key", |key| {
             let named = v1::InstanceRef { key, id: "good".into(), create_revision: 0 };
@@ -501,14 +505,14 @@ fn reads_and_watches() -> Vec<Case> {
             Code::Unimplemented,
             "NOT_IMPLEMENTED",
             "WatchRequest.namespace",
-            { scoped(Scope::Namespace("default".into())) },
+            scoped(Scope::Namespace("default".into())),
         ),
         refused(
             "a watch of everything",
             Code::Unimplemented,
             "NOT_IMPLEMENTED",
             "WatchRequest.everything",
-            { scoped(Scope::Everything(v1::Everything {})) },
+            scoped(Scope::Everything(v1::Everything {})),
         ),
         refused("waiting for watchers", Code::Unimplemented, "NOT_IMPLEMENTED", "Registry.WaitApplied", {
             Call::WaitApplied(v1::WaitAppliedRequest {
@@ -729,7 +733,7 @@ async fn a_refused_view_says_why_and_the_stream_goes_on() {
 
 #[tokio::test]
 async fn views_streams_and_selectors_are_bounded() {
-    let server = server_setup!().with("--max-streams", 3).start().await;
+    let server = server_setup!().with("--max-streams", "3").start().await;
     let client = server.client().await;
     let selecting = |zone: u32| {
         let selector = Some(v1::Selector { zone: format!("zone-{zone}"), ..Default::default() });

@@ -27,7 +27,7 @@ use tokio::{
 
 const WATCHERS: usize = 1_000;
 const SLOW: usize = 50;
-const WRITERS: u64 = 64;
+const WRITERS: usize = 64;
 /// Changes before and after the first measurement.
 const HALF: usize = 2_500;
 const SERVICE: &str = "popular";
@@ -37,7 +37,7 @@ const PAYLOAD: usize = 1_000;
 /// 50 × 2,500 × 1,000 B = 119 MiB, and queues of all watchers 2.3 GiB. What there is instead does not depend on it: the
 /// log (bounded to 500 changes here), two snapshots of 64 instances, and the transport's buffers, which are full by then.
 const MAY_GROW: u64 = 32 << 20;
-const LIMIT: Duration = Duration::from_secs(400);
+const LIMIT: Duration = Duration::from_secs(900);
 
 /// How far a watcher is to read.
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,10 +54,10 @@ async fn slow_watchers_cost_the_server_nothing_and_end_with_the_same_view() {
 }
 
 async fn fan_out() {
-    let server = server_setup!().with("--history-count", 500).start().await;
+    let server = server_setup!().with("--history-count", "500").start().await;
     let recorder = Recorder::default();
     let writer = server.client().await;
-    write(&writer, WRITERS as usize, 0).await;
+    write(&writer, WRITERS, 0).await;
 
     let (goals, goal) = watch::channel(Goal::default());
     let (reports, mut reported) = mpsc::channel(WATCHERS);
@@ -100,11 +100,10 @@ async fn fan_out() {
     let told: usize = watchers.iter().map(|watcher| watcher.since_opened().len()).sum();
     assert!(told < WATCHERS * 2 * HALF, "slow watchers get the net effect");
     let grown = resident[1].saturating_sub(resident[0]);
-    eprintln!("resident after each half: {resident:?}; grown by {grown} B; {told} messages");
-    assert!(grown < MAY_GROW, "W10 bounded: the second half made the server grow by {grown} bytes");
+    assert!(grown < MAY_GROW, "W10 bounded: the server grew by {grown} bytes: {resident:?} after each half");
 
     // The slow ones, and a sample of the others: what they were told keeps every promise.
-    let judged = watchers.into_iter().enumerate().filter(|(number, _)| *number < SLOW || number % 20 == 0);
+    let judged = watchers.into_iter().enumerate().filter(|(number, _)| *number < SLOW || number % 50 == 0);
     let watchers = judged.map(|(_, watcher)| watcher.into_record()).collect();
     assert_kept(&History { watchers, readings: vec![reading], ..History::default() });
 }
@@ -174,7 +173,7 @@ async fn write(client: &Client, changes: usize, first: usize) -> u64 {
                 ];
                 let instance =
                     v1::Instance { tags: tags.into(), ..requests::instance(&format!("instance-{writer}")) };
-                let request = requests::register(writer, SERVICE, vec![instance]);
+                let request = requests::register(writer as u64, SERVICE, vec![instance]);
                 newest = client.register(request).await.expect("a registration").into_inner().revision;
             }
         });

@@ -12,7 +12,10 @@ use integration_tests::{
     watcher::{Over, Watcher},
     writers::{self, Writer},
 };
-use registry_proto::v1;
+use registry_proto::v1::{
+    self,
+    resolve_hold_request::Action::{Evict, Release},
+};
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt;
 use tonic::Code;
@@ -321,9 +324,10 @@ async fn an_operators_override_outlives_registrations_and_restarts() {
     let reading = writers::read(&client, SERVICE, 2, &recorder).await.expect("a reading");
     assert_eq!(reading.items["a"].weight, 77, "L4 overrides last");
     client.register(weighing(3, 40)).await.expect("a registration after the restart");
-    let list = client.list_overrides(v1::ListOverridesRequest::default()).await.expect("a list").into_inner();
-    let [listed] = list.overrides.as_slice() else { panic!("{:?}", list.overrides) };
-    let set = listed.r#override.clone().expect("what is set");
+    let overrides =
+        client.list_overrides(v1::ListOverridesRequest::default()).await.expect("a list").into_inner();
+    let [found] = overrides.overrides.as_slice() else { panic!("{:?}", overrides.overrides) };
+    let set = found.r#override.clone().expect("what is set");
     assert_eq!((set.weight, set.actor.as_str(), set.reason.as_str()), (Some(77), "operator", "a test"));
     let clear = v1::SetOverrideRequest {
         action: Some(v1::set_override_request::Action::Clear(v1::ClearOverride {})),
@@ -426,7 +430,6 @@ async fn expiry_removes_half_of_a_service_and_holds_the_rest_until_someone_resol
         action: action.into(),
         actor: "operator".into(),
     };
-    use v1::resolve_hold_request::Action::{Evict, Release};
     let evicted =
         client.resolve_hold(resolve(&held_ids[1..2], Evict)).await.expect("an eviction").into_inner();
     assert_eq!(evicted.resolved, 1);

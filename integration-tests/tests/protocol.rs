@@ -50,7 +50,7 @@ async fn a_watch_starts_with_a_snapshot_and_resumes_with_what_it_missed() {
     let recorder = Recorder::default();
     put(&client, 2, SERVICE, vec![instance("a"), instance("b")]).await;
     let mut watchers = Vec::new();
-    for over in OVERS {
+    for (over, weight) in OVERS.into_iter().zip(2..) {
         let mut watcher = Watcher::of(&format!("{over:?}"), SERVICE, over, &recorder);
         watcher.open(&client).await.expect("a watch");
         watcher.settle().await;
@@ -74,10 +74,9 @@ async fn a_watch_starts_with_a_snapshot_and_resumes_with_what_it_missed() {
         for number in 1..=5 {
             change(&client, SERVICE, number).await;
         }
-        let removed = remove(&client, SERVICE, "changing").await;
+        remove(&client, SERVICE, "changing").await;
         let last =
-            put(&client, 2, SERVICE, vec![v1::Instance { weight: Some(removed as u32), ..instance("a") }])
-                .await;
+            put(&client, 2, SERVICE, vec![v1::Instance { weight: Some(weight), ..instance("a") }]).await;
         watcher.open(&client).await.expect("a watch");
         watcher.settle().await;
         assert_eq!(watcher.reset_reason(), None, "W5: it resumed by a delta");
@@ -139,7 +138,7 @@ async fn another_epoch_is_named_when_the_data_is_new() {
 
 #[tokio::test]
 async fn history_that_is_gone_is_named_and_replaced_by_a_snapshot() {
-    let server = server_setup!().with("--history-count", 3).start().await;
+    let server = server_setup!().with("--history-count", "3").start().await;
     let client = server.client().await;
     let recorder = Recorder::default();
     change(&client, SERVICE, 0).await;
@@ -165,7 +164,7 @@ async fn history_that_is_gone_is_named_and_replaced_by_a_snapshot() {
 #[tokio::test]
 async fn a_service_whose_changes_left_the_log_is_still_shown_as_it_is() {
     // Another watcher keeps the view, and with it a snapshot from before the changes.
-    let server = server_setup!().with("--history-count", 3).start().await;
+    let server = server_setup!().with("--history-count", "3").start().await;
     let client = server.client().await;
     let recorder = Recorder::default();
     change(&client, SERVICE, 0).await;

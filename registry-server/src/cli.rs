@@ -5,7 +5,7 @@ use std::{
     fmt::Write as _, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration,
 };
 
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory as _, Parser, ValueEnum};
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 use tracing::{error, info};
@@ -106,8 +106,19 @@ enum LogFormat {
 
 /// Runs the server as the command line and the environment say, until SIGTERM or Ctrl-C. 0: all is well; 1: it could
 /// not run; 2: it was not told well.
-#[tokio::main]
-pub async fn main() -> ExitCode {
+pub fn main() -> ExitCode {
+    match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(start()),
+        Err(error) => refuse(&format!("cannot start threads: {error}")),
+    }
+}
+
+/// Every flag, its environment variable, default and meaning: what documentation is checked against.
+pub fn command() -> clap::Command {
+    Args::command()
+}
+
+async fn start() -> ExitCode {
     let args = Args::parse();
     if let Err(problem) = start_log(&args) {
         return refuse(&problem);
