@@ -58,7 +58,7 @@ async fn an_instance_is_called_reweighed_drained_and_gone() {
         assert_eq!(in_flight.await.expect("no panic").expect("what was in flight ends well"), "a");
         finish.send(()).expect("the drain waits for it");
     };
-    let (drained, ()) = soon("the drain", async { tokio::join!(drain, callers) }).await;
+    let (drained, ()) = soon("the drain", Box::pin(async { tokio::join!(drain, callers) })).await;
     drained.expect("drained");
     soon("a to go", channel.wait_until(|s| s.instance("a").is_none_or(|a| a.standing == Standing::Removed)))
         .await;
