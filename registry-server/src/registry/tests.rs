@@ -144,12 +144,16 @@ async fn changed(registry: &Registry, seen: Revision) {
 #[tokio::test(start_paused = true)]
 async fn d2_what_was_answered_is_read() {
     let (registry, _task) = start(&Arc::default(), true, &simulated());
-    for id in 0..20 {
-        let written = registry.write(register(id, id as u128, 15_000)).await.expect("written");
-        assert!(registry.hub().head() >= written.revision);
-        assert_eq!(instances(&registry), id + 1);
-        assert_eq!(written.incarnations, [written.revision]);
-    }
+    // In a task of its own, which runs as soon as it is answered.
+    let reader = Runtime::tokio().spawn(async move {
+        for id in 0..20 {
+            let written = registry.write(register(id, id as u128, 15_000)).await.expect("written");
+            assert!(registry.hub().head() >= written.revision);
+            assert_eq!(instances(&registry), id + 1);
+            assert_eq!(written.incarnations, [written.revision]);
+        }
+    });
+    reader.await.expect("all is read");
 }
 
 #[tokio::test]
@@ -453,4 +457,73 @@ async fn l1_renewals_that_wait_are_applied_before_anything_expires() {
     let (first, second) = tokio::join!(renew(0), renew(1));
     assert_eq!((first.expect("answered"), second.expect("answered")), (vec![], vec![]));
     assert_eq!(instances(&registry), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn d4_what_was_expiring_when_the_store_failed_can_still_be_renewed() {
+    let script = Arc::new(Script::default());
+    let (registry, _task) = start(&script, true, &simulated());
+    registry.write(register(1, 1, 1_000)).await.expect("written");
+    script.state.lock().expect("unpoisoned").fail = true;
+    let mut health = registry.health();
+    health.wait_for(|health| *health != StoreHealth::Writable).await.expect("the loop goes on");
+    let lease = LeaseId(1u128.to_be_bytes());
+    assert_eq!(registry.renew(vec![lease]).await.expect("answered"), []);
+    assert_eq!(instances(&registry), 1, "reads go on at the last commit");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registration_that_changes_nothing_renews() {
+    let (registry, _task) = start(&Arc::default(), true, &simulated());
+    let first = registry.write(register(1, 1, 1_000)).await.expect("written");
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        assert_eq!(registry.write(register(1, 1, 1_000)).await, Ok(first.clone()), "and is no new revision");
+    }
+    assert_eq!(instances(&registry), 1);
+}
+
+/// Counts how often it is read.
+#[derive(Clone)]
+struct CountingClock {
+    inner: JumpingClock,
+    reads: Arc<AtomicU64>,
+}
+
+impl Clock for CountingClock {
+    fn now(&self) -> Now {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.inner.now()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_loop_does_not_spin_on_what_is_due_while_the_disk_works() {
+    let (jumped, reads) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+    let inner = JumpingClock { inner: Arc::new(SimulatedClock::starting_at(0)), jumped: Arc::clone(&jumped) };
+    let clock = CountingClock { inner, reads: Arc::clone(&reads) };
+    let script = Arc::new(Script::default());
+    let (registry, _task) = start(&script, true, &Runtime::new(clock, TokioSpawn, 1));
+    registry.write(register(1, 1, 1_000)).await.expect("written");
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    script.hold(true);
+    let write = Runtime::tokio().spawn({
+        let registry = registry.clone();
+        async move { drop(registry.write(register(2, 2, 1_000)).await.expect("written")) }
+    });
+    let waiting = Arc::clone(&script);
+    tokio::task::spawn_blocking(move || waiting.entered(2)).await.expect("entered");
+    jumped.fetch_add(200, Ordering::Relaxed);
+    let before = reads.load(Ordering::Relaxed);
+    for _ in 0..20 {
+        // Wakes the loop, and so makes it look when to wake again.
+        registry.renew(Vec::new()).await.expect("answered");
+    }
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    let after = reads.load(Ordering::Relaxed);
+    script.hold(false);
+    write.await.expect("written");
+    assert!(after - before < 200, "the clock was read {} times", after - before);
 }

@@ -168,14 +168,22 @@ async fn a_view_ahead_of_the_server_opens_when_it_has_caught_up() {
     let mut world = World::new();
     let cursor = Some(v1::Cursor { epoch: "e".into(), revision: 2 });
     world.asked.subscribe(1, Some(v1::WatchRequest { cursor, ..watch_service() }));
-    assert!(world.all_said().await.is_empty(), "never older data, and no bookmark");
-    world.register();
-    assert!(world.all_said().await.is_empty(), "not there yet");
+    world.asked.subscribe(2, Some(watch_service()));
+    let said = world.all_said().await;
+    assert!(
+        matches!(said.as_slice(), [(2, Response::Change(_))]),
+        "never older data, and no bookmark: {said:?}"
+    );
     world.register();
     let said = world.all_said().await;
-    assert!(matches!(said.as_slice(), [(0, Response::Bookmark(it))] if it.revision == 2), "{said:?}");
+    assert!(matches!(said.as_slice(), [(2, Response::Change(_))]), "not there yet: {said:?}");
     world.register();
-    assert!(matches!(world.all_said().await.as_slice(), [(1, Response::Change(_))]));
+    let said = world.all_said().await;
+    let [(2, Response::Change(_)), (0, Response::Bookmark(it))] = said.as_slice() else { panic!("{said:?}") };
+    assert_eq!(it.revision, 2, "now all of them are at the head");
+    world.register();
+    let changed: Vec<_> = world.all_said().await.into_iter().map(|(view, _)| view).collect();
+    assert!(changed.contains(&1), "{changed:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -193,15 +201,22 @@ async fn a_view_that_stays_ahead_is_refused() {
 
 #[tokio::test]
 async fn w7_a_bookmark_is_true_while_changes_are_published() {
-    const CHANGES: Revision = 3_000;
+    const ROUNDS: usize = 3_000;
     let mut world = World::new();
     world.asked.subscribe(1, Some(watch_service()));
-    let (asked, hub) = (world.asked.clone(), world.hub.clone());
+    let hub = world.hub.clone();
+    let (go, rounds) = std::sync::mpsc::channel::<usize>();
     let mut publisher = World { hub, ..World::new() };
-    let publishing = std::thread::spawn(move || (0..CHANGES).for_each(|_| publisher.register()));
+    let publishing = std::thread::spawn(move || {
+        for round in rounds {
+            // So that it falls into every place of what the stream does meanwhile.
+            (0..round % 500).for_each(|_| std::hint::spin_loop());
+            publisher.register();
+        }
+    });
     // Each revision changes the view, so a bookmark must not be ahead of what was delivered.
-    let (mut delivered, mut bookmarks) = (0, 0);
-    while delivered < CHANGES {
+    let (mut delivered, mut round, mut bookmarks) = (0, 0, 0);
+    while round < ROUNDS {
         match world.said().await.map(|said| said.response.expect("something")) {
             Some(Response::Change(change)) if change.key.as_ref().is_some_and(|key| key.service == "s") => {
                 delivered = change.revision;
@@ -211,14 +226,17 @@ async fn w7_a_bookmark_is_true_while_changes_are_published() {
                 assert!(bookmark.revision <= delivered, "W7: {} and {delivered}", bookmark.revision);
             }
             Some(_) => {}
-            // A new view: a bookmark is owed.
             None => {
+                round += 1;
+                go.send(round).expect("it listens");
+                // A new view: a bookmark is owed.
                 let other = v1::ServiceKey { namespace: String::new(), service: "other".into() };
                 let scope = Some(v1::watch_request::Scope::Key(other));
-                asked.subscribe(2, Some(v1::WatchRequest { scope, ..v1::WatchRequest::default() }));
+                world.asked.subscribe(2, Some(v1::WatchRequest { scope, ..v1::WatchRequest::default() }));
             }
         }
     }
+    drop(go);
     publishing.join().expect("it ends");
     assert!(bookmarks > 1, "{bookmarks} bookmarks");
 }
