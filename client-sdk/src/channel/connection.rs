@@ -329,7 +329,7 @@ impl Actor {
             tracing::debug!(%error, failures, "not connected");
             self.set(Phase::TransientFailure { error: Arc::clone(&error) });
             last = Some(error);
-            let delay = self.settings.backoff.delay(failures, &self.runtime);
+            let delay = self.settings.backoff.pause(failures, &self.runtime);
             let before = *orders.borrow();
             tokio::select! {
                 biased;

@@ -58,7 +58,7 @@ pub async fn registry(name: String, storage: Storage, seed: u64, trace: Trace) -
         Storage::Disk(disk) => {
             let options = EmbeddedOptions {
                 grow_bytes: GROW_BYTES,
-                ..EmbeddedOptions::new(Arc::new(server::fold), new_epoch)
+                ..EmbeddedOptions::new(server::fold(&Config::default().core), new_epoch)
             };
             let store = EmbeddedStore::open_on(Arc::new(disk), options)?;
             // Its compactor has a thread of its own: nothing of it may be left to chance.
@@ -142,8 +142,8 @@ pub async fn watcher(name: String, registries: Vec<String>, seed: u64, trace: Tr
                     removed: seen(&change.removed),
                 });
             }
-            changed = view.changed() => {
-                changed?;
+            moved = view.changed() => {
+                moved?;
                 let error = view.borrow_and_update().error.as_ref().map(ToString::to_string);
                 trace.saw(match error {
                     Some(error) => Event::Troubled { who, error },

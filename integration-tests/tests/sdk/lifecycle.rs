@@ -1,15 +1,17 @@
 //! An instance's life, as its callers see it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use client_sdk::{
-    channel::{ChannelError, Standing},
+    channel::{BalancedChannel, ChannelError, Standing},
     discover::Discover as _,
-    model::Status,
+    model::{Endpoint, Instance, Selector, Status},
 };
 use integration_tests::server_setup;
 
-use crate::kit::{Greeter, call, channel, discover, greeter, shares, shows, slow_call, soon, spreads};
+use crate::kit::{
+    Greeter, SERVICE, call, channel, discover, greeter, shares, shows, slow_call, soon, spreads,
+};
 
 #[tokio::test]
 async fn an_instance_is_called_reweighed_drained_and_gone() {
@@ -56,7 +58,7 @@ async fn an_instance_is_called_reweighed_drained_and_gone() {
         assert_eq!(in_flight.await.expect("no panic").expect("what was in flight ends well"), "a");
         finish.send(()).expect("the drain waits for it");
     };
-    let (drained, ()) = soon("the drain", async { tokio::join!(drain, callers) }).await;
+    let (drained, ()) = soon("the drain", Box::pin(async { tokio::join!(drain, callers) })).await;
     drained.expect("drained");
     soon("a to go", channel.wait_until(|s| s.instance("a").is_none_or(|a| a.standing == Standing::Removed)))
         .await;
@@ -127,4 +129,62 @@ async fn dropping_a_registration_takes_the_instance_out_at_once() {
     // Long before the lease of 15 s: or this would be a timing of its own.
     spreads(&channel, &["b"]).await;
     assert_eq!(call(&channel).await.expect("answered"), "b");
+}
+
+#[tokio::test]
+async fn selections_follow_the_tags_and_all_views_share_one_stream() {
+    let registry = server_setup!().start().await;
+    let at = [registry.address()];
+    let a = Greeter::start_with("a", &at, |i| i.tag("version", "1").locality("r", "z1"), |r| r).await;
+    let _b = Greeter::start_with("b", &at, |i| i.tag("version", "2").locality("r", "z2"), |r| r).await;
+    let discover = discover(&at);
+    let select = |selector| {
+        let endpoint = Endpoint::builder(SERVICE).selector(selector).build();
+        BalancedChannel::builder(Arc::clone(&discover), endpoint).build()
+    };
+    let everyone = channel(&discover);
+    let second = select(Selector::all().tag("version", "2"));
+    let zone = select(Selector::all().zone("z1"));
+    spreads(&everyone, &["a", "b"]).await;
+    spreads(&second, &["b"]).await;
+    spreads(&zone, &["a"]).await;
+    // Seconds ago it was not there, and no poll brings it.
+    a.registration()
+        .update(|instance| _ = instance.tags.insert("version".into(), "2".into()))
+        .await
+        .expect("updated");
+    spreads(&second, &["a", "b"]).await;
+    assert_eq!(shares(&second, 20).await.len(), 2);
+    a.registration()
+        .update(|instance| _ = instance.tags.insert("version".into(), "3".into()))
+        .await
+        .expect("updated");
+    spreads(&second, &["b"]).await;
+    assert_eq!(shares(&second, 20).await, [("b".to_owned(), 20)].into());
+    let mut missing = discover.view(&Endpoint::new("nobody-registered-this")).expect("followed");
+    shows(&mut missing, "that it is empty", <[_]>::is_empty).await;
+    assert_eq!((discover.streams(), discover.resyncs()), (1, 0));
+}
+
+#[tokio::test]
+async fn when_many_die_at_once_some_are_held_and_calls_go_to_the_living() {
+    let registry = server_setup!().start().await;
+    let at = [registry.address()];
+    let mut greeters = Vec::new();
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        let ttl = Duration::from_secs(2);
+        greeters.push(Greeter::start_with(name, &at, |i| i, |r| r.ttl(ttl)).await);
+    }
+    let discover = discover(&at);
+    let channel = channel(&discover);
+    spreads(&channel, &["a", "b", "c", "d", "e", "f"]).await;
+    for greeter in &mut greeters[..5] {
+        greeter.kill();
+    }
+    spreads(&channel, &["f"]).await;
+    let mut view = discover.view(&greeter()).expect("followed");
+    // L5: expiry removes at most half of them; the rest stays, and says so.
+    let held = |all: &[Arc<Instance>]| all.iter().filter(|instance| instance.held).count();
+    shows(&mut view, "the guard", |all| all.len() == 3 && held(all) == 2).await;
+    assert_eq!(shares(&channel, 50).await, [("f".to_owned(), 50)].into());
 }

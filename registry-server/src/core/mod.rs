@@ -236,7 +236,8 @@ impl Core {
     /// before anything else.
     ///
     /// If it woke more than `stall_after` late, nobody knows when within the sleep the stall began, so all the time
-    /// since the wake-up before does not count: every lease deadline moves by it. Returns it in ms, or 0.
+    /// since the wake-up before does not count: every lease deadline moves by it. Returns it in ms, or 0. As after a
+    /// restart, no hold ends before its lease's TTL from now: nobody could renew.
     pub fn wake(&mut self, now: Now, due: u64) -> u64 {
         let before = self.woke.replace(now.mono).unwrap_or(due);
         // Something overdue is no stall in itself: it may wait for a commit in progress.
@@ -245,6 +246,12 @@ impl Core {
         }
         let stall = now.mono.saturating_sub(before);
         self.leases.shift(stall);
+        for name in self.holds.waiting() {
+            let (key, id) = &name;
+            let lease = self.state.instance(key, id).and_then(|instance| self.state.lease(&instance.lease));
+            let ttl = lease.map_or(0, |lease| lease.ttl);
+            self.holds.postpone(&name, now.mono.saturating_add(ttl));
+        }
         stall
     }
 

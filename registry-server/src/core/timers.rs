@@ -35,6 +35,11 @@ impl<K: Ord + Clone> Timers<K> {
         }
     }
 
+    /// The names of the timers that are not in flight.
+    pub(super) fn waiting(&self) -> Vec<K> {
+        self.queue.iter().map(|(_, name)| name.clone()).collect()
+    }
+
     /// Forgets a timer.
     pub(super) fn cancel(&mut self, name: &K) {
         if let Some(at) = self.due.remove(name) {

@@ -199,6 +199,11 @@ pub(super) fn selector(selector: Option<&v1::Selector>, path: Path<'_>) -> Resul
     Ok(Selector::new(tags, zone, asked.collect::<Result<Vec<_>, Invalid>>()?))
 }
 
+/// Checks the namespace that a list is of; empty means all.
+pub(super) fn of_namespace(text: &str) -> Result<(), Invalid> {
+    if text.is_empty() { Ok(()) } else { fields::namespace(text, Path::Root.field("namespace")).map(drop) }
+}
+
 pub(super) fn page_size(size: u32) -> Result<usize, Invalid> {
     match usize::try_from(size) {
         Ok(0) => Ok(DEFAULT_PAGE),

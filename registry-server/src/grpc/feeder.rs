@@ -77,8 +77,9 @@ impl Feeder {
         self.views.len()
     }
 
-    pub(super) fn contains(&self, view_id: u32) -> bool {
-        self.views.contains_key(&view_id)
+    /// Whether no view is known to have something to say.
+    pub(super) fn is_clear(&self) -> bool {
+        self.signal.is_clear()
     }
 
     /// The next thing to send. `hold_bookmark`: some view of the stream is not open yet.

@@ -117,12 +117,18 @@ pub(super) fn duration(
     most: Duration,
     path: Path<'_>,
 ) -> Result<u64, Invalid> {
-    let found = duration.to_string();
-    Duration::try_from(duration)
-        .ok()
+    // Not by the conversions and texts of `prost_types`: those overflow at the ends of the range.
+    let prost_types::Duration { seconds, nanos } = duration;
+    let whole = u64::try_from(seconds).ok();
+    let rest = u32::try_from(nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
+    whole
+        .zip(rest)
+        .map(|(seconds, nanos)| Duration::new(seconds, nanos))
         .filter(|duration| (least..=most).contains(duration))
         .map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
-        .ok_or_else(|| path.invalid(format!("is {found}; it must be from {least:?} to {most:?}")))
+        .ok_or_else(|| {
+            path.invalid(format!("is {seconds} s and {nanos} ns; it must be from {least:?} to {most:?}"))
+        })
 }
 
 /// Tags.
@@ -197,5 +203,46 @@ fn name(text: &str, beside_letters_and_digits: &str, path: Path<'_>) -> Result<A
             Err(path.invalid(problem))
         }
         None => Ok(text.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn checked(seconds: i64, nanos: i32) -> Result<u64, Invalid> {
+        let (least, most) = (Duration::from_secs(1), Duration::from_secs(86_400));
+        duration(prost_types::Duration { seconds, nanos }, least, most, Path::Root.field("ttl"))
+    }
+
+    #[test]
+    fn durations_at_the_ends_of_the_range_are_refused_and_do_not_overflow() {
+        for (seconds, nanos) in [
+            (i64::MIN, 0),
+            (i64::MIN, i32::MIN),
+            (i64::MAX, i32::MAX),
+            (0, i32::MIN),
+            (-1, 0),
+            (5, -1),
+            (5, 1_000_000_000),
+            (0, 999_999_999),
+            (86_400, 1),
+        ] {
+            let invalid = checked(seconds, nanos).expect_err("out of bounds");
+            assert_eq!(invalid.field, "ttl");
+            assert!(invalid.problem.contains("from 1s to 86400s"), "{}", invalid.problem);
+        }
+        assert_eq!(checked(1, 0), Ok(1_000));
+        assert_eq!(checked(86_399, 999_999_999), Ok(86_399_999));
+    }
+
+    proptest! {
+        #[test]
+        fn no_duration_and_no_address_panics(seconds: i64, nanos: i32, text in ".{0,40}") {
+            let _ = checked(seconds, nanos);
+            let _ = address(&text, Path::Root);
+        }
     }
 }

@@ -176,6 +176,7 @@ impl registry_server::Registry for RegistryService {
         request: Request<v1::ListOverridesRequest>,
     ) -> Result<Response<v1::ListOverridesResponse>, Status> {
         let v1::ListOverridesRequest { namespace, page_size, page_token } = request.into_inner();
+        decode::of_namespace(&namespace)?;
         let size = decode::page_size(page_size)?;
         let after = decode::list_token(&page_token)?;
         let epoch = self.epoch();
@@ -207,7 +208,7 @@ impl registry_server::Registry for RegistryService {
             hub.read(&key, &selector)
         } else {
             let token = decode::page_token(&page_token)?;
-            hub.read_on(&key, token).ok_or_else(status::page_expired)?
+            hub.read_on(&key, &selector, token).ok_or_else(status::page_expired)?
         };
         Ok(Response::new(discovered(&page)))
     }
@@ -217,6 +218,7 @@ impl registry_server::Registry for RegistryService {
         request: Request<v1::ListServicesRequest>,
     ) -> Result<Response<v1::ListServicesResponse>, Status> {
         let v1::ListServicesRequest { namespace, page_size, page_token } = request.into_inner();
+        decode::of_namespace(&namespace)?;
         let size = decode::page_size(page_size)?;
         let after = decode::list_token(&page_token)?;
         let epoch = self.epoch();
@@ -263,12 +265,7 @@ impl registry_server::Registry for RegistryService {
         let key = fields::key(request.get_ref().key.as_ref(), root.field("key"))?;
         let id = fields::instance_id(&request.get_ref().id, root.field("id"))?;
         let past = self.registry.hub().explain(&key, &id);
-        Ok(Response::new(v1::ExplainResponse {
-            epoch: self.epoch(),
-            events: lists::events(past.events),
-            known_since_revision: past.known_since,
-            known_since: past.known_since_wall.map(crate::hub::wire_time),
-        }))
+        Ok(Response::new(lists::explained(self.epoch(), past)))
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, Sleep, sleep, sleep_until},
 };
 use tokio_stream::Stream;
-use tonic::{Status, Streaming};
+use tonic::Status;
 use tonic_types::StatusExt;
 
 use super::{
@@ -38,8 +38,6 @@ use crate::{
 pub(super) const BEHIND_WAIT: Duration = Duration::from_secs(5);
 /// Views on one stream.
 const MAX_VIEWS: usize = 10_000;
-/// Answers that wait to be sent before further requests of a stream are read.
-const MAX_OUTBOX: usize = 64;
 
 /// Tells streams that the server stops, and over what time they are to leave.
 pub(super) type Stopping = watch::Receiver<Option<Duration>>;
@@ -140,13 +138,13 @@ struct Ahead {
 }
 
 /// The answer to `Subscribe`.
-pub(super) struct SubscribeStream {
+pub(super) struct SubscribeStream<R> {
     feeder: Feeder,
     hub: Hub,
-    requests: Option<Streaming<v1::SubscribeRequest>>,
+    requests: Option<R>,
     outbox: VecDeque<Frame>,
     ahead: Vec<Ahead>,
-    /// Wakes when the head moves or the first of `ahead` has waited long enough.
+    /// Wakes when one of `ahead` can open or has waited long enough.
     ahead_changes: Option<BoxFuture<()>>,
     stopping: Option<BoxFuture<Duration>>,
     /// Set once `go_away` was sent: the stream ends then.
@@ -155,14 +153,11 @@ pub(super) struct SubscribeStream {
     _seat: Seat,
 }
 
-impl SubscribeStream {
-    pub(super) fn new(
-        hub: Hub,
-        requests: Streaming<v1::SubscribeRequest>,
-        stopping: Stopping,
-        runtime: Runtime,
-        seat: Seat,
-    ) -> Self {
+impl<R> SubscribeStream<R>
+where
+    R: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin,
+{
+    pub(super) fn new(hub: Hub, requests: R, stopping: Stopping, runtime: Runtime, seat: Seat) -> Self {
         Self {
             feeder: Feeder::new(hub.clone()),
             hub,
@@ -177,20 +172,23 @@ impl SubscribeStream {
         }
     }
 
-    /// Reads what the client asks. `Err`: the stream is broken.
-    fn poll_requests(&mut self, cx: &mut Context<'_>) -> Result<(), Status> {
-        while self.outbox.len() < MAX_OUTBOX
-            && let Some(requests) = &mut self.requests
-        {
+    /// Reads what the client asks: one request, and more while there is nothing to say. So a client is heard however
+    /// much there is to say, and one that asks without reading piles up nothing here (W10). `Ok(true)`: it asks no more
+    /// for now. `Err`: the stream is broken.
+    fn poll_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
+        while let Some(requests) = &mut self.requests {
             match Pin::new(requests).poll_next(cx) {
-                Poll::Pending => return Ok(()),
+                Poll::Pending => return Ok(true),
                 // The client has nothing more to ask; it goes on reading.
                 Poll::Ready(None) => self.requests = None,
                 Poll::Ready(Some(Err(broken))) => return Err(broken),
                 Poll::Ready(Some(Ok(request))) => self.take(request),
             }
+            if !self.outbox.is_empty() || !self.feeder.is_clear() {
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn take(&mut self, request: v1::SubscribeRequest) {
@@ -222,13 +220,16 @@ impl SubscribeStream {
         let decoded = super::fields::required(view.watch.as_ref(), watch)
             .map_err(Status::from)
             .and_then(|request| decode::watch(request, watch));
+        // A view of the same id ends, whatever comes of the new one.
+        self.feeder.close(view.view_id);
         self.ahead.retain(|ahead| ahead.view_id != view.view_id);
         match decoded {
+            Ok(_) if view.view_id == 0 => {
+                let problem = "is 0, which stands for the stream itself; choose 1 or more";
+                self.refuse(0, &subscribe.field("view_id").invalid(problem).into());
+            }
             Err(refused) => self.refuse(view.view_id, &refused),
-            Ok(_)
-                if self.feeder.views() + self.ahead.len() >= MAX_VIEWS
-                    && !self.feeder.contains(view.view_id) =>
-            {
+            Ok(_) if self.feeder.views() + self.ahead.len() >= MAX_VIEWS => {
                 let problem =
                     format!("this stream has {MAX_VIEWS} views, which is the limit; open another stream");
                 self.refuse(view.view_id, &subscribe.field("view_id").invalid(problem).into());
@@ -240,7 +241,6 @@ impl SubscribeStream {
     fn open(&mut self, view_id: u32, watched: Watched) {
         match &watched.start {
             Start::Resume { epoch, revision } if epoch == self.hub.epoch() && *revision > self.hub.head() => {
-                self.feeder.close(view_id);
                 let (revision, until) = (*revision, after(BEHIND_WAIT));
                 self.ahead.push(Ahead { view_id, watched, revision, until });
                 self.ahead_changes = None;
@@ -257,13 +257,14 @@ impl SubscribeStream {
     fn poll_ahead(&mut self, cx: &mut Context<'_>) {
         while !self.ahead.is_empty() {
             let changes = self.ahead_changes.get_or_insert_with(|| {
-                let (mut head, known) = (self.hub.follow_head(), self.hub.head());
+                let mut head = self.hub.follow_head();
+                let lowest = self.ahead.iter().map(|ahead| ahead.revision).min().unwrap_or_default();
                 let first =
                     self.ahead.iter().map(|ahead| ahead.until).min().unwrap_or_else(|| after(BEHIND_WAIT));
                 Box::pin(async move {
                     tokio::select! {
                         biased;
-                        _ = head.wait_for(|head| *head > known) => {}
+                        _ = head.wait_for(|head| *head >= lowest) => {}
                         () = sleep_until(first) => {}
                     }
                 })
@@ -321,25 +322,36 @@ impl SubscribeStream {
     }
 }
 
-impl Stream for SubscribeStream {
+impl<R> Stream for SubscribeStream<R>
+where
+    R: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin,
+{
     type Item = Result<Frame, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        if let Err(broken) = this.poll_requests(cx) {
-            return Poll::Ready(Some(Err(broken)));
-        }
-        this.poll_ahead(cx);
-        this.poll_stopping(cx);
-        if let Some(frame) = this.outbox.pop_front() {
-            return Poll::Ready(Some(Ok(frame)));
-        }
-        if let Some(leave) = &mut this.leave
-            && leave.as_mut().poll(cx).is_ready()
-        {
-            return Poll::Ready(None);
-        }
-        let fed = ready!(this.feeder.poll(cx, !this.ahead.is_empty()));
+        let fed = loop {
+            let all_heard = match this.poll_requests(cx) {
+                Ok(all_heard) => all_heard,
+                Err(broken) => return Poll::Ready(Some(Err(broken))),
+            };
+            this.poll_ahead(cx);
+            this.poll_stopping(cx);
+            if let Some(frame) = this.outbox.pop_front() {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            if let Some(leave) = &mut this.leave
+                && leave.as_mut().poll(cx).is_ready()
+            {
+                return Poll::Ready(None);
+            }
+            match this.feeder.poll(cx, !this.ahead.is_empty()) {
+                Poll::Ready(fed) => break fed,
+                Poll::Pending if all_heard => return Poll::Pending,
+                // A view was marked and had nothing to say: the next request is due.
+                Poll::Pending => {}
+            }
+        };
         let frame = match fed {
             Fed::Step(view_id, Step { part, reset_reason }) => {
                 let mut prefix = v1::SubscribeResponse { view_id, response: None }.encode_to_vec();
@@ -372,3 +384,6 @@ fn after(duration: Duration) -> Instant {
     // Tokio's own clock: the timer that it is compared with runs on it.
     sleep(duration).deadline()
 }
+
+#[cfg(test)]
+mod tests;

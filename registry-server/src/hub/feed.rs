@@ -90,11 +90,15 @@ impl Feed {
         Self { key, state: Mutex::new(State { floor, ..State::default() }) }
     }
 
-    /// Takes a change in and marks the watchers it concerns.
-    pub(super) fn publish(&self, change: &ServiceChange) -> Arc<Logged> {
+    /// Takes a change in and marks the watchers it concerns. `None`: this feed was dropped from the hub.
+    pub(super) fn publish(&self, change: &ServiceChange) -> Option<Arc<Logged>> {
         // Encoded before the lock is taken.
         let after: Vec<_> = change.items.iter().map(|item| item.after.as_ref().map(Entry::new)).collect();
         let mut state = lock(&self.state);
+        if state.retired {
+            return None;
+        }
+        let emptiness = (state.now.exists, state.now.instances.is_empty());
         let mut items = Vec::with_capacity(after.len());
         for (item, after) in change.items.iter().zip(after) {
             let before = match &after {
@@ -103,14 +107,15 @@ impl Feed {
             };
             items.push(LoggedItem { before, after });
         }
+        state.now.exists = true;
         let logged = Arc::new(Logged::new(
             change.revision,
             change.wall,
             change.cause,
             Arc::clone(&change.actor),
             items,
+            emptiness != (true, state.now.instances.is_empty()),
         ));
-        state.now.exists = true;
         state.forget = false;
         state.last_change = change.revision;
         state.now.wall = change.wall;
@@ -118,7 +123,7 @@ impl Feed {
         for view in state.views.values_mut() {
             view.publish(&logged);
         }
-        logged
+        Some(logged)
     }
 
     /// The log no longer holds this service's changes up to `revision`.
@@ -148,10 +153,9 @@ impl Feed {
         if let Some(id) = state.by_selector.get(&named) {
             return Ok(Some(*id));
         }
-        // Whoever wants the whole service is never locked out by others' selectors.
-        let all = Selector::default();
-        let selected = state.by_selector.keys().filter(|(selector, _)| *selector != all).count();
-        if *selector != all && selected >= limit {
+        // Whoever wants the whole service is never refused because of what others select.
+        let selective = state.views.values().filter(|view| !view.selector.is_all()).count();
+        if !selector.is_all() && selective >= limit {
             return Err(());
         }
         let id = state.next_id;
@@ -260,9 +264,9 @@ impl Feed {
     }
 
     /// A snapshot that a reader has further pages of.
-    pub(super) fn read_on(&self, number: u64) -> Option<Page> {
-        let generation =
-            lock(&self.state).readings.iter().find(|(_, reading)| reading.number == number)?.1.clone();
+    pub(super) fn read_on(&self, selector: &Selector, number: u64) -> Option<Page> {
+        let wanted = |it: &&(Selector, Arc<Generation>)| it.1.number == number && it.0 == *selector;
+        let generation = lock(&self.state).readings.iter().find(wanted)?.1.clone();
         Some(Page { generation: number, parts: Arc::clone(generation.parts()) })
     }
 
@@ -292,11 +296,18 @@ impl Feed {
         }
     }
 
+    /// To be dropped when nobody watches. False, and nothing happens, if it changed since it was emptied at `emptied_at`.
+    pub(super) fn forget(&self, emptied_at: Revision) -> bool {
+        let mut state = lock(&self.state);
+        let still_empty = state.now.instances.is_empty() && state.last_change == emptied_at;
+        state.forget |= still_empty;
+        still_empty
+    }
+
     /// Marks an empty, unwatched feed as dropped from the hub, if it may be: nobody registered the service, or it is to
     /// be forgotten. True if so.
-    pub(super) fn retire(&self, forget: bool) -> bool {
+    pub(super) fn retire(&self) -> bool {
         let mut state = lock(&self.state);
-        state.forget |= forget && state.now.instances.is_empty();
         let unused =
             state.views.is_empty() && state.now.instances.is_empty() && (state.forget || !state.now.exists);
         state.retired |= unused;

@@ -33,6 +33,9 @@ pub(super) struct Logged {
     pub(super) cause: Cause,
     pub(super) actor: Arc<str>,
     pub(super) items: Vec<LoggedItem>,
+    /// The service was registered for the first time, lost its last instance, or is empty no longer: every view is told,
+    /// whatever it selects, so that nobody takes an empty selection for an empty service (W9).
+    pub(super) turned: bool,
     bytes: usize,
 }
 
@@ -50,10 +53,11 @@ impl Logged {
         cause: Cause,
         actor: Arc<str>,
         items: Vec<LoggedItem>,
+        turned: bool,
     ) -> Self {
         let entries = items.iter().flat_map(|item| item.before.iter().chain(&item.after));
         let bytes = entries.map(|entry| entry.body.len()).sum();
-        Self { revision, wall, cause, actor, items, bytes }
+        Self { revision, wall, cause, actor, items, turned, bytes }
     }
 }
 

@@ -41,12 +41,15 @@ pub use self::{
 use self::{feed::Feed, log::RecentLog, view::Page};
 use crate::core::{InstanceId, Revision, Selector, ServiceChange, ServiceKey, State};
 
+/// Snapshots are numbered from the wall time at which the hub began, times two to this power.
+const GENERATIONS_PER_MILLISECOND: u32 = 20;
+
 /// What can be set about publishing.
 #[derive(Clone, Debug)]
 pub struct HubSettings {
     /// Bounds of the recent log.
     pub log: LogLimits,
-    /// Different selectors on one service at a time. 64.
+    /// Different selectors on one service at a time. The view of the whole service does not count. 64.
     pub max_views_per_service: usize,
     /// Services without instances and watchers that are remembered here. 10,000.
     pub remembered_services: usize,
@@ -85,7 +88,7 @@ pub struct ReadPage {
 /// Where a reading goes on: valid for as long as its snapshot is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageToken {
-    /// The snapshot's number.
+    /// The snapshot's number, which no snapshot of an earlier run of the server had.
     pub generation: u64,
     /// The next part.
     pub part: usize,
@@ -141,7 +144,8 @@ impl Hub {
                     log: RecentLog::new(settings.log.clone(), now_wall),
                     emptied,
                 }),
-                generations: AtomicU64::new(1),
+                // So that a page token from before a restart is told from one of now.
+                generations: AtomicU64::new(now_wall << GENERATIONS_PER_MILLISECOND),
                 settings,
             }),
         }
@@ -167,8 +171,13 @@ impl Hub {
     pub fn publish(&self, changes: &[ServiceChange], head: Revision) {
         let mut publisher = lock(&self.inner.publisher);
         for change in changes {
-            let feed = self.feed(&change.key);
-            let logged = feed.publish(change);
+            let (feed, logged) = loop {
+                let feed = self.feed(&change.key);
+                // A reader of a service that nobody had registered may drop its feed at this very moment.
+                if let Some(logged) = feed.publish(change) {
+                    break (feed, logged);
+                }
+            };
             publisher.log.push(feed, logged);
             if change.instances == 0 {
                 publisher.emptied.push_back((change.key.clone(), change.revision));
@@ -218,10 +227,11 @@ impl Hub {
         page_of(&page, 0)
     }
 
-    /// Reads a further page. `None`: its snapshot is no longer kept.
-    pub fn read_on(&self, key: &ServiceKey, token: PageToken) -> Option<ReadPage> {
+    /// Reads a further page. `None`: its snapshot is no longer kept, or is one of another selection.
+    pub fn read_on(&self, key: &ServiceKey, selector: &Selector, token: PageToken) -> Option<ReadPage> {
         let feed = Arc::clone(self.inner.feeds.get(key)?.value());
-        Some(page_of(&feed.read_on(token.generation)?, token.part)).filter(|page| !page.parts.is_empty())
+        let page = feed.read_on(selector, token.generation)?;
+        Some(page_of(&page, token.part)).filter(|page| !page.parts.is_empty())
     }
 
     /// What the recent log knows of an instance.
@@ -244,29 +254,28 @@ impl Hub {
         if let Some(feed) = self.inner.feeds.get(key) {
             return Arc::clone(feed.value());
         }
-        let floor = self.inner.forgotten_through.load(Ordering::Acquire);
-        Arc::clone(
-            self.inner
-                .feeds
-                .entry(key.clone())
-                .or_insert_with(|| Arc::new(Feed::unknown(key.clone(), floor)))
-                .value(),
-        )
+        let unknown = || {
+            // Read under the entry's lock: if a feed of this service was forgotten before, this is the revision then.
+            let floor = self.inner.forgotten_through.load(Ordering::Acquire);
+            Arc::new(Feed::unknown(key.clone(), floor))
+        };
+        Arc::clone(self.inner.feeds.entry(key.clone()).or_insert_with(unknown).value())
     }
 
     fn drop_if_unused(&self, feed: &Arc<Feed>) {
-        self.inner
-            .feeds
-            .remove_if(&feed.key, |_, current| Arc::ptr_eq(current, feed) && current.retire(false));
+        self.inner.feeds.remove_if(&feed.key, |_, current| Arc::ptr_eq(current, feed) && current.retire());
     }
 
     /// Drops feeds of services that are long empty and that nobody watches.
     fn forget(&self, publisher: &mut Publisher) {
         while publisher.emptied.len() > self.inner.settings.remembered_services {
             let Some((key, emptied_at)) = publisher.emptied.pop_front() else { return };
+            if !self.inner.feeds.get(&key).is_some_and(|feed| feed.forget(emptied_at)) {
+                continue; // it was registered since: if it was emptied again, it stands further back in the queue
+            }
             // Raised first: whoever makes a new feed for this service must take older cursors for outdated.
             self.inner.forgotten_through.fetch_max(emptied_at, Ordering::AcqRel);
-            self.inner.feeds.remove_if(&key, |_, feed| feed.retire(true));
+            self.inner.feeds.remove_if(&key, |_, feed| feed.retire());
         }
     }
 }

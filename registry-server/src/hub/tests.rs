@@ -193,8 +193,8 @@ fn action() -> impl Strategy<Value = Action> {
         6 => (0..6usize, 0..2u8, 0..3u16, any::<bool>()).prop_map(|(i, l, w, z)| Action::Register(i, l, w, z)),
         3 => (0..6usize).prop_map(Action::Remove),
         3 => Just(Action::Publish),
-        4 => (0..4usize, 1..4usize).prop_map(|(reader, steps)| Action::Read(reader, steps)),
-        1 => (0..4usize).prop_map(Action::Reopen),
+        5 => (0..6usize, 1..4usize).prop_map(|(reader, steps)| Action::Read(reader, steps)),
+        1 => (0..6usize).prop_map(Action::Reopen),
     ]
 }
 
@@ -206,7 +206,9 @@ proptest! {
     #[test]
     fn every_reader_ends_at_the_truth(actions in vec(action(), 1..80), count in 1..12usize) {
         let mut world = World::new(small_log(count));
-        let selectors = [Selector::default(), in_zone("a"), in_zone("b"), Selector::default()];
+        // Some of them share a view, and so its deltas.
+        let all = Selector::default;
+        let selectors = [all(), in_zone("a"), in_zone("b"), all(), all(), in_zone("a")];
         let mut readers: Vec<_> = selectors.iter().enumerate().map(|(index, selector)| {
             let signal = Signal::new();
             let cursor = world.hub.watch(&key("s"), selector, index == 3, &Start::Fresh, &signal, 0).expect("a view");
@@ -430,8 +432,114 @@ fn views_are_counted_and_go_with_their_last_watcher() {
     );
     drop(again);
     assert!(world.hub.watch(&key("s"), &in_zone("3"), false, &Start::Fresh, &signal, 0).is_ok());
-    drop(one);
+    let third = world.hub.watch(&key("s"), &in_zone("3"), false, &Start::Fresh, &signal, 0);
+    let whole = world.hub.watch(&key("s"), &Selector::default(), false, &Start::Fresh, &signal, 0);
+    assert!(whole.is_ok(), "whoever wants the whole service is never refused for what others select");
+    drop((one, third, whole));
     assert_eq!(world.hub.feeds(), 0, "a service that nobody registered or watches leaves nothing behind");
+}
+
+#[test]
+fn d2_a_first_registration_is_not_lost_to_a_reader_who_drops_the_feed() {
+    let mut world = World::new(HubSettings::default());
+    // As the publisher finds it, before it takes the change in.
+    let found = world.hub.feed(&key("s"));
+    assert_eq!(world.hub.read(&key("s"), &Selector::default()).parts.len(), 1);
+    assert_eq!(world.hub.feeds(), 0, "the reader leaves nothing behind");
+    let before = world.core.state().clone();
+    world.write([register("s", 1, 1, 1, "")]);
+    let committed = Committed { revision: 1, record: decide_record(&before, &register("s", 1, 1, 1, "")) };
+    let change = before.clone().evolve(&committed).pop().expect("a change");
+    assert!(found.publish(&change).is_none(), "a dropped feed takes nothing in: the publisher looks again");
+    let mut reader = Reader::default();
+    reader.drain(&mut open(&world, &Selector::default(), &Start::Fresh).0);
+    assert_eq!(reader.seen().len(), 1);
+}
+
+fn decide_record(state: &State, command: &Command) -> crate::core::Record {
+    crate::core::decide(state, &Settings::default(), Now { mono: 0, wall: 0 }, command)
+        .expect("accepted")
+        .record
+}
+
+#[test]
+fn w5_a_service_that_came_and_went_twice_is_not_forgotten_at_its_first_end() {
+    let mut world = World::new(HubSettings { remembered_services: 2, ..small_log(1) });
+    world.write([register("s", 1, 1, 1, "")]);
+    world.write([remove("s", 1)]);
+    world.write([register("s", 1, 1, 1, "")]);
+    let holding = world.hub.head();
+    world.write([remove("s", 1)]);
+    for other in ["a", "b", "c"] {
+        world.write([register(other, 1, 1, 1, "")]);
+        world.write([remove(other, 1)]);
+        let (mut cursor, _) = open(&world, &Selector::default(), &resume(holding));
+        let reason = cursor.next_step().and_then(|step| step.reset_reason);
+        assert_eq!(reason, Some(v1::ResetReason::HistoryGone), "its second end is never silently skipped");
+    }
+}
+
+#[test]
+fn w9_who_selects_nothing_learns_whether_there_is_a_service() {
+    let told = |cursor: &mut Cursor| {
+        let step = std::iter::from_fn(|| cursor.next_step()).last().expect("something to say");
+        let change = v1::Change::decode(step.part.as_message()).expect("a change");
+        assert!(change.all.is_empty() && change.added.is_empty() && change.removed.is_empty());
+        (change.exists, change.service_instances)
+    };
+    let mut world = World::new(HubSettings::default());
+    let (mut early, _) = open(&world, &in_zone("x"), &Start::Fresh);
+    assert_eq!(told(&mut early), (false, 0));
+    let joiner = |world: &World| told(&mut open(world, &in_zone("x"), &Start::Fresh).0);
+    world.write([register("s", 1, 1, 1, "y")]);
+    assert_eq!((told(&mut early), joiner(&world)), ((true, 1), (true, 1)));
+    world.write([remove("s", 1)]);
+    assert_eq!((told(&mut early), joiner(&world)), ((true, 0), (true, 0)));
+    world.write([register("s", 1, 1, 1, "y")]);
+    world.write([register("s", 2, 1, 1, "y")]);
+    assert_eq!((told(&mut early), joiner(&world)), ((true, 2), (true, 2)));
+    world.write([register("s", 3, 1, 1, "y")]);
+    assert_eq!(early.next_step(), None, "what changes nothing for it is not sent");
+}
+
+#[test]
+fn a_slow_reader_of_a_large_delta_is_not_pushed_out_by_small_ones() {
+    // etcd #17529: a slow watcher that starts over for ever is starved.
+    let mut world = World::new(HubSettings::default());
+    let all = Selector::default();
+    let ((mut slow, _), (mut fast, _)) =
+        (open(&world, &all, &Start::Fresh), open(&world, &all, &Start::Fresh));
+    let (mut slow_reader, mut fast_reader) = (Reader::default(), Reader::default());
+    slow_reader.drain(&mut slow);
+    fast_reader.drain(&mut fast);
+    (0..900).for_each(|id| world.write([register("s", id, 1, 1, &"z".repeat(250))]));
+    fast_reader.drain(&mut fast);
+    let part = |step: &Step| v1::Change::decode(step.part.as_message()).expect("a change").part;
+    for expected in 0..3 {
+        let step = slow.next_step().expect("a part");
+        assert_eq!(part(&step), expected);
+        slow_reader.take(&step);
+        for weight in 0..20 {
+            world.write([register("s", 1, 1, weight, "")]);
+            fast_reader.drain(&mut fast);
+        }
+    }
+    slow_reader.drain(&mut slow);
+    assert_eq!(slow_reader.seen(), world.truth(&key("s"), &all));
+}
+
+#[test]
+fn a_page_token_is_good_for_its_own_reading_only() {
+    let mut world = World::new(HubSettings::default());
+    (0..6_000).for_each(|id| world.write([register("s", id, 1, 1, &"z".repeat(250))]));
+    let all = Selector::default();
+    let token = world.hub.read(&key("s"), &all).next.expect("more than one page");
+    assert!(world.hub.read_on(&key("s"), &all, token).is_some());
+    assert!(world.hub.read_on(&key("s"), &in_zone("z"), token).is_none(), "another selection");
+    assert!(world.hub.read_on(&key("other"), &all, token).is_none(), "another service");
+    let restarted = Hub::new("e", world.core.state(), 1, HubSettings::default());
+    assert!(restarted.read(&key("s"), &all).next.is_some());
+    assert!(restarted.read_on(&key("s"), &all, token).is_none(), "another run of the server");
 }
 
 #[test]
@@ -453,7 +561,7 @@ fn pages_of_one_reading_show_one_revision_until_they_expire() {
     take(&first);
     let mut next = Some(token);
     while let Some(token) = next {
-        let page = world.hub.read_on(&key("s"), token).expect("still kept");
+        let page = world.hub.read_on(&key("s"), &Selector::default(), token).expect("still kept");
         take(&page);
         next = page.next;
     }
@@ -462,7 +570,7 @@ fn pages_of_one_reading_show_one_revision_until_they_expire() {
         world.write([register("s", 1, 1, weight, "")]);
         world.hub.read(&key("s"), &Selector::default());
     }
-    assert!(world.hub.read_on(&key("s"), token).is_none(), "too many readings since");
+    assert!(world.hub.read_on(&key("s"), &Selector::default(), token).is_none(), "too many readings since");
 }
 
 #[test]

@@ -23,7 +23,7 @@ use crate::core::{InstanceId, Revision, Selector, ServiceKey};
 const GENERATIONS: usize = 2;
 /// At most one new snapshot of a view in this time, in milliseconds: joiners get the current one and a delta.
 const GENERATION_INTERVAL: u64 = 1_000;
-/// Deltas of a view whose encoding is kept for others who ask from the same place.
+/// Deltas of a view, of one part and of several each, whose encoding is kept for others who ask from the same place.
 const DELTAS: usize = 8;
 
 /// What is in a service, ordered by id. Clones in O(1).
@@ -45,6 +45,11 @@ impl<T: Default> Lazy<T> {
             let source = lock(&self.source).take();
             source.map(|make| make()).unwrap_or_default()
         })
+    }
+
+    /// What was made, if it was.
+    fn made(&self) -> Option<&T> {
+        self.made.get()
     }
 }
 
@@ -126,7 +131,9 @@ impl View {
     ) -> Self {
         let selected = instances.values().filter(|entry| selector.matches(&entry.instance));
         let digest = selected.fold(0u64, |sum, entry| sum.wrapping_add(entry.digest));
-        let concerned = |change: &&Arc<Logged>| change.items.iter().any(|item| concerns(&selector, item));
+        let concerned = |change: &&Arc<Logged>| {
+            change.turned || change.items.iter().any(|item| concerns(&selector, item))
+        };
         let changes = log.iter().filter(concerned).map(|change| change.revision).collect();
         Self {
             changes,
@@ -142,7 +149,7 @@ impl View {
 
     /// Takes a change of the service in and marks the watchers it concerns.
     pub(super) fn publish(&mut self, change: &Logged) {
-        let mut changed = false;
+        let mut changed = change.turned;
         for item in &change.items {
             if let Some(before) = item.before.as_ref().filter(|entry| self.selector.matches(&entry.instance))
             {
@@ -221,11 +228,22 @@ impl View {
             writer.finish().into()
         });
         let delta = Arc::new(Delta { previous, revision, parts });
-        if self.deltas.len() == DELTAS {
-            self.deltas.pop_front();
-        }
         self.deltas.push_back(Arc::clone(&delta));
+        self.drop_old_deltas();
         Some(delta)
+    }
+
+    /// Those of several parts and those of one are counted apart: whoever reads slowly may be in the middle of the
+    /// former, and would never come to an end if each small change pushed it out.
+    fn drop_old_deltas(&mut self) {
+        let long = |delta: &Arc<Delta>| delta.parts.made().is_none_or(|parts| parts.len() > 1);
+        for kind in [true, false] {
+            if self.deltas.iter().filter(|delta| long(delta) == kind).count() > DELTAS
+                && let Some(oldest) = self.deltas.iter().position(|delta| long(delta) == kind)
+            {
+                self.deltas.remove(oldest);
+            }
+        }
     }
 
     /// The snapshot that someone who joins starts from; what happened since, it gets as a delta.

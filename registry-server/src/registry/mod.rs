@@ -127,7 +127,7 @@ impl Registry {
     ) -> Result<(Self, Started, WriterTask), StoreError> {
         let loaded = store.load()?;
         let now = runtime.now();
-        let mut state = State::from_base(loaded.base);
+        let mut state = State::from_base(loaded.base).with_remembered(settings.remembered_services);
         let hub = Hub::new(&loaded.epoch, &state, now.wall, hub_settings);
         // Replay is the same path as life: the recent log is there again as far as the records go back (W5).
         for committed in loaded.tail {
@@ -154,7 +154,7 @@ impl Registry {
     /// Does one command, durably, and answers when reads show it.
     pub async fn write(&self, command: Command) -> Result<Written, WriteError> {
         let (reply, answer) = oneshot::channel();
-        let request = Request::Write(Pending { command, reply: Some(reply) });
+        let request = Request::Write(Pending { command, reply });
         self.commands.try_send(request).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => WriteError::QueueFull,
             mpsc::error::TrySendError::Closed(_) => WriteError::ShuttingDown,

@@ -144,12 +144,16 @@ async fn changed(registry: &Registry, seen: Revision) {
 #[tokio::test(start_paused = true)]
 async fn d2_what_was_answered_is_read() {
     let (registry, _task) = start(&Arc::default(), true, &simulated());
-    for id in 0..20 {
-        let written = registry.write(register(id, id as u128, 15_000)).await.expect("written");
-        assert!(registry.hub().head() >= written.revision);
-        assert_eq!(instances(&registry), id + 1);
-        assert_eq!(written.incarnations, [written.revision]);
-    }
+    // In a task of its own, which runs as soon as it is answered.
+    let reader = Runtime::tokio().spawn(async move {
+        for id in 0..20 {
+            let written = registry.write(register(id, id as u128, 15_000)).await.expect("written");
+            assert!(registry.hub().head() >= written.revision);
+            assert_eq!(instances(&registry), id + 1);
+            assert_eq!(written.incarnations, [written.revision]);
+        }
+    });
+    reader.await.expect("all is read");
 }
 
 #[tokio::test]
@@ -368,4 +372,158 @@ async fn w5_the_recent_log_is_there_again_after_a_restart() {
     assert_eq!(step.reset_reason, None, "a delta, not a snapshot");
     let current = Start::Resume { epoch: "e".to_owned(), revision: registry.hub().head() };
     assert!(watch(&current).expect("a view").next_step().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewals_of_held_leases_release_each_once_and_keep_no_write_out() {
+    let script = Arc::new(Script::default());
+    let (registry, _task) = start(&script, true, &simulated());
+    for id in 0..4 {
+        registry.write(register(id, id as u128, 1_000)).await.expect("written");
+    }
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(instances(&registry), 2, "the guard holds the other half (L5)");
+    script.hold(true);
+    let write = |id: usize| {
+        let registry = registry.clone();
+        Runtime::tokio().spawn(async move {
+            drop(registry.write(register(id, id as u128, 15_000)).await.expect("written"))
+        })
+    };
+    let mut writes = vec![write(10)];
+    let (waiting, begun) = (Arc::clone(&script), script.groups().len() + 1);
+    tokio::task::spawn_blocking(move || waiting.entered(begun)).await.expect("entered");
+    let all: Vec<_> = (0..4u128).map(|lease| LeaseId(lease.to_be_bytes())).collect();
+    registry.renew(all.repeat(2_500)).await.expect("answered");
+    writes.push(write(11));
+    for _ in 0..100 {
+        registry.renew(Vec::new()).await.expect("answered");
+    }
+    assert_eq!(registry.commands.capacity(), QUEUE, "the write was taken: renewals do not fill its place");
+    script.hold(false);
+    for write in writes {
+        write.await.expect("written");
+    }
+    let groups = script.state.lock().expect("unpoisoned").groups.clone();
+    let releases: Vec<_> = groups
+        .iter()
+        .map(|group| group.iter().filter(|record| record.cause == crate::core::Cause::RenewHeld).count())
+        .collect();
+    assert_eq!(
+        releases.iter().sum::<usize>(),
+        2,
+        "one for each of the two leases, however often they renewed"
+    );
+    assert_eq!(groups.last().map(Vec::len), Some(3), "both and the write in one group");
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_empty_services_are_remembered_as_was_set() {
+    let script = Arc::new(Script::default());
+    let settings = Settings { remembered_services: 2, ..Settings::default() };
+    for _ in 0..2 {
+        // Live, and again by replay.
+        let store = ScriptedStore { script: Arc::clone(&script), blocks: false, failed: false };
+        let (registry, _, task) =
+            Registry::start(Box::new(store), settings.clone(), HubSettings::default(), &simulated())
+                .expect("it loads");
+        for service in ["a", "b", "c", "d"] {
+            let mut command = register(1, 1, 15_000);
+            let Command::Register { instances, .. } = &mut command else { unreachable!() };
+            instances[0].0.service = service.into();
+            registry.write(command).await.expect("written");
+            let lease = Some(LeaseId(1u128.to_be_bytes()));
+            let gone = Command::Deregister { lease, instances: Vec::new(), actor: "".into() };
+            registry.write(gone).await.expect("written");
+        }
+        let count = registry.inspect(|state, _| state.service_count()).await.expect("answered");
+        assert_eq!(count, 2);
+        task.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn l1_renewals_that_wait_are_applied_before_anything_expires() {
+    let clock = JumpingClock { inner: Arc::new(SimulatedClock::starting_at(0)), jumped: Arc::default() };
+    let jumped = Arc::clone(&clock.jumped);
+    let (registry, _task) = start(&Arc::default(), false, &Runtime::new(clock, TokioSpawn, 1));
+    for id in 0..2 {
+        registry.write(register(id, id as u128, 1_000)).await.expect("written");
+    }
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    // Past both deadlines, and too little to be a stall. Both renewals are sent before the loop runs.
+    jumped.fetch_add(200, Ordering::Relaxed);
+    let renew = |lease: u128| registry.renew(vec![LeaseId(lease.to_be_bytes())]);
+    let (first, second) = tokio::join!(renew(0), renew(1));
+    assert_eq!((first.expect("answered"), second.expect("answered")), (vec![], vec![]));
+    assert_eq!(instances(&registry), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn d4_what_was_expiring_when_the_store_failed_can_still_be_renewed() {
+    let script = Arc::new(Script::default());
+    let (registry, _task) = start(&script, true, &simulated());
+    registry.write(register(1, 1, 1_000)).await.expect("written");
+    script.state.lock().expect("unpoisoned").fail = true;
+    let mut health = registry.health();
+    health.wait_for(|health| *health != StoreHealth::Writable).await.expect("the loop goes on");
+    let lease = LeaseId(1u128.to_be_bytes());
+    assert_eq!(registry.renew(vec![lease]).await.expect("answered"), []);
+    assert_eq!(instances(&registry), 1, "reads go on at the last commit");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registration_that_changes_nothing_renews() {
+    let (registry, _task) = start(&Arc::default(), true, &simulated());
+    let first = registry.write(register(1, 1, 1_000)).await.expect("written");
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        assert_eq!(registry.write(register(1, 1, 1_000)).await, Ok(first.clone()), "and is no new revision");
+    }
+    assert_eq!(instances(&registry), 1);
+}
+
+/// Counts how often it is read.
+#[derive(Clone)]
+struct CountingClock {
+    inner: JumpingClock,
+    reads: Arc<AtomicU64>,
+}
+
+impl Clock for CountingClock {
+    fn now(&self) -> Now {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.inner.now()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_loop_does_not_spin_on_what_is_due_while_the_disk_works() {
+    let (jumped, reads) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+    let inner = JumpingClock { inner: Arc::new(SimulatedClock::starting_at(0)), jumped: Arc::clone(&jumped) };
+    let clock = CountingClock { inner, reads: Arc::clone(&reads) };
+    let script = Arc::new(Script::default());
+    let (registry, _task) = start(&script, true, &Runtime::new(clock, TokioSpawn, 1));
+    registry.write(register(1, 1, 1_000)).await.expect("written");
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    script.hold(true);
+    let write = Runtime::tokio().spawn({
+        let registry = registry.clone();
+        async move { drop(registry.write(register(2, 2, 1_000)).await.expect("written")) }
+    });
+    let waiting = Arc::clone(&script);
+    tokio::task::spawn_blocking(move || waiting.entered(2)).await.expect("entered");
+    jumped.fetch_add(200, Ordering::Relaxed);
+    let before = reads.load(Ordering::Relaxed);
+    for _ in 0..20 {
+        // Wakes the loop, and so makes it look when to wake again.
+        registry.renew(Vec::new()).await.expect("answered");
+    }
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    let after = reads.load(Ordering::Relaxed);
+    script.hold(false);
+    write.await.expect("written");
+    assert!(after - before < 200, "the clock was read {} times", after - before);
 }

@@ -4,7 +4,12 @@
 //! after [`HEARTBEAT`], so that it knows how long it could not run (L1). One group is in flight at a time: while the
 //! disk works, renewals go on and the next group gathers.
 
-use std::{collections::VecDeque, future::pending, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    future::pending,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -15,8 +20,8 @@ use tracing::{error, info, warn};
 use super::{Renew, StoreHealth, WriteError, Written, group::Group};
 use crate::{
     core::{
-        Cause, Command, Committed, Core, Event, Now, Proposal, Record, Renewal, Revision, ServiceChange,
-        State,
+        Cause, Command, Committed, Core, Event, LeaseId, Now, Proposal, Record, Renewal, Revision,
+        ServiceChange, State,
     },
     hub::Hub,
     runtime::Runtime,
@@ -29,6 +34,8 @@ const HEARTBEAT: u64 = 250;
 const EXPIRE_CHUNK: usize = 5_000;
 /// Commands that are put off because of a conflict before a group is closed.
 const MAX_DEFERRED: usize = 64;
+/// Leases whose held instances are released in one group at most, so that other writes come between.
+const MAX_RELEASES: usize = 512;
 /// Commands taken out of the queue at most. The rest waits there, where it is counted.
 const MAX_WAITING: usize = 2_048;
 
@@ -41,19 +48,17 @@ pub(super) enum Request {
     Inspect(Inspection),
 }
 
-/// A command and whoever waits for it; nobody if it is the loop's own.
+/// A command and whoever waits for it.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) command: Command,
-    pub(super) reply: Option<oneshot::Sender<Result<Written, WriteError>>>,
+    pub(super) reply: oneshot::Sender<Result<Written, WriteError>>,
 }
 
 impl Pending {
     fn answer(self, answer: Result<Written, WriteError>) {
-        if let Some(reply) = self.reply {
-            // Whoever asked may have gone; what was done stays done.
-            let _ = reply.send(answer);
-        }
+        // Whoever asked may have gone; what was done stays done.
+        let _ = self.reply.send(answer);
     }
 }
 
@@ -65,7 +70,7 @@ struct InFlight {
     members: Vec<Member>,
 }
 
-/// A record of the group, and whoever waits for it.
+/// A record of the group, and whoever waits for it; nobody if it is the loop's own.
 struct Member {
     proposal: Proposal,
     pending: Option<Pending>,
@@ -105,6 +110,8 @@ pub(super) struct Writer {
     lanes: Lanes,
     health: watch::Sender<StoreHealth>,
     waiting: VecDeque<Pending>,
+    /// Leases that were renewed while instances of theirs were held. Each once, however often it renews.
+    releasing: BTreeSet<LeaseId>,
     in_flight: Option<InFlight>,
     failed: Option<Arc<str>>,
 }
@@ -126,6 +133,7 @@ impl Writer {
             lanes,
             health,
             waiting: VecDeque::new(),
+            releasing: BTreeSet::new(),
             in_flight: None,
             failed: None,
         }
@@ -148,8 +156,11 @@ impl Writer {
                 Woke::Stopped => self.lanes.close(),
                 Woke::NothingLeft => return,
             }
-            // What arrived meanwhile is taken before anything expires (L1).
-            while let Ok(renew) = self.lanes.renewals.try_recv() {
+            // What arrived meanwhile is taken before anything expires (L1); what arrives from now on has its turn later,
+            // or writes would starve.
+            let now = self.runtime.now();
+            for _ in 0..self.lanes.renewals.len() {
+                let Ok(renew) = self.lanes.renewals.try_recv() else { break };
                 self.renew(now, renew);
             }
             while self.waiting.len() < MAX_WAITING
@@ -180,12 +191,13 @@ impl Writer {
                 None => pending().await,
             }
         };
+        // What happens seldom first, so that a flood of what follows cannot keep it out.
         tokio::select! {
             biased;
-            Some(renew) = lanes.renewals.recv() => Woke::Renew(renew),
-            appended = appended, if busy => Woke::Appended(appended),
-            Some(request) = lanes.commands.recv(), if room => Woke::Command(request),
             _ = &mut lanes.stopped, if open => Woke::Stopped,
+            appended = appended, if busy => Woke::Appended(appended),
+            Some(renew) = lanes.renewals.recv() => Woke::Renew(renew),
+            Some(request) = lanes.commands.recv(), if room => Woke::Command(request),
             () = sleep(until_due), if open || busy => Woke::Deadline,
             else => Woke::NothingLeft,
         }
@@ -206,7 +218,7 @@ impl Writer {
         for lease in renew.leases {
             match self.core.renew(now, &lease) {
                 Renewal::RenewedHeld if self.failed.is_none() => {
-                    self.waiting.push_back(Pending { command: Command::RenewHeld { lease }, reply: None });
+                    self.releasing.insert(lease);
                 }
                 Renewal::Renewed | Renewal::RenewedHeld => {}
                 exception => exceptions.push((lease, exception)),
@@ -243,6 +255,7 @@ impl Writer {
             group.add(&proposal);
             members.push(Member { proposal, pending: None });
         }
+        self.release(now, &mut group, &mut members);
         let mut deferred = VecDeque::new();
         while !group.is_full() && deferred.len() < MAX_DEFERRED {
             let Some(pending) = self.waiting.pop_front() else { break };
@@ -270,6 +283,23 @@ impl Writer {
         deferred.append(&mut self.waiting);
         self.waiting = deferred;
         (group, members)
+    }
+
+    /// Releases what is held of leases that were renewed.
+    fn release(&mut self, now: Now, group: &mut Group, members: &mut Vec<Member>) {
+        let due: Vec<_> = self.releasing.iter().take(MAX_RELEASES).copied().collect();
+        for lease in due {
+            // Never refused; without events if it was done by other means meanwhile.
+            let Ok(proposal) = self.core.decide(now, &Command::RenewHeld { lease }) else { continue };
+            if group.conflicts(&proposal) {
+                continue; // in the next group
+            }
+            self.releasing.remove(&lease);
+            if !proposal.record.events.is_empty() {
+                group.add(&proposal);
+                members.push(Member { proposal, pending: None });
+            }
+        }
     }
 
     fn finish(&mut self, now: Now, appended: Result<Appended, oneshot::error::RecvError>) {
@@ -315,6 +345,7 @@ impl Writer {
                 pending.answer(Err(WriteError::StoreFailed(Arc::clone(&why))));
             }
         }
+        self.releasing.clear();
         for pending in self.waiting.drain(..) {
             pending.answer(Err(WriteError::StoreFailed(Arc::clone(&why))));
         }
@@ -361,3 +392,6 @@ fn log(record: &Record, revision: Revision, changes: &[ServiceChange]) {
         Cause::Register | Cause::Deregister | Cause::RenewHeld => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

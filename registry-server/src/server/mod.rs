@@ -24,11 +24,11 @@ use tracing::{info, warn};
 
 pub use self::config::{Config, Storage};
 use crate::{
-    core::{Base, Committed, State},
+    core::{Settings, State},
     grpc::RegistryService,
     registry::{Registry, Started},
     runtime::Runtime,
-    store::{EmbeddedOptions, EmbeddedStore, MemoryStore, Store, StoreError},
+    store::{EmbeddedOptions, EmbeddedStore, Fold, MemoryStore, Store, StoreError},
 };
 
 /// A request of 4 MiB, which is what the protocol allows, and room to say that a larger one is too large.
@@ -140,14 +140,17 @@ where
     Ok(ended?)
 }
 
-/// Folds old records into a base, the same way in which the running registry applied them: what an [`EmbeddedStore`] is
-/// to be opened with.
-pub fn fold(base: Base, records: Vec<Committed>) -> Base {
-    let mut state = State::from_base(base);
-    for committed in records {
-        state.evolve(&committed);
-    }
-    state.to_base()
+/// Folds old records into a base, the same way in which a registry with these settings applied them: what an
+/// [`EmbeddedStore`] is to be opened with.
+pub fn fold(settings: &Settings) -> Fold {
+    let remembered = settings.remembered_services;
+    Arc::new(move |base, records| {
+        let mut state = State::from_base(base).with_remembered(remembered);
+        for committed in records {
+            state.evolve(&committed);
+        }
+        state.to_base()
+    })
 }
 
 fn open(config: &Config, runtime: &Runtime) -> Result<Box<dyn Store>, StoreError> {
@@ -157,8 +160,9 @@ fn open(config: &Config, runtime: &Runtime) -> Result<Box<dyn Store>, StoreError
             warn!("--storage memory keeps nothing: all registrations are gone when this process ends");
             Box::new(MemoryStore::new(new_epoch))
         }
-        Storage::Embedded => {
-            Box::new(EmbeddedStore::open(&config.data_dir, EmbeddedOptions::new(Arc::new(fold), new_epoch))?)
-        }
+        Storage::Embedded => Box::new(EmbeddedStore::open(
+            &config.data_dir,
+            EmbeddedOptions::new(fold(&config.core), new_epoch),
+        )?),
     })
 }

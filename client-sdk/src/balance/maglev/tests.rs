@@ -1,3 +1,5 @@
+//! Shares, and what moves when instances come, go or change.
+
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)] // small counts
 
 use super::*;

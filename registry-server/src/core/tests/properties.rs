@@ -121,7 +121,8 @@ struct World {
     /// W2: per service, the changes applied one by one.
     views: BTreeMap<ServiceKey, View>,
     woke: u64,
-    restarted: u64,
+    /// When the server last was restarted or noticed a stall: holds do not end within a TTL from then.
+    resumed: u64,
 }
 
 impl World {
@@ -135,7 +136,7 @@ impl World {
             windows: BTreeMap::new(),
             views: BTreeMap::new(),
             woke,
-            restarted: 0,
+            resumed: 0,
         }
     }
 
@@ -360,6 +361,9 @@ impl World {
             *deadline += stall;
         }
         self.woke = self.sim.now.mono;
+        if stall > 0 {
+            self.resumed = self.woke;
+        }
         stall
     }
 
@@ -431,7 +435,7 @@ impl World {
         for ((_, id), over) in self.state().overrides_after(None) {
             assert!(over.expires_at.is_none_or(|at| at > now.wall), "L4: {id} overridden for too long");
         }
-        let grace = self.restarted + LONGEST_TTL + WALL;
+        let grace = self.resumed + LONGEST_TTL + WALL;
         for (_, service) in self.state().services_after(None) {
             for held in service.instances.values().filter_map(|it| it.held.as_ref()) {
                 assert!(held.until.max(grace) > now.wall, "L5: held for too long");
@@ -488,7 +492,7 @@ impl World {
         assert_eq!(core.state(), self.state(), "evolve(log) = state");
         self.sim.core = core;
         self.woke = now.mono;
-        self.restarted = now.mono;
+        self.resumed = now.mono;
         self.windows.clear();
         self.deadlines.clear();
         for (id, lease) in self.sim.core.state().leases() {

@@ -479,3 +479,16 @@ fn a_proposal_names_all_that_it_rests_on() {
     let expiry = sim.core.tick(sim.now, 10).unwrap();
     assert_eq!(expiry.touches, [Touched::Lease(lease(1)), Touched::Instance(key(0), id(1))]);
 }
+
+#[test]
+fn a_hold_does_not_end_in_the_servers_own_sleep() {
+    let mut sim = half_held();
+    let due = sim.now.mono + 250;
+    sim.pass(10 * 300_000);
+    assert!(sim.core.wake(sim.now, due) > 0);
+    assert_eq!(sim.tick(100), 0, "nobody could renew meanwhile");
+    sim.advance(999);
+    assert_eq!(sim.held(0), ["i3", "i4", "i5"], "there is a TTL to come back in, as after a restart");
+    sim.advance(1);
+    assert!(sim.ids(0).is_empty());
+}

@@ -1,0 +1,242 @@
+//! What a `Subscribe` stream says to what it is asked, without a network.
+
+use std::collections::BTreeMap;
+
+use registry_proto::v1::{subscribe_request::Request, subscribe_response::Response};
+
+use super::*;
+use crate::{
+    core::{Command, Committed, LeaseId, Now, Registrant, Settings, Spec, State, decide},
+    hub::HubSettings,
+};
+
+/// Requests that are there at once, and how many were read.
+#[derive(Clone, Default)]
+struct Asked {
+    requests: Arc<std::sync::Mutex<VecDeque<v1::SubscribeRequest>>>,
+    read: Arc<AtomicUsize>,
+}
+
+impl Asked {
+    fn ask(&self, request: Request) {
+        let request = v1::SubscribeRequest { request: Some(request) };
+        self.requests.lock().expect("unpoisoned").push_back(request);
+    }
+
+    fn subscribe(&self, view_id: u32, watch: Option<v1::WatchRequest>) {
+        self.ask(Request::Subscribe(v1::SubscribeView { view_id, watch }));
+    }
+
+    fn read(&self) -> usize {
+        self.read.load(Ordering::Relaxed)
+    }
+}
+
+impl Stream for Asked {
+    type Item = Result<v1::SubscribeRequest, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = self.requests.lock().expect("unpoisoned").pop_front();
+        next.map_or(Poll::Pending, |request| {
+            self.read.fetch_add(1, Ordering::Relaxed);
+            Poll::Ready(Some(Ok(request)))
+        })
+    }
+}
+
+struct World {
+    hub: Hub,
+    state: State,
+    asked: Asked,
+    stream: SubscribeStream<Asked>,
+    _stopping: watch::Sender<Option<Duration>>,
+}
+
+impl World {
+    fn new() -> Self {
+        let state = State::default();
+        let hub = Hub::new("e", &state, 0, HubSettings::default());
+        let asked = Asked::default();
+        let (stop, stopping) = watch::channel(None);
+        let seat = Seat::take(&Arc::default(), 1).expect("free");
+        let stream = SubscribeStream::new(hub.clone(), asked.clone(), stopping, Runtime::tokio(), seat);
+        Self { hub, state, asked, stream, _stopping: stop }
+    }
+
+    fn register(&mut self) {
+        let spec = Spec {
+            address: "127.0.0.1:1".into(),
+            weight: u16::try_from(self.state.revision()).expect("few"),
+            tags: BTreeMap::new(),
+            region: "".into(),
+            zone: "".into(),
+            status: crate::core::Status::Up,
+        };
+        let key = crate::core::ServiceKey { namespace: "default".into(), service: "s".into() };
+        let command = Command::Register {
+            lease: LeaseId([1; 16]),
+            registrant: Registrant { uid: "u".into(), generation: 1 },
+            ttl: 15_000,
+            instances: vec![(key, "i".into(), Arc::new(spec))],
+        };
+        let now = Now { mono: 0, wall: 0 };
+        let record = decide(&self.state, &Settings::default(), now, &command).expect("accepted").record;
+        let changes = self.state.evolve(&Committed { revision: self.state.revision() + 1, record });
+        self.hub.publish(&changes, self.state.revision());
+    }
+
+    /// What the stream says now; `None`: nothing.
+    async fn said(&mut self) -> Option<v1::SubscribeResponse> {
+        let stream = &mut self.stream;
+        let polled = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_next(cx))).await;
+        match polled {
+            Poll::Pending => None,
+            Poll::Ready(frame) => {
+                let frame = frame.expect("it goes on").expect("no error");
+                let bytes = [frame.prefix, frame.shared].concat();
+                Some(v1::SubscribeResponse::decode(bytes.as_slice()).expect("a message"))
+            }
+        }
+    }
+
+    async fn all_said(&mut self) -> Vec<(u32, Response)> {
+        let mut all = Vec::new();
+        while let Some(said) = self.said().await {
+            all.push((said.view_id, said.response.expect("something")));
+        }
+        all
+    }
+}
+
+fn watch_service() -> v1::WatchRequest {
+    let key = v1::ServiceKey { namespace: String::new(), service: "s".into() };
+    v1::WatchRequest { scope: Some(v1::watch_request::Scope::Key(key)), ..v1::WatchRequest::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn w10_who_asks_and_does_not_read_piles_up_nothing() {
+    let mut world = World::new();
+    (0..1_000).for_each(|_| world.asked.subscribe(1, Some(watch_service())));
+    for frames in 1..10 {
+        world.said().await.expect("something to say");
+        assert!(world.asked.read() <= frames, "{} requests read for {frames} frames", world.asked.read());
+    }
+    let said = world.all_said().await;
+    assert_eq!(world.asked.read(), 1_000, "all are heard in the end");
+    assert!(matches!(said.last(), Some((0, Response::Bookmark(_)))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_while_there_is_much_to_say_is_heard() {
+    let mut world = World::new();
+    (1..=100).for_each(|view| world.asked.subscribe(view, Some(watch_service())));
+    world.asked.ask(Request::Unsubscribe(v1::UnsubscribeView { view_id: 1 }));
+    let said = world.all_said().await;
+    assert_eq!(world.asked.read(), 101);
+    let bookmarks = said.iter().filter(|(_, it)| matches!(it, Response::Bookmark(_))).count();
+    assert_eq!(bookmarks, 1, "one, when the initial state of all of them is complete");
+    world.register();
+    let changed: Vec<_> = world.all_said().await.into_iter().map(|(view, _)| view).collect();
+    assert_eq!(changed, (2..=100).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_view_that_is_opened_anew_and_refused_has_ended() {
+    let mut world = World::new();
+    world.asked.subscribe(1, Some(watch_service()));
+    world.asked.subscribe(2, Some(watch_service()));
+    world.all_said().await;
+    world.asked.subscribe(1, None);
+    let said = world.all_said().await;
+    assert!(matches!(said.as_slice(), [(1, Response::ViewError(_))]), "{said:?}");
+    world.register();
+    let said = world.all_said().await;
+    assert!(matches!(said.as_slice(), [(2, Response::Change(_))]), "{said:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn view_0_is_the_stream_itself() {
+    let mut world = World::new();
+    world.asked.subscribe(0, Some(watch_service()));
+    let said = world.all_said().await;
+    let [(0, Response::ViewError(error))] = said.as_slice() else { panic!("{said:?}") };
+    assert_eq!((error.field.as_str(), error.reason.as_str()), ("subscribe.view_id", "INVALID_FIELD"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_view_ahead_of_the_server_opens_when_it_has_caught_up() {
+    let mut world = World::new();
+    let cursor = Some(v1::Cursor { epoch: "e".into(), revision: 2 });
+    world.asked.subscribe(1, Some(v1::WatchRequest { cursor, ..watch_service() }));
+    world.asked.subscribe(2, Some(watch_service()));
+    let said = world.all_said().await;
+    assert!(
+        matches!(said.as_slice(), [(2, Response::Change(_))]),
+        "never older data, and no bookmark: {said:?}"
+    );
+    world.register();
+    let said = world.all_said().await;
+    assert!(matches!(said.as_slice(), [(2, Response::Change(_))]), "not there yet: {said:?}");
+    world.register();
+    let said = world.all_said().await;
+    let [(2, Response::Change(_)), (0, Response::Bookmark(it))] = said.as_slice() else { panic!("{said:?}") };
+    assert_eq!(it.revision, 2, "now all of them are at the head");
+    world.register();
+    let changed: Vec<_> = world.all_said().await.into_iter().map(|(view, _)| view).collect();
+    assert!(changed.contains(&1), "{changed:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_view_that_stays_ahead_is_refused() {
+    let mut world = World::new();
+    let cursor = Some(v1::Cursor { epoch: "e".into(), revision: 2 });
+    world.asked.subscribe(1, Some(v1::WatchRequest { cursor, ..watch_service() }));
+    assert!(world.all_said().await.is_empty());
+    tokio::time::sleep(BEHIND_WAIT).await;
+    let said = world.all_said().await;
+    let Some((1, Response::ViewError(error))) = said.first() else { panic!("{said:?}") };
+    assert_eq!(error.reason, "REPLICA_BEHIND");
+    assert!(error.retry_after.is_some());
+}
+
+#[tokio::test]
+async fn w7_a_bookmark_is_true_while_changes_are_published() {
+    const ROUNDS: usize = 3_000;
+    let mut world = World::new();
+    world.asked.subscribe(1, Some(watch_service()));
+    let hub = world.hub.clone();
+    let (go, rounds) = std::sync::mpsc::channel::<usize>();
+    let mut publisher = World { hub, ..World::new() };
+    let publishing = std::thread::spawn(move || {
+        for round in rounds {
+            // So that it falls into every place of what the stream does meanwhile.
+            (0..round % 500).for_each(|_| std::hint::spin_loop());
+            publisher.register();
+        }
+    });
+    // Each revision changes the view, so a bookmark must not be ahead of what was delivered.
+    let (mut delivered, mut round, mut bookmarks) = (0, 0, 0);
+    while round < ROUNDS {
+        match world.said().await.map(|said| said.response.expect("something")) {
+            Some(Response::Change(change)) if change.key.as_ref().is_some_and(|key| key.service == "s") => {
+                delivered = change.revision;
+            }
+            Some(Response::Bookmark(bookmark)) => {
+                bookmarks += 1;
+                assert!(bookmark.revision <= delivered, "W7: {} and {delivered}", bookmark.revision);
+            }
+            Some(_) => {}
+            None => {
+                round += 1;
+                go.send(round).expect("it listens");
+                // A new view: a bookmark is owed.
+                let other = v1::ServiceKey { namespace: String::new(), service: "other".into() };
+                let scope = Some(v1::watch_request::Scope::Key(other));
+                world.asked.subscribe(2, Some(v1::WatchRequest { scope, ..v1::WatchRequest::default() }));
+            }
+        }
+    }
+    drop(go);
+    publishing.join().expect("it ends");
+    assert!(bookmarks > 1, "{bookmarks} bookmarks");
+}
