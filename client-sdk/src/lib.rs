@@ -2,9 +2,9 @@
 //!
 //! | room | what it owns | promises |
 //! |---|---|---|
-//! | [`model`] | the nouns: [`Instance`](model::Instance), [`Address`](model::Address), [`Endpoint`](model::Endpoint), [`Change`](model::Change) | |
-//! | [`discover`] | the [`Discover`](discover::Discover) trait, and its implementations: over the registry, static, weighted static | C1 |
-//! | [`balance`] | policies, pickers, the cache that turns them into [`LoadBalance`](balance::LoadBalance) and into handles | C2 |
+//! | [`model`] | the nouns: [`Instance`], [`Address`], [`Endpoint`], [`Change`] | |
+//! | [`discover`] | the [`Discover`] trait, and its implementations: over the registry, static, weighted static | C1 |
+//! | [`balance`] | policies, pickers, the cache that turns them into [`LoadBalance`] and into handles | C2 |
 //! | [`channel`] | a tonic channel that balances over whatever is registered right now | C2 |
 //! | [`client`] | one connection to a set of registry endpoints, with failover | C3 |
 //! | [`registration`] | register, keep alive, register again, update, drain, deregister | C3, C4 |
@@ -13,7 +13,28 @@
 //! | [`runtime`] | clock, randomness, spawning and connecting, injected | |
 //!
 //! A change flows one way: `client → watch → view → discover → balance → channel`.
+//!
+//! The names that most programs need stand here at the root:
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use client_sdk::{BalancedChannel, Endpoint, Registration, RegistryClient, RegistryDiscover};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = RegistryClient::builder().endpoint("127.0.0.1:7400".parse()?).build()?;
+//!
+//! // A service registers itself …
+//! let registration =
+//!     Registration::builder(client.clone()).service("greeter").address("10.0.0.7:8080".parse()?).register().await?;
+//!
+//! // … and a caller gives this channel to its generated tonic client.
+//! let discover = Arc::new(RegistryDiscover::builder(client).build());
+//! let channel = BalancedChannel::builder(discover, Endpoint::new("greeter")).build();
+//! # registration.drain().await?;
+//! # Ok(()) }
+//! ```
 
+mod backoff;
 pub mod balance;
 pub mod channel;
 pub mod client;
@@ -23,3 +44,10 @@ pub mod registration;
 pub mod runtime;
 pub mod view;
 pub mod watch;
+
+pub use balance::{Balancer, LoadBalance, RoundRobin, WeightedRandom};
+pub use channel::BalancedChannel;
+pub use client::RegistryClient;
+pub use discover::{Discover, RegistryDiscover, StaticDiscover, WeightedStaticDiscover};
+pub use model::{Address, Change, Endpoint, Instance};
+pub use registration::Registration;

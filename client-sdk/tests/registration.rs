@@ -292,3 +292,147 @@ async fn a_registry_that_keeps_forgetting_is_not_asked_in_a_loop() {
     }
     assert!(registrations < 30, "{registrations} in a minute");
 }
+
+/// A registry repeats what a lease has lost with every renewal.
+#[tokio::test(start_paused = true)]
+async fn a_loss_that_is_repeated_is_told_once_and_registers_nothing() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let (registration, mut renewals) = registered(&net, &mut fake, &["r:1"]).await;
+    for _ in 0..5 {
+        let renewal = renewals.next().await;
+        renewals.answer(&renewal, &[(Kind::Partial, vec![lost("b", Reason::TakenOver)])]).await;
+    }
+    assert!(fake.is_quiet());
+    let status = registration.status();
+    assert_eq!(status.state, RegistrationState::Registered { revision: 1 });
+    assert_eq!(status.lost.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_takes_no_words_goes_on_being_told_that_the_lease_lives() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let (registration, mut renewals) = registered(&net, &mut fake, &["r:1"]).await;
+    let updated = tokio::spawn(async move {
+        let pending = registration.update(|instance| instance.weight = 7).await;
+        (registration, pending)
+    });
+    let (clock, mut renewed_at, mut refused) = (net.runtime(0), Duration::ZERO, 0);
+    while clock.now() < TTL * 5 {
+        tokio::select! {
+            call = fake.register() => {
+                call.answer(Err(Status::resource_exhausted("the queue is full")));
+                refused += 1;
+            }
+            renewal = renewals.next() => {
+                let pause = clock.now() - std::mem::replace(&mut renewed_at, clock.now());
+                assert!(pause < TTL / 2, "{pause:?} between two renewals");
+                renewals.answer(&renewal, &[]).await;
+            }
+        }
+    }
+    assert!((5..30).contains(&refused), "{refused} attempts in five TTLs");
+    let (registration, pending) = updated.await.expect("no panic");
+    assert!(matches!(pending, Err(UpdateError::Pending(_))), "{pending:?}");
+    assert!(matches!(registration.status().state, RegistrationState::Reregistering { .. }));
+    let taken = fake.registered(9).await;
+    assert_eq!(taken.registrations[0].instance.as_ref().expect("set").weight, Some(7));
+    until(&registration, |state| *state == RegistrationState::Registered { revision: 9 }).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn words_that_are_refused_after_an_outage_give_way_to_those_before_them() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let (registration, renewals) = registered(&net, &mut fake, &["r:1"]).await;
+    drop((fake, renewals));
+    let updated = registration.update(|instance| instance.weight = 99_999).await;
+    assert!(matches!(updated, Err(UpdateError::Pending(_))), "{updated:?}");
+    let mut fake = net.start("r:1");
+    let poison = fake.register().await;
+    assert_eq!(poison.request.registrations[1].instance.as_ref().expect("set").weight, Some(99_999));
+    poison.answer(Err(Status::invalid_argument("too heavy")));
+    let again = fake.registered(5).await;
+    assert_eq!(again.registrations[1].instance.as_ref().expect("set").weight, Some(2));
+    until(&registration, |state| *state == RegistrationState::Registered { revision: 5 }).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ttl_of_next_to_nothing_is_not_renewed_in_a_hot_loop() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let builder = Registration::builder(net.client(&["r:1"])).service("greeter").address(address("a:80"));
+    let grant = async {
+        let ttl = Duration::from_nanos(1).try_into().ok();
+        let granted = v1::RegisterResponse { epoch: "e".into(), revision: 1, ttl, instances: vec![] };
+        fake.register().await.answer(Ok(granted));
+    };
+    let (registration, ()) = tokio::join!(builder.register(), grant);
+    let _registration = registration.expect("registered");
+    let mut renewals = fake.renewals().await;
+    let clock = net.runtime(0);
+    for _ in 0..10 {
+        let renewal = renewals.next().await;
+        renewals.answer(&renewal, &[]).await;
+    }
+    assert!(clock.now() > Duration::from_secs(2), "10 renewals in {:?}", clock.now());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_that_panics_costs_nobody_the_lease() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let (registration, mut renewals) = registered(&net, &mut fake, &["r:1"]).await;
+    let updated = registration
+        .update(|instance| {
+            instance.weight = 7;
+            panic!("a fault of the caller's own");
+        })
+        .await;
+    assert_eq!(updated, Err(UpdateError::Panicked));
+    let renewal = renewals.next().await;
+    renewals.answer(&renewal, &[(Kind::Unknown, vec![])]).await;
+    let again = fake.registered(2).await;
+    assert_eq!(again.registrations[0].instance.as_ref().expect("set").weight, Some(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_of_many_services_takes_no_longer_than_its_timeout() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let builder = Registration::builder(net.client(&["r:1"]))
+        .service("a")
+        .address(address("a:80"))
+        .service("b")
+        .address(address("b:80"))
+        .drain_timeout(Duration::from_secs(10));
+    let (registration, _) = tokio::join!(builder.register(), fake.registered(1));
+    let registration = registration.expect("registered");
+    let script = async {
+        fake.registered(2).await;
+        let wait = fake.wait_applied().await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        wait.answer(Ok(v1::WaitAppliedResponse { lagging: 1, ..v1::WaitAppliedResponse::default() }));
+        fake.deregister().await.answer(Ok(v1::DeregisterResponse::default()));
+    };
+    let (drained, ()) = tokio::join!(registration.drain(), script);
+    assert_eq!(drained, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unanswered_renewal_asks_another_replica_in_time_while_words_are_owed() {
+    let net = Net::default();
+    let mut a = net.start("a:1");
+    let (registration, mut renewals) = registered(&net, &mut a, &["a:1", "b:1"]).await;
+    let full = async { a.register().await.answer(Err(Status::resource_exhausted("the queue is full"))) };
+    let (pending, ()) = tokio::join!(registration.update(|instance| instance.weight = 7), full);
+    assert!(matches!(pending, Err(UpdateError::Pending(_))), "{pending:?}");
+    // From now on it answers nothing, neither words nor renewals.
+    let mut b = net.start("b:1");
+    renewals.next().await;
+    let asked = net.runtime(0);
+    b.renewals().await.next().await;
+    let waited = asked.now();
+    assert!(waited <= TTL / 6 + Duration::from_millis(50), "{waited:?}");
+}

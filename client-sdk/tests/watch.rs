@@ -7,8 +7,9 @@ mod support;
 use std::{sync::Arc, time::Duration};
 
 use client_sdk::{
+    balance::{Balancer, RoundRobin},
     client::MissingRegistry,
-    discover::{Discover as _, RegistryDiscover, RegistryDiscoverError, ViewReceiver},
+    discover::{Discover as _, RegistryDiscover, RegistryDiscoverError, ViewReceiver, follow},
     model::Instance,
     watch::{SILENCE, WatchError},
 };
@@ -74,6 +75,19 @@ async fn the_first_view_is_waited_for_and_changes_arrive_by_themselves() {
     assert_eq!((ids(&one.added), ids(&two.added)), (vec!["a"], vec!["b"]));
     assert_eq!(one.version, first.version);
     assert!(two.version > one.version);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_view_that_is_followed_keeps_its_discovery_alive() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let discover = Arc::new(discover(&net, &["r:1"]));
+    // The only handle on the discovery is given away, as to a channel.
+    let mut followed = follow(discover, endpoint("s"), &net.runtime(1));
+    let mut stream = fake.subscription().await;
+    let (id, _, _) = stream.subscribe().await;
+    stream.change(id, snapshot("e", 5, vec![instance("a", 1, 5)])).await;
+    shows(followed.receiver(), &["a"]).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -539,4 +553,163 @@ async fn the_cache_file_is_written_by_itself() {
         tokio::time::sleep(Duration::from_secs(5)).await;
     }
     assert!(path.exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn following_a_view_keeps_its_discovery_alive() {
+    let net = Net::default();
+    let client = net.client(&["a:1"]);
+    let runtime = client.runtime().clone();
+    let discover = Arc::new(RegistryDiscover::builder(client).build());
+    let held = Arc::downgrade(&discover);
+    // Nobody but the follower holds it: a channel is given its discovery and is all that stays.
+    let followed = client_sdk::discover::follow(discover, endpoint("greeter"), &runtime);
+    assert!(held.upgrade().is_some());
+    drop(followed);
+    assert!(held.upgrade().is_none());
+}
+
+/// A channel is often the only one that holds its discovery.
+#[tokio::test(start_paused = true)]
+async fn whoever_follows_a_view_keeps_its_discovery_alive() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let only = Arc::new(discover(&net, &["r:1"]));
+    let mut followed = follow(only, endpoint("s"), &net.runtime(2));
+    let mut stream = fake.subscription().await;
+    let (id, _, _) = stream.subscribe().await;
+    stream.change(id, snapshot("e", 5, vec![instance("a", 1, 5)])).await;
+    shows(followed.receiver(), &["a"]).await;
+    drop(followed);
+    stream.closed().await;
+}
+
+async fn alive(stream: &Subscription, epoch: &str, seconds: u64) {
+    for _ in 0..seconds / 5 {
+        stream.bookmark(epoch, 1).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+}
+
+/// C1: a registry without storage is empty after a restart, until registrants come back.
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_lost_its_data_empties_no_view_before_registrants_are_back() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let discover = discover(&net, &["r:1"]);
+    let (mut view, stream, _) = following(&mut fake, &discover).await;
+    drop((fake, stream));
+    let mut changes = discover.watch().expect("it watches");
+    let mut fake = net.start("r:1");
+    let mut stream = fake.subscription().await;
+    let (id, _, _) = stream.subscribe().await;
+    stream.change(id, snapshot("f", 1, vec![])).await;
+    alive(&stream, "f", 20).await;
+    let state = view.borrow_and_update().clone();
+    assert_eq!(ids(&state.view.expect("a view").instances), ["a"]);
+    let error = state.error.expect("it says so").to_string();
+    assert!(error.contains("lost its data"), "{error}");
+    let after = [instance("b", 1, 2)];
+    stream.change(id, adding("f", (1, 2), after.to_vec(), &after)).await;
+    shows(&mut view, &["b"]).await;
+    healthy(&mut view).await;
+    let change = changes.recv().await.expect("a change");
+    assert_eq!(
+        (ids(&change.added), ids(&change.removed)),
+        (vec!["b"], vec!["a"]),
+        "one change, and no emptiness"
+    );
+    assert_eq!(discover.resyncs(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_insists_on_being_empty_is_believed() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let discover = discover(&net, &["r:1"]);
+    let (mut view, stream, _) = following(&mut fake, &discover).await;
+    drop((fake, stream));
+    let mut fake = net.start("r:1");
+    let mut stream = fake.subscription().await;
+    let (id, _, _) = stream.subscribe().await;
+    stream.change(id, snapshot("f", 1, vec![])).await;
+    alive(&stream, "f", 20).await;
+    // Gone for long in the middle of it: that is no insisting.
+    drop((fake, stream));
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(ids(&view.borrow().view.clone().expect("a view").instances), ["a"]);
+    let mut fake = net.start("r:1");
+    let mut stream = fake.subscription().await;
+    let (_, _, watch) = stream.subscribe().await;
+    assert_eq!(watch.cursor, Some(v1::Cursor { epoch: "f".into(), revision: 1 }));
+    let mut changes = discover.watch().expect("it watches");
+    alive(&stream, "f", 35).await;
+    shows(&mut view, &[]).await;
+    healthy(&mut view).await;
+    assert_eq!(ids(&changes.recv().await.expect("a change").removed), ["a"]);
+}
+
+/// C1, with both restarted.
+#[tokio::test(start_paused = true)]
+async fn a_client_restarted_along_with_a_registry_that_lost_its_data_still_answers() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("views");
+    let net = Net::default();
+    let build = || RegistryDiscover::builder(net.client(&["r:1"])).cache_file(&path).build();
+    let mut fake = net.start("r:1");
+    let before = build();
+    let following_before = following(&mut fake, &before).await;
+    before.save_cache().await.expect("saved");
+    drop((before, following_before, fake));
+    let mut fake = net.start("r:1");
+    let after = build();
+    let view = after.view(&endpoint("s")).expect("it has views");
+    let mut stream = fake.subscription().await;
+    let (id, _, _) = stream.subscribe().await;
+    stream.change(id, snapshot("f", 1, vec![])).await;
+    assert_eq!(ids(&after.discover(&endpoint("s")).await.expect("the last known good")), ["a"]);
+    // The file is not emptied either.
+    after.save_cache().await.expect("saved");
+    drop((after, view, stream, fake));
+    assert_eq!(ids(&build().discover(&endpoint("s")).await.expect("from the file")), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_balancer_keeps_no_idle_key_alive() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let idle = Duration::from_secs(20);
+    let discover = RegistryDiscover::builder(net.client(&["r:1"])).idle(idle).build();
+    let (_view, mut stream, _) = following(&mut fake, &discover).await;
+    let balancer = Balancer::builder(Arc::new(discover.clone()), RoundRobin::with_seed(1)).idle(idle).build();
+    let other = endpoint("t");
+    let answered = async {
+        let (id, _, _) = stream.subscribe().await;
+        stream.change(id, snapshot("e", 5, vec![instance("b", 1, 5)])).await;
+        id
+    };
+    let (addresses, id) = tokio::join!(balancer.get(&other), answered);
+    assert_eq!(addresses.expect("chosen").count(), 1);
+    alive(&stream, "e", 120).await;
+    match stream.next().await {
+        Request::Unsubscribe(dropped) => assert_eq!(dropped.view_id, id),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// C3: no more than a minute, whatever a registry asks for.
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_asks_for_a_day_is_asked_again_within_a_minute() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let discover = discover(&net, &["r:1"]);
+    let (_view, mut stream, id) = following(&mut fake, &discover).await;
+    let error = v1::ViewError {
+        code: tonic::Code::Unavailable.into(),
+        retry_after: Duration::from_secs(86_400).try_into().ok(),
+        ..v1::ViewError::default()
+    };
+    stream.send(id, subscribe_response::Response::ViewError(error)).await;
+    alive(&stream, "e", 65).await;
+    assert_eq!(stream.subscribe().await.0, id);
 }

@@ -1,1 +1,44 @@
-//! stub
+//! Whole systems under test. This library is the harness; the tests are in `tests/`.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`process`] | real server processes: start, stop, kill, freeze, read their log and their memory |
+//! | [`requests`] | short ways to write requests and to read errors |
+//! | [`history`] | what was written, answered, read and received, as a record to judge |
+//! | [`replica`] | a view put together from what a watcher is told: the acceptance rule and parts, written a second time |
+//! | [`stream`] | a `Subscribe` stream by hand |
+//! | [`watcher`] | a watcher over `Watch` or `Subscribe` that resumes, and records all that it is told |
+//! | [`registrant`] | a registrant that goes on renewing |
+//! | [`writers`] | writers whose every effect can be recognised later |
+//! | [`validate`] | one validator for each promise, which prints the promise's name when it breaks |
+//! | [`sim`] | whole systems, servers and SDK, on simulated time, network and disks, from a seed |
+//!
+//! | test | what it shows, on real processes |
+//! |---|---|
+//! | `crash` | `kill -9` under load: D1, D3, W5, W9 |
+//! | `fanout` | many watchers, slow ones among them: W2, W6, W10 |
+//! | `bounds` | bad input of every kind: its error, and nothing changed |
+//! | `large` | 50,000 instances with gRPC's default message limits |
+//! | `lifecycle` | start, stop, freeze, expiry: D1, L1, L2, L4, L5 |
+//! | `protocol` | resuming, selectors, bookmarks, streams of many views: W5, W7, W9 |
+//!
+//! | test | what it shows, with the SDK |
+//! |---|---|
+//! | `simulated` | in [`sim`]: the same seed, the same history; L1, C1, C3, W5 and W9 through crashes and partitions |
+//! | `sdk` | on real sockets and processes: C1–C4, L3, L4, W8 as a service and its callers see them |
+//!
+//! Outside of [`sim`] nothing here uses the SDK: the reference watcher is written from the protocol alone.
+
+// The harness is where the outside world is real: it may spawn tasks and panic with what it found.
+#![allow(clippy::disallowed_methods, clippy::missing_panics_doc)]
+
+pub mod history;
+pub mod process;
+pub mod registrant;
+pub mod replica;
+pub mod requests;
+pub mod sim;
+pub mod stream;
+pub mod validate;
+pub mod watcher;
+pub mod writers;

@@ -9,10 +9,12 @@
 //! | [`grpc`] | the wire: decode, validate, call, encode. The only home of `Status` | bounds |
 //! | [`server`] | wires and joins everything: `run(config, listener, runtime, shutdown)` | |
 //! | [`runtime`] | clock, randomness and spawning, injected | |
+//! | [`cli`] | the binary's body: flags, log, signals | |
 //!
 //! Dependencies point one way: `server → grpc → registry → {core, store, hub}`; `core` knows nobody.
 //! `docs/architecture.md` walks one registration and one change through these rooms.
 
+pub mod cli;
 pub mod core;
 pub mod grpc;
 pub mod hub;

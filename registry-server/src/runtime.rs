@@ -14,10 +14,15 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use tokio::sync::oneshot;
+
 use crate::core::Now;
 
 /// A boxed task.
 pub type BoxTask = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Boxed work that may wait for a disk.
+pub type BoxWork = Box<dyn FnOnce() + Send>;
 
 /// Reads both clocks.
 pub trait Clock: Send + Sync + 'static {
@@ -29,6 +34,10 @@ pub trait Clock: Send + Sync + 'static {
 pub trait Spawn: Send + Sync + 'static {
     /// Starts a task.
     fn spawn(&self, task: BoxTask) -> tokio::task::JoinHandle<()>;
+
+    /// Starts work that may wait for a disk, where it holds up no task. A simulation runs it as a task, after
+    /// however long its disk takes.
+    fn spawn_blocking(&self, work: BoxWork);
 }
 
 /// The outside world. Cheap to clone.
@@ -58,6 +67,19 @@ impl Runtime {
     /// Starts a task.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> tokio::task::JoinHandle<()> {
         self.spawn.spawn(Box::pin(task))
+    }
+
+    /// Starts work that may wait for a disk. The receiver fails if the work panicked or was never done.
+    pub fn spawn_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> oneshot::Receiver<T> {
+        let (done, result) = oneshot::channel();
+        self.spawn.spawn_blocking(Box::new(move || {
+            // Whoever asked may have gone; what was done stays done.
+            let _ = done.send(work());
+        }));
+        result
     }
 
     /// A random number.
@@ -141,6 +163,11 @@ impl Spawn for TokioSpawn {
     #[allow(clippy::disallowed_methods)] // the one home of spawning
     fn spawn(&self, task: BoxTask) -> tokio::task::JoinHandle<()> {
         tokio::spawn(task)
+    }
+
+    fn spawn_blocking(&self, work: BoxWork) {
+        // It tells by itself when it is done.
+        drop(tokio::task::spawn_blocking(work));
     }
 }
 

@@ -106,6 +106,7 @@ impl<D: Discover, P: Policy> Balancer<D, P> {
             return Err(LoadBalanceError::Other(Arc::new(Ended)));
         }
         let ready = tokio::select! {
+            biased;
             ready = entry.ready() => ready,
             () = self.tracker.ended() => return Err(LoadBalanceError::Other(Arc::new(Ended))),
         };
@@ -137,7 +138,8 @@ impl<D: Discover, P: Policy> BalancerBuilder<D, P> {
         let Self { discover, policy, runtime, idle } = self;
         let cache = Arc::new(Cached::new(policy, &runtime).idle(idle));
         let sink = ToCache { cache: Arc::clone(&cache), runtime: runtime.clone() };
-        let tracker = Tracker::spawn(Arc::clone(&discover), sink, [], Some(idle), &runtime);
+        let changes = discover.watch_viewed();
+        let tracker = Tracker::spawn(changes, Arc::clone(&discover), sink, [], Some(idle), &runtime);
         Balancer { discover, cache, runtime, tracker }
     }
 }

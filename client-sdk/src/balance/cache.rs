@@ -17,7 +17,8 @@ use dashmap::DashMap;
 
 use super::{Candidates, LoadBalance, LoadBalanceError, Policy, entry::Entry};
 use crate::{
-    discover::{Discover, View, track::backoff},
+    backoff::Bounds,
+    discover::{Discover, View},
     model::{Change, Endpoint},
     runtime::Runtime,
 };
@@ -44,7 +45,7 @@ impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
     /// An empty cache.
     pub fn new(policy: P, runtime: &Runtime) -> Self {
         let idle = IDLE;
-        let sweep = AtomicU64::new(millis(runtime.now() + idle));
+        let sweep = AtomicU64::new(millis(runtime.now().saturating_add(idle)));
         Self { entries: DashMap::new(), policy: Arc::new(policy), runtime: runtime.clone(), idle, sweep }
     }
 
@@ -52,7 +53,7 @@ impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
     #[must_use]
     pub fn idle(mut self, idle: Duration) -> Self {
         self.idle = idle;
-        self.sweep = AtomicU64::new(millis(self.runtime.now() + idle));
+        self.sweep = AtomicU64::new(millis(self.runtime.now().saturating_add(idle)));
         self
     }
 
@@ -125,7 +126,7 @@ impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
             return Err(failed(error));
         }
         let began = entry.begin();
-        let again = |fruitless| self.runtime.now() + backoff(fruitless, &self.runtime);
+        let again = |fruitless| self.runtime.now() + Bounds::default().pause(fruitless, &self.runtime);
         match discover.discover_versioned(endpoint).await {
             Ok(view) => {
                 entry.answer(began, view, again);

@@ -92,7 +92,9 @@ impl<D: Discover> Driver<D> {
     ) -> Self {
         let seen = Arc::new(Seen::new());
         let sink = ToBalancer { balancer, seen: Arc::clone(&seen), _discover: PhantomData::<fn() -> D> };
-        let tracker = Tracker::spawn(Arc::clone(&discover), sink, [], Some(idle), runtime);
+        // All of them: a balancer may have been asked for a key that is not tracked.
+        let changes = discover.watch();
+        let tracker = Tracker::spawn(changes, Arc::clone(&discover), sink, [], Some(idle), runtime);
         Self { discover, tracker, seen }
     }
 
@@ -171,6 +173,13 @@ impl<D: Discover, L> std::fmt::Debug for Balanced<D, L> {
     }
 }
 
+/// Hands a change to a balancer. One that panics over it must get the next one all the same.
+pub(crate) fn rebalance<D: Discover>(balancer: &impl LoadBalance<D>, change: Change<D::Key>) {
+    if catch_unwind(AssertUnwindSafe(|| balancer.rebalance(change))).is_err() {
+        tracing::error!("the balancer panicked in `rebalance`; it is told the next change all the same");
+    }
+}
+
 /// Brings the tracker's views to a balancer.
 struct ToBalancer<L, K, D> {
     balancer: Arc<L>,
@@ -183,11 +192,11 @@ where
     D::Key: Hash,
 {
     fn changed(&mut self, change: Change<D::Key>) {
-        // A balancer that panics over one change must get the next one all the same.
-        let rebalance = AssertUnwindSafe(|| self.balancer.rebalance(change));
-        if catch_unwind(rebalance).is_err() {
-            tracing::error!("the balancer panicked in `rebalance`; the driver goes on");
-        }
+        rebalance(&*self.balancer, change);
+    }
+
+    fn untracked(&mut self, change: Change<D::Key>) {
+        rebalance(&*self.balancer, change);
     }
 
     fn failed(&mut self, _: &D::Key, error: SharedError) {

@@ -16,6 +16,7 @@ mod weighted_random;
 pub use balancer::{Balancer, BalancerBuilder, Handle};
 pub use cache::Cached;
 pub use candidates::Candidates;
+pub(crate) use driver::rebalance;
 pub use driver::{Addresses, Balanced, Driver};
 pub use eligible::{Eligible, Refused};
 pub use round_robin::{RoundRobin, RoundRobinPicker};

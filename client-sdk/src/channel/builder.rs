@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Duration};
 use super::{
     BalancedChannel,
     chooser::{Chooser, WithDiscovery},
-    settings::{Backoff, Settings},
+    settings::Settings,
 };
 use crate::{
+    backoff::Bounds,
     balance::{LoadBalance, Policy, RoundRobin},
     discover::{Discover, follow},
     model::Endpoint,
@@ -40,7 +41,7 @@ impl<D: Discover> ChannelBuilder<D> {
     /// but the changes of the view. An endpoint with an address bypasses it.
     #[must_use]
     pub fn load_balancer(mut self, balance: impl LoadBalance<D>) -> Self {
-        let balance = WithDiscovery { discover: Arc::clone(&self.discover), balance };
+        let balance = WithDiscovery::new(Arc::clone(&self.discover), balance);
         self.chooser = Some(Chooser::LoadBalance(Box::new(balance)));
         self
     }
@@ -107,7 +108,7 @@ impl<D: Discover> ChannelBuilder<D> {
     /// ends it.
     #[must_use]
     pub fn backoff(mut self, base: Duration, max: Duration) -> Self {
-        self.settings.backoff = Backoff { base, max };
+        self.settings.backoff = Bounds { base, max };
         self
     }
 

@@ -1,9 +1,9 @@
 //! How a channel chooses: a policy, or somebody's [`LoadBalance`], without their types.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{
-    balance::{LoadBalance, LoadBalanceError, Picker, Policy},
+    balance::{LoadBalance, LoadBalanceError, Picker, Policy, rebalance},
     discover::{Discover, View},
     model::{Address, Change, Endpoint, Instance, InstanceList},
     runtime::BoxFuture,
@@ -39,14 +39,52 @@ impl<P: Policy> AnyPolicy for P {
 
 /// A load balancer and the discovery that it asks.
 pub(super) struct WithDiscovery<D, L> {
-    pub(super) discover: Arc<D>,
-    pub(super) balance: L,
+    discover: Arc<D>,
+    balance: L,
+    told: Mutex<Told>,
+}
+
+/// What the load balancer was told. Held while it is told, so that it is told in order.
+#[derive(Default)]
+struct Told {
+    view: Option<View>,
+    /// How many changes.
+    changes: u64,
+    /// At how many changes it was told the view once more.
+    repeated: u64,
+}
+
+impl<D: Discover, L: LoadBalance<D>> WithDiscovery<D, L> {
+    pub(super) fn new(discover: Arc<D>, balance: L) -> Self {
+        Self { discover, balance, told: Mutex::default() }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the view once more if it changed since there had been `before` changes: the load balancer may have been at a
+    /// `discover` of its own that began earlier, and have had no place yet to put the change in.
+    fn repeat(&self, endpoint: &Endpoint, before: u64) -> bool {
+        let mut told = self.told();
+        if told.changes == before || told.changes == told.repeated {
+            return false;
+        }
+        told.repeated = told.changes;
+        let Some(View { instances, version }) = told.view.clone() else { return false };
+        rebalance(&self.balance, Change::between(self.discover.key(endpoint), &[], instances, version));
+        true
+    }
 }
 
 impl<D: Discover, L: LoadBalance<D>> AnyLoadBalance for WithDiscovery<D, L> {
     fn addresses<'a>(&'a self, endpoint: &'a Endpoint) -> BoxFuture<'a, Result<Addresses, LoadBalanceError>> {
         Box::pin(async move {
-            let addresses = self.balance.get_picker(endpoint, &self.discover).await?;
+            let before = self.told().changes;
+            let mut addresses = self.balance.get_picker(endpoint, &self.discover).await?;
+            if self.repeat(endpoint, before) {
+                addresses = self.balance.get_picker(endpoint, &self.discover).await?;
+            }
             Ok(Box::new(addresses) as Addresses)
         })
     }
@@ -54,8 +92,11 @@ impl<D: Discover, L: LoadBalance<D>> AnyLoadBalance for WithDiscovery<D, L> {
     fn changed(&self, endpoint: &Endpoint, before: &[Arc<Instance>], after: &View) {
         let key = self.discover.key(endpoint);
         let change = Change::between(key, before, Arc::clone(&after.instances), after.version);
+        let mut told = self.told();
+        told.view = Some(after.clone());
         if !change.is_empty() {
-            self.balance.rebalance(change);
+            told.changes += 1;
+            rebalance(&self.balance, change);
         }
     }
 }

@@ -295,6 +295,7 @@ impl Actor {
             }
             self.set(Phase::Connecting { last: last.clone() });
             let opened = tokio::select! {
+                biased;
                 opened = self.open() => opened,
                 _ = until(&mut orders, |order| !matches!(order, Order::Connect { .. })) => continue,
             };
@@ -321,14 +322,15 @@ impl Actor {
             tracing::debug!(%error, failures, "not connected");
             self.set(Phase::TransientFailure { error: Arc::clone(&error) });
             last = Some(error);
-            let delay = self.settings.backoff.delay(failures, &self.runtime);
+            let delay = self.settings.backoff.pause(failures, &self.runtime);
             let before = *orders.borrow();
             tokio::select! {
-                () = tokio::time::sleep(delay) => {}
+                biased;
                 changed = until(&mut orders, |order| *order != before) => match changed {
                     Ok(()) => (failures, last) = (0, None),
                     Err(_) => return,
                 },
+                () = tokio::time::sleep(delay) => {}
             }
         }
         self.set(Phase::Draining);
@@ -343,6 +345,7 @@ impl Actor {
         orders: &mut watch::Receiver<Order>,
     ) {
         let ended = tokio::select! {
+            biased;
             ended = &mut connection => ended,
             // Dropping it leaves its calls to finish by themselves.
             () = self.retired(nth) => Ok(()),
@@ -396,6 +399,7 @@ impl Actor {
             .map_err(ConnectProblem::Handshake)?;
         let mut connection: BoxFuture<'static, _> = Box::pin(connection);
         tokio::select! {
+            biased;
             here = greeted(greeting) => here.then_some((sender, connection)),
             _ = &mut connection => None,
         }

@@ -21,7 +21,7 @@ pub(super) type SharedError = Arc<dyn Error + Send + Sync>;
 /// |---|---|---|
 /// | [`NoInstances`](Self::NoInstances), [`AllUnavailable`](Self::AllUnavailable), [`Discovery`](Self::Discovery), [`LoadBalance`](Self::LoadBalance), [`NotReplayable`](Self::NotReplayable) | `UNAVAILABLE` | was not processed |
 /// | [`QueueFull`](Self::QueueFull) | `RESOURCE_EXHAUSTED` | was not processed |
-/// | [`Pick`](Self::Pick) | `INVALID_ARGUMENT` | was not processed |
+/// | [`Pick`](Self::Pick) | `INVALID_ARGUMENT`; `UNAVAILABLE` if the policy chose none | was not processed |
 /// | [`DeadlineExceeded`](Self::DeadlineExceeded) | `DEADLINE_EXCEEDED` | `sent` tells |
 /// | [`Lost`](Self::Lost) | `UNAVAILABLE` | may have been processed |
 /// | [`Reset`](Self::Reset) | by the reset's reason | may have been processed |
@@ -156,6 +156,7 @@ impl ChannelError {
             | Self::Discovery { .. }
             | Self::LoadBalance { .. }
             | Self::NotReplayable { .. }
+            | Self::Pick { source: PickError::NoInstances, .. }
             | Self::Lost { .. } => Code::Unavailable,
             Self::QueueFull { .. } => Code::ResourceExhausted,
             Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,

@@ -3,7 +3,11 @@
 //! Keeps C2: [`Routes`] hands out only instances of the newest view that are up, of a weight above 0, and connected. A
 //! choice is an instance together with its own connection, never an index that a later list could give another meaning.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use super::{
     chooser::{AnyPolicy, Chooser},
@@ -11,7 +15,7 @@ use super::{
     error::{ChannelError, SharedError},
 };
 use crate::{
-    balance::{Pick, PickContext, PickError, Picker},
+    balance::{Eligible, Pick, PickContext, PickError, Picker},
     model::{Address, Endpoint, Instance, InstanceList, Status},
 };
 
@@ -108,11 +112,11 @@ impl Routes {
         }
         let built = match chooser {
             Chooser::Policy(policy) => {
-                let ready = prefer_not_held(entries.iter().filter(|entry| entry.is_open()));
+                let ready = chosen(entries.iter().filter(|entry| entry.is_open()));
                 match &before.built {
                     _ if ready.is_empty() => None,
                     Some(built) if same(&built.over, &ready) => Some(Arc::clone(built)),
-                    _ => Some(Arc::new(Built { picker: policy.build(&ready), over: ready })),
+                    _ => built(&**policy, ready).map(Arc::new),
                 }
             }
             Chooser::LoadBalance(_) => None,
@@ -143,7 +147,7 @@ impl Routes {
                 .entries
                 .iter()
                 .filter(|entry| entry.is_open() && self.routes(entry) && !tried.contains(&entry.connection));
-            let left = prefer_not_held(left);
+            let left = chosen(left);
             if left.is_empty() {
                 return Ok(None);
             }
@@ -170,7 +174,9 @@ impl Routes {
         let eligible = || self.entries.iter().filter(|entry| entry.is_eligible());
         let instances = eligible().count();
         if instances == 0 {
-            return Outlook::Bleak(ChannelError::NoInstances { endpoint, reason: self.why_none() });
+            let present = self.entries.iter().filter(|entry| !entry.removed);
+            let reason = eligible_of(present).refused().to_string();
+            return Outlook::Bleak(ChannelError::NoInstances { endpoint, reason });
         }
         let connected = eligible().filter(|entry| entry.connection.state() == ConnectionState::Ready).count();
         let last = last.cloned().or_else(|| {
@@ -212,21 +218,6 @@ impl Routes {
             .get(&entry.instance.id)
             .is_some_and(|index| Arc::ptr_eq(&self.entries[*index].connection, &entry.connection))
     }
-
-    fn why_none(&self) -> String {
-        let of = |standing| {
-            self.entries.iter().filter(|entry| !entry.removed && self.standing(entry) == standing).count()
-        };
-        match self.entries.iter().filter(|entry| !entry.removed).count() {
-            0 => "the view is empty".to_owned(),
-            all => format!(
-                "of {all}, {} are draining, {} are down, {} have weight 0",
-                of(Standing::Draining),
-                of(Standing::Down),
-                of(Standing::WeightZero),
-            ),
-        }
-    }
 }
 
 impl Entry {
@@ -267,17 +258,25 @@ impl std::fmt::Display for Standing {
     }
 }
 
+/// A picker over `over`. A policy that panics must not take the channel's driver with it.
+fn built(policy: &dyn AnyPolicy, over: InstanceList) -> Option<Built> {
+    let picker = catch_unwind(AssertUnwindSafe(|| policy.build(&over)));
+    if picker.is_err() {
+        tracing::error!("the policy panicked while it built a picker; it is asked again at the next change");
+    }
+    picker.ok().map(|picker| Built { over, picker })
+}
+
 /// Whether both are the very same instances in the same order.
 fn same(one: &InstanceList, other: &InstanceList) -> bool {
     one.len() == other.len() && one.iter().zip(other.iter()).all(|(one, other)| Arc::ptr_eq(one, other))
 }
 
-/// Those that are not held; if there are none, those that are.
-fn prefer_not_held<'a>(entries: impl Iterator<Item = &'a Entry> + Clone) -> InstanceList {
-    let live: InstanceList = entries
-        .clone()
-        .filter(|entry| !entry.instance.held)
-        .map(|entry| Arc::clone(&entry.instance))
-        .collect();
-    if live.is_empty() { entries.map(|entry| Arc::clone(&entry.instance)).collect() } else { live }
+/// What calls are spread over: those that are not held; if there are none, those that are.
+fn chosen<'a>(entries: impl Iterator<Item = &'a Entry>) -> InstanceList {
+    Arc::clone(eligible_of(entries).first())
+}
+
+fn eligible_of<'a>(entries: impl Iterator<Item = &'a Entry>) -> Eligible {
+    Eligible::of(&entries.map(|entry| Arc::clone(&entry.instance)).collect())
 }

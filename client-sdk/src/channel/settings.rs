@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::runtime::Runtime;
+use crate::backoff::Bounds;
 
 /// A channel's settings; the builder documents each.
 #[derive(Clone, Debug)]
@@ -15,14 +15,8 @@ pub(super) struct Settings {
     pub(super) keepalive_interval: Duration,
     pub(super) keepalive_timeout: Duration,
     pub(super) keepalive_while_idle: bool,
-    pub(super) backoff: Backoff,
-}
-
-/// How long to leave an instance alone after it could not be reached.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Backoff {
-    pub(super) base: Duration,
-    pub(super) max: Duration,
+    /// Of an instance that could not be connected.
+    pub(super) backoff: Bounds,
 }
 
 impl Default for Settings {
@@ -36,7 +30,7 @@ impl Default for Settings {
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(5),
             keepalive_while_idle: true,
-            backoff: Backoff { base: Duration::from_millis(100), max: Duration::from_secs(30) },
+            backoff: Bounds { base: Duration::from_millis(100), max: Duration::from_secs(30) },
         }
     }
 }
@@ -46,34 +40,5 @@ impl Settings {
     pub(super) fn longest_wait(&self) -> Duration {
         let default = if self.wait_for_ready { Duration::from_secs(30) } else { self.connect_timeout };
         self.max_wait.unwrap_or(default)
-    }
-}
-
-impl Backoff {
-    /// After the `failures`th failure in a row: doubling from the base, half of it random, so that callers who lost an
-    /// instance together do not come back together.
-    pub(super) fn delay(&self, failures: u32, runtime: &Runtime) -> Duration {
-        let doubled = self.base.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1).min(30)));
-        let half = doubled.min(self.max) / 2;
-        half + runtime.jitter(half)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn backoff_doubles_to_its_maximum_and_is_at_least_half_certain() {
-        let backoff = Backoff { base: Duration::from_millis(100), max: Duration::from_secs(30) };
-        let runtime = Runtime::tokio();
-        for (failures, top) in [(1, 100), (2, 200), (5, 1600), (9, 25_600), (10, 30_000), (u32::MAX, 30_000)]
-        {
-            let top = Duration::from_millis(top);
-            for _ in 0..50 {
-                let delay = backoff.delay(failures, &runtime);
-                assert!(top / 2 <= delay && delay <= top, "{failures}: {delay:?}");
-            }
-        }
     }
 }

@@ -5,14 +5,12 @@
 //! transport's half of C3: a peer that is gone is noticed within 15 s by HTTP/2 keepalive, and another endpoint takes
 //! its place.
 
-mod backoff;
 mod connection;
 mod endpoints;
 mod error;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-pub(crate) use backoff::Backoff;
 use connection::Keepalive;
 pub(crate) use connection::{Connection, Grpc};
 use endpoints::Endpoints;
@@ -21,6 +19,7 @@ use registry_proto::v1;
 use tonic::{Code, Response, Status};
 
 use crate::{
+    backoff::Backoff,
     model::Address,
     runtime::{BoxFuture, Runtime},
 };

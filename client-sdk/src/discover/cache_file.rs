@@ -15,7 +15,10 @@ use std::{
     fs, io,
     io::Write as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -36,6 +39,9 @@ const HEADER: usize = 8 + 4 + 8;
 const DEBOUNCE: Duration = Duration::from_secs(1);
 /// At most so many views are kept; one more replaces an arbitrary other.
 const MAX_VIEWS: usize = 10_000;
+
+/// Counts the writes of this process.
+static WRITES: AtomicU64 = AtomicU64::new(0);
 
 /// The file, and what is to be in it.
 #[derive(Debug)]
@@ -192,9 +198,7 @@ fn encode(saved: &HashMap<ViewKey, Restored>) -> Vec<u8> {
 
 /// Puts `bytes` in the place of the file at once: whoever reads sees the old file or the new one.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
+    let temporary = temporary(path)?;
     let written = fs::File::create(&temporary).and_then(|mut file| {
         file.write_all(bytes)?;
         file.sync_all()
@@ -209,6 +213,14 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         directory.sync_all()?;
     }
     Ok(())
+}
+
+/// A name of this process, and of this write: two caches on one file must not write to one temporary file.
+fn temporary(path: &Path) -> io::Result<PathBuf> {
+    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+    let write = WRITES.fetch_add(1, Ordering::Relaxed);
+    name.push(format!(".{}.{write}.tmp", std::process::id()));
+    Ok(path.with_file_name(name))
 }
 
 #[cfg(test)]
@@ -245,6 +257,14 @@ mod tests {
         let mut newer = good;
         newer[8] = 2;
         assert!(matches!(decode(&newer), Err(Unusable::Version(2))));
+    }
+
+    #[test]
+    fn two_caches_on_one_file_write_to_no_common_temporary_file() {
+        let path = Path::new("/var/cache/views");
+        let (one, two) = (temporary(path).expect("a name"), temporary(path).expect("a name"));
+        assert_ne!(one, two);
+        assert_eq!((one.parent(), two.parent()), (path.parent(), path.parent()));
     }
 
     #[tokio::test]

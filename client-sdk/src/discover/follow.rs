@@ -16,12 +16,12 @@ use crate::{
     runtime::Runtime,
 };
 
-/// A view that is being followed. Dropping it ends the following.
+/// A view that is being followed. It keeps its discovery alive; dropping it ends the following.
 #[derive(Debug)]
 pub struct Followed {
     receiver: ViewReceiver,
-    /// Keeps the task alive that fills the view, if there is one.
-    _tracker: Option<Box<dyn Any + Send + Sync>>,
+    /// What fills the view, kept alive: the discovery, or the task that reads it. `None`: nothing does.
+    _source: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl Followed {
@@ -49,30 +49,27 @@ pub fn follow<D: Discover>(discover: Arc<D>, endpoint: Endpoint, runtime: &Runti
     if let Some(address) = endpoint.address {
         let instances = [Arc::new(Instance::builder(address).build())].into();
         let state = ViewState { view: Some(View { instances, version: None }), error: None };
-        return Followed { receiver: watch::channel(state).1, _tracker: None };
+        return Followed { receiver: watch::channel(state).1, _source: None };
     }
     if let Some(receiver) = discover.view(&endpoint) {
-        return Followed { receiver, _tracker: None };
+        return Followed { receiver, _source: Some(Box::new(discover)) };
     }
     let (sender, receiver) = watch::channel(ViewState::default());
     let key = discover.key(&endpoint);
-    let sink = ToView { key: key.clone(), sender };
-    let tracker = Tracker::spawn(discover, sink, [(key, endpoint)], None, runtime);
-    Followed { receiver, _tracker: Some(Box::new(tracker)) }
+    let (sink, changes) = (ToView { sender }, discover.watch_viewed());
+    let tracker = Tracker::spawn(changes, discover, sink, [(key, endpoint)], None, runtime);
+    Followed { receiver, _source: Some(Box::new(tracker)) }
 }
 
-/// Fills one view from the changes of all.
-struct ToView<K> {
-    key: K,
+/// Fills the one view that is tracked.
+struct ToView {
     sender: watch::Sender<ViewState>,
 }
 
-impl<K: Eq + Send + 'static> Sink<K> for ToView<K> {
+impl<K> Sink<K> for ToView {
     fn changed(&mut self, change: Change<K>) {
-        if change.key == self.key {
-            let view = Some(View { instances: change.all, version: change.version });
-            self.sender.send_replace(ViewState { view, error: None });
-        }
+        let view = Some(View { instances: change.all, version: change.version });
+        self.sender.send_replace(ViewState { view, error: None });
     }
 
     fn failed(&mut self, _: &K, error: SharedError) {

@@ -58,6 +58,12 @@ pub trait Discover: Send + Sync + 'static {
     /// A receiver that falls behind loses the oldest changes (`RecvError::Overflowed`) and then must `discover` again.
     fn watch(&self) -> Option<async_broadcast::Receiver<Change<Self::Key>>>;
 
+    /// As [`watch`](Self::watch), for one who holds a [`view`](Self::view) of every key that it wants to hear of: a
+    /// discovery that forgets what nobody looks at need not keep any other key for it. Default: the same.
+    fn watch_viewed(&self) -> Option<async_broadcast::Receiver<Change<Self::Key>>> {
+        self.watch()
+    }
+
     /// As [`discover`](Self::discover), with the version of the view if this discovery versions its views: then caches
     /// keep whatever has the greater version. Without versions, a change received after subscribing beats a `discover`
     /// begun before it.

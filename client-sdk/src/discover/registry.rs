@@ -63,10 +63,19 @@ struct Shared {
     /// Never held across an await, nor while a view is built.
     views: Mutex<BTreeMap<ViewKey, Followed>>,
     view_added: tokio::sync::Notify,
-    changes: async_broadcast::Sender<Change<ViewKey>>,
+    /// For those who want to hear of every view.
+    changes: Broadcast,
+    /// For those who hold the views that they want to hear of.
+    viewed: Broadcast,
+    cache: Option<Arc<CacheFile>>,
+}
+
+/// Tells changes. It overflows instead of blocking.
+#[derive(Debug)]
+struct Broadcast {
+    sender: async_broadcast::Sender<Change<ViewKey>>,
     /// Keeps the channel open while nobody listens.
     listeners: async_broadcast::InactiveReceiver<Change<ViewKey>>,
-    cache: Option<Arc<CacheFile>>,
 }
 
 #[derive(Debug)]
@@ -184,7 +193,11 @@ impl Discover for RegistryDiscover {
     }
 
     fn watch(&self) -> Option<async_broadcast::Receiver<Change<ViewKey>>> {
-        Some(self.inner.shared.listeners.activate_cloned())
+        Some(self.inner.shared.changes.listen())
+    }
+
+    fn watch_viewed(&self) -> Option<async_broadcast::Receiver<Change<ViewKey>>> {
+        Some(self.inner.shared.viewed.listen())
     }
 
     async fn discover_versioned(&self, endpoint: &Endpoint) -> Result<View, RegistryDiscoverError> {
@@ -237,7 +250,8 @@ impl RegistryDiscoverBuilder {
     }
 
     /// A view that nobody has asked for in this time, and that nobody follows, is dropped. While anyone holds a receiver
-    /// of [`watch`](Discover::watch), which hears of every view, none is. At least 1 s; default 10 min.
+    /// of [`watch`](Discover::watch), which hears of every view, none is; a channel and a
+    /// [`Balancer`](crate::balance::Balancer) hold those only that they use. At least 1 s; default 10 min.
     #[must_use]
     pub fn idle(mut self, idle: Duration) -> Self {
         self.idle = idle.max(Duration::from_secs(1));
@@ -261,16 +275,13 @@ impl RegistryDiscoverBuilder {
     /// The discovery. Must be called inside the runtime. Reads the cache file, and connects with the first key.
     pub fn build(self) -> RegistryDiscover {
         let runtime = self.client.runtime().clone();
-        let (mut changes, receiver) = async_broadcast::broadcast(BROADCAST);
-        changes.set_overflow(true);
-        changes.set_await_active(false);
         let cache = self.cache_file.map(|path| Arc::new(CacheFile::open(path)));
         let shared = Arc::new(Shared {
             runtime: runtime.clone(),
             views: Mutex::default(),
             view_added: tokio::sync::Notify::new(),
-            changes,
-            listeners: receiver.deactivate(),
+            changes: Broadcast::new(),
+            viewed: Broadcast::new(),
             cache: cache.clone(),
         });
         let watcher = Arc::new(Watcher::new(self.client, ToViews(Arc::clone(&shared))));
@@ -278,6 +289,24 @@ impl RegistryDiscoverBuilder {
         tasks.extend(cache.map(|cache| runtime.spawn(cache.keep_writing())));
         let inner = Inner { shared, watcher, timeout: self.timeout, missing: self.missing, _tasks: tasks };
         RegistryDiscover { inner: Arc::new(inner) }
+    }
+}
+
+impl Broadcast {
+    fn new() -> Self {
+        let (mut sender, receiver) = async_broadcast::broadcast(BROADCAST);
+        sender.set_overflow(true);
+        sender.set_await_active(false);
+        Self { sender, listeners: receiver.deactivate() }
+    }
+
+    fn listen(&self) -> async_broadcast::Receiver<Change<ViewKey>> {
+        self.listeners.activate_cloned()
+    }
+
+    fn tell(&self, change: Change<ViewKey>) {
+        // An error means that nobody listens: whoever comes later begins with `discover`.
+        let _ = self.sender.try_broadcast(change);
     }
 }
 
@@ -293,7 +322,7 @@ impl Shared {
     /// Drops what was idle for long, and says when to look again. `None`: there is nothing to look at.
     fn drop_idle(&self, watcher: &Watcher, idle: Duration) -> Option<Duration> {
         let now = self.runtime.now();
-        let heard = self.changes.receiver_count() > 0;
+        let heard = self.changes.sender.receiver_count() > 0;
         let mut views = self.views();
         views.retain(|key, followed| {
             if heard || followed.state.receiver_count() > 0 {
@@ -325,8 +354,8 @@ impl Sink for ToViews {
                 let view = View { instances: Arc::clone(&change.all), version: change.version };
                 let before = state.send_replace(ViewState { view: Some(view), error: None });
                 if before.view.is_none() || !change.is_empty() {
-                    // An error means that nobody listens: whoever comes later begins with `discover`.
-                    let _ = self.0.changes.try_broadcast(change);
+                    self.0.viewed.tell(change.clone());
+                    self.0.changes.tell(change);
                 }
             }
             Update::Healthy { key } => {

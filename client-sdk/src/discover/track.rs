@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::{Discover, View, ViewReceiver};
 use crate::{
+    backoff::Bounds,
     model::{Change, Endpoint},
     runtime::{Runtime, Task},
 };
@@ -25,10 +26,6 @@ use crate::{
 /// An error that many see.
 pub(crate) type SharedError = Arc<dyn Error + Send + Sync>;
 
-/// The first pause before something is tried again; it doubles.
-const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-/// The longest pause before something is tried again.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 /// After an overflow reads start spread over so long for each key, and over a second at most.
 const SPREAD_PER_KEY: Duration = Duration::from_millis(1);
 /// How many orders and answers may wait.
@@ -36,8 +33,13 @@ const QUEUE: usize = 64;
 
 /// What takes in what the tracker learns. Its methods are called from the tracker's task: they must not wait.
 pub(crate) trait Sink<K>: Send + 'static {
-    /// A newer view; of keys that are not tracked too.
+    /// A newer view of a key that is tracked.
     fn changed(&mut self, change: Change<K>);
+
+    /// A change of another key, which nobody reads again if one is lost.
+    fn untracked(&mut self, change: Change<K>) {
+        let _ = change;
+    }
 
     /// A read failed; it will be tried again.
     fn failed(&mut self, key: &K, error: SharedError);
@@ -65,8 +67,10 @@ pub(crate) struct Tracker<K> {
 }
 
 impl<K: Send + 'static> Tracker<K> {
-    /// Starts tracking; `first` are tracked from the start. Without `idle` nothing is ever swept.
+    /// Starts tracking by `changes`, subscribed to already; `first` are tracked from the start. Without `idle` nothing is
+    /// ever swept.
     pub(crate) fn spawn<D: Discover<Key = K>>(
+        changes: Option<Receiver<Change<K>>>,
         discover: Arc<D>,
         sink: impl Sink<K>,
         first: impl IntoIterator<Item = (K, Endpoint)>,
@@ -77,15 +81,16 @@ impl<K: Send + 'static> Tracker<K> {
         let (report, answers) = mpsc::channel(QUEUE);
         let now = runtime.now();
         let mut state = Loop {
-            changes: discover.watch(),
+            changes,
             discover,
             sink,
             runtime: runtime.clone(),
             tracked: HashMap::new(),
+            places: 0,
             report,
             reads: 0,
             wake: None,
-            sweep: idle.map(|idle| (idle, now + idle)),
+            sweep: idle.map(|idle| (idle, now.saturating_add(idle))),
         };
         let first: Vec<_> = first.into_iter().collect();
         let task = runtime.spawn(async move {
@@ -115,6 +120,7 @@ struct Loop<D: Discover, S> {
     runtime: Runtime,
     changes: Option<Receiver<Change<D::Key>>>,
     tracked: HashMap<D::Key, Tracked>,
+    places: u64,
     report: mpsc::Sender<Answer<D::Key>>,
     reads: u64,
     /// Not later than any key's `due`.
@@ -124,6 +130,8 @@ struct Loop<D: Discover, S> {
 }
 
 struct Tracked {
+    /// Its place in the order of tracking: what is done to many keys is done in it, so that a seed repeats a run.
+    place: u64,
     endpoint: Endpoint,
     known: Option<View>,
     read: Option<Read>,
@@ -222,7 +230,9 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
             return;
         }
         let hold = self.discover.view(&endpoint);
+        self.places += 1;
         let tracked = Tracked {
+            place: self.places,
             endpoint,
             known: None,
             read: None,
@@ -276,7 +286,7 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
                 });
                 if empty && !read.superseded {
                     tracked.fruitless = tracked.fruitless.saturating_add(1);
-                    again = again.or_else(|| Some(backoff(tracked.fruitless, &self.runtime)));
+                    again = again.or_else(|| Some(Bounds::default().pause(tracked.fruitless, &self.runtime)));
                 } else {
                     tracked.fruitless = 0;
                 }
@@ -285,7 +295,7 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
                 tracked.failed = true;
                 tracked.fruitless = tracked.fruitless.saturating_add(1);
                 // However often changes are lost meanwhile: what fails is not hammered.
-                again = Some(backoff(tracked.fruitless, &self.runtime));
+                again = Some(Bounds::default().pause(tracked.fruitless, &self.runtime));
                 self.sink.failed(&key, error);
             }
         }
@@ -295,25 +305,24 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
     }
 
     fn change(&mut self, mut change: Change<D::Key>) {
-        if let Some(tracked) = self.tracked.get_mut(&change.key) {
-            if let (Some(View { version: Some(known), .. }), Some(version)) = (&tracked.known, change.version)
-                && version <= *known
-            {
-                return;
-            }
-            if std::mem::take(&mut tracked.gap) {
-                let before = tracked.known.as_ref().map(|view| &*view.instances).unwrap_or_default();
-                change = Change::between(change.key, before, change.all, change.version);
-            }
-            tracked.known = Some(View { instances: Arc::clone(&change.all), version: change.version });
-            if let Some(read) = &mut tracked.read {
-                read.superseded = true;
-                read.again = false;
-            }
-            tracked.failed = false;
-            tracked.fruitless = 0;
-            tracked.due = None;
+        let Some(tracked) = self.tracked.get_mut(&change.key) else { return self.sink.untracked(change) };
+        if let (Some(View { version: Some(known), .. }), Some(version)) = (&tracked.known, change.version)
+            && version <= *known
+        {
+            return;
         }
+        if std::mem::take(&mut tracked.gap) {
+            let before = tracked.known.as_ref().map(|view| &*view.instances).unwrap_or_default();
+            change = Change::between(change.key, before, change.all, change.version);
+        }
+        tracked.known = Some(View { instances: Arc::clone(&change.all), version: change.version });
+        if let Some(read) = &mut tracked.read {
+            read.superseded = true;
+            read.again = false;
+        }
+        tracked.failed = false;
+        tracked.fruitless = 0;
+        tracked.due = None;
         self.sink.changed(change);
     }
 
@@ -322,8 +331,7 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
         self.changes = self.changes.as_ref().map(Receiver::new_receiver);
         let spread = SPREAD_PER_KEY * u32::try_from(self.tracked.len()).unwrap_or(u32::MAX).min(1000);
         tracing::warn!(keys = self.tracked.len(), "changes were lost: reading all views again");
-        let keys: Vec<D::Key> = self.tracked.keys().cloned().collect();
-        for key in keys {
+        for key in self.keys(|_| true) {
             let Some(tracked) = self.tracked.get_mut(&key) else { continue };
             tracked.gap = true;
             if let Some(read) = &mut tracked.read {
@@ -340,14 +348,8 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
         self.changes = None;
         tracing::warn!("the discovery's changes ended: what is known stays");
         let empty = |view: &View| view.instances.is_empty();
-        let keys: Vec<D::Key> = self
-            .tracked
-            .iter()
-            .filter(|(_, t)| t.read.is_none() && t.due.is_none() && t.known.as_ref().is_some_and(empty))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in keys {
-            let pause = backoff(1, &self.runtime);
+        for key in self.keys(|t| t.read.is_none() && t.due.is_none() && t.known.as_ref().is_some_and(empty)) {
+            let pause = Bounds::default().pause(1, &self.runtime);
             self.schedule(&key, pause);
         }
     }
@@ -370,23 +372,21 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
             self.sink.sweep();
             let sink = &mut self.sink;
             self.tracked.retain(|key, _| sink.keeps(key));
-            self.sweep = Some((idle, now + idle));
+            self.sweep = Some((idle, now.saturating_add(idle)));
         }
-        let due = |tracked: &Tracked| tracked.due.is_some_and(|due| due <= now);
-        let keys: Vec<D::Key> =
-            self.tracked.iter().filter(|(_, t)| due(t)).map(|(key, _)| key.clone()).collect();
-        for key in keys {
+        for key in self.keys(|tracked| tracked.due.is_some_and(|due| due <= now)) {
             self.read(&key);
         }
         self.wake = self.tracked.values().filter_map(|tracked| tracked.due).min();
     }
-}
 
-/// The pause before the next attempt after so many fruitless ones: half of it fixed, half of it random.
-pub(crate) fn backoff(fruitless: u32, runtime: &Runtime) -> Duration {
-    let doubled = FIRST_BACKOFF * 2_u32.saturating_pow(fruitless.saturating_sub(1).min(16));
-    let half = doubled.min(LONGEST_BACKOFF) / 2;
-    half + runtime.jitter(half)
+    /// The keys that are such, in the order in which they were tracked.
+    fn keys(&self, such: impl Fn(&Tracked) -> bool) -> Vec<D::Key> {
+        let mut keys: Vec<_> =
+            self.tracked.iter().filter(|(_, t)| such(t)).map(|(key, t)| (t.place, key.clone())).collect();
+        keys.sort_unstable_by_key(|(place, _)| *place);
+        keys.into_iter().map(|(_, key)| key).collect()
+    }
 }
 
 async fn sleep(pause: Option<Duration>) {

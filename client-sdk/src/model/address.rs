@@ -105,8 +105,9 @@ fn parse(text: &str) -> Result<AddressKind<'_>, &'static str> {
         return Err("its port is 0");
     }
     let host = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
-        Some(inside) => inside
-            .parse::<std::net::Ipv6Addr>()
+        // As a socket address of a link-local one is written: with its zone's number.
+        Some(inside) => format!("[{inside}]:0")
+            .parse::<std::net::SocketAddrV6>()
             .map(|_| inside)
             .map_err(|_| "it is not IPv6 in the brackets")?,
         None if host.contains(':') => return Err("an IPv6 address must stand in brackets"),
@@ -127,12 +128,17 @@ mod tests {
 
     #[test]
     fn what_is_and_what_is_not_an_address() {
-        for good in ["127.0.0.1:80", "[::1]:80", "greeter.local:9", "unix:/run/a.sock"] {
+        for good in ["127.0.0.1:80", "[::1]:80", "[fe80::1%2]:80", "greeter.local:9", "unix:/run/a.sock"] {
             assert_eq!(good.parse::<Address>().expect(good).to_string(), good);
         }
         assert_eq!(
             "[::1]:80".parse::<Address>().expect("valid").kind(),
             AddressKind::Tcp { host: "::1", port: 80 }
+        );
+        let local = std::net::SocketAddrV6::new("fe80::1".parse().expect("an address"), 80, 0, 2);
+        assert_eq!(
+            Address::from(std::net::SocketAddr::from(local)).kind(),
+            AddressKind::Tcp { host: "fe80::1%2", port: 80 }
         );
         for bad in [
             "",

@@ -1,6 +1,6 @@
 //! What to register, and how.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 
@@ -10,7 +10,8 @@ use super::{
     lease::{Lease, Slot},
 };
 use crate::{
-    client::{Backoff, CallError, MissingRegistry, RegisterError, RegistryClient, random_name},
+    backoff::Backoff,
+    client::{CallError, MissingRegistry, RegisterError, RegistryClient, random_name},
     model::{Address, Instance},
 };
 
@@ -131,7 +132,8 @@ impl RegistrationBuilder {
         self
     }
 
-    /// Registers, and keeps the registration alive from then on. Must be called inside the runtime.
+    /// Registers, and keeps the registration alive from then on. Must be called inside the runtime. If it is given up in
+    /// the middle, or times out, the registry may have taken the instances; they go when the lease runs out.
     pub async fn register(self) -> Result<Registration, RegisterError> {
         if self.without_service {
             return Err(RegisterError::Incomplete(
@@ -153,6 +155,7 @@ impl RegistrationBuilder {
             granted: self.ttl,
             revision: 0,
             instances: self.instances.into_iter().collect(),
+            taken: BTreeMap::new(),
         };
         let mut backoff = Backoff::default();
         let response = loop {

@@ -1,7 +1,7 @@
 //! The task that keeps a lease alive.
 //!
 //! ```text
-//!                     UNKNOWN; EXPIRED, EVICTED; an update that was not answered
+//!                                         UNKNOWN
 //!            ┌───────────────────────────────────────────────────────────┐
 //!            ▼                            registered                     │
 //!   Registering { at } ──────────────────────────────▶ Connecting { at } │
@@ -13,42 +13,31 @@
 //!   Ended ◀── SUPERSEDED, all lost, deregistered, the handle dropped ──┘   every TTL/3
 //! ```
 //!
+//! While the lease lives it is renewed, whatever becomes of the words: those that the registry has not taken (an update
+//! that was not answered; instances that EXPIRED or were EVICTED) are *owed*, and sent from `Renewing`. Words that the
+//! registry then refuses for good give way to those that it took before.
+//!
 //! Commands are served in every state. While a registration or a deregistration is under way they wait for it, at most
 //! the client's request timeout.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use registry_proto::v1;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     EndError, LostInstance, RegistrationState, RegistrationStatus, UpdateError, builder::is_passing,
-    lease::Lease,
+    command::Command, lease::Lease, stream::Stream,
 };
 use crate::{
-    client::{Backoff, Connection, DeregisterError, MissingRegistry, RegisterError, RegistryClient},
-    model::Instance,
+    backoff::Backoff,
+    client::{CallError, DeregisterError, MissingRegistry, RegisterError, RegistryClient},
     runtime::Runtime,
 };
-
-/// What the handle asks for.
-pub(super) enum Command {
-    Update { change: Box<dyn FnMut(&mut Instance) + Send>, reply: oneshot::Sender<Result<u64, UpdateError>> },
-    Services { reply: oneshot::Sender<Vec<v1::ServiceKey>> },
-    Deregister { reply: oneshot::Sender<Result<(), EndError>> },
-}
-
-impl std::fmt::Debug for Command {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Update { .. } => "Update",
-            Self::Services { .. } => "Services",
-            Self::Deregister { .. } => "Deregister",
-        })
-    }
-}
 
 /// Where the task stands.
 enum Phase {
@@ -62,14 +51,22 @@ enum Phase {
     Ended,
 }
 
-/// An open stream of renewals.
+/// Renewals under way.
 struct Renewals {
-    connection: Connection,
-    requests: mpsc::Sender<v1::KeepAliveRequest>,
-    responses: Streaming<v1::KeepAliveResponse>,
+    stream: Stream,
     next_at: Duration,
     /// Which renewal is not answered yet, and until when it may be.
     waiting: Option<(u64, Duration)>,
+}
+
+/// What became of words that were sent.
+enum Words {
+    Taken,
+    /// They are to be sent again, then.
+    Again {
+        at: Duration,
+    },
+    Superseded,
 }
 
 /// The task.
@@ -83,6 +80,10 @@ pub(super) struct Driver {
     /// It was registered again, and no renewal has confirmed that since.
     unproven: bool,
     request_id: u64,
+    /// The last renewal or registration was answered well.
+    answered_last: bool,
+    /// Words that the registry has not taken yet are to be sent then.
+    owed: Option<Duration>,
 }
 
 impl Driver {
@@ -102,6 +103,8 @@ impl Driver {
             backoff: Backoff::default(),
             unproven: false,
             request_id: 0,
+            answered_last: true,
+            owed: None,
         }
     }
 
@@ -113,7 +116,10 @@ impl Driver {
                 Phase::Registering { at } => self.registering(at).await,
                 Phase::Connecting { at } => self.connecting(at).await,
                 Phase::Renewing(renewals) => self.renewing(renewals).await,
-                Phase::Ended => self.commands.recv().await.map(|command| self.refuse(command)),
+                Phase::Ended => self.commands.recv().await.map(|command| {
+                    command.refuse(self.status.borrow().state.clone());
+                    Phase::Ended
+                }),
             };
             match next {
                 Some(next) => phase = next,
@@ -134,19 +140,11 @@ impl Driver {
             command = self.commands.recv() => return self.command(command?, Phase::Registering { at }).await,
             () = tokio::time::sleep(wait) => {}
         }
-        match self.client.register(self.lease.request(), MissingRegistry::FailFast).await {
-            Ok(response) => {
-                self.registered(&response);
-                Some(Phase::Connecting { at: self.runtime.now() })
-            }
-            Err(RegisterError::Superseded(_)) => Some(self.end(RegistrationState::Superseded)),
-            Err(error) => {
-                let at = self.runtime.now() + self.backoff.next(&self.runtime);
-                tracing::warn!(%error, "cannot register; trying again");
-                self.tell(RegistrationState::Reregistering { reason: error.to_string().into() });
-                Some(Phase::Registering { at })
-            }
-        }
+        Some(match self.send_words(self.client.request_timeout()).await {
+            Words::Taken => Phase::Connecting { at: self.runtime.now() },
+            Words::Again { at } => Phase::Registering { at },
+            Words::Superseded => self.end(RegistrationState::Superseded),
+        })
     }
 
     async fn connecting(&mut self, at: Duration) -> Option<Phase> {
@@ -157,48 +155,25 @@ impl Driver {
             () = tokio::time::sleep(wait) => {}
         }
         self.request_id += 1;
-        let (requests, receiver) = mpsc::channel(4);
-        // The first renewal goes with the first bytes.
-        let _ = requests.try_send(self.renewal());
-        let (client, patience) = (self.client.clone(), self.patience());
-        let (trying, mut tried) = oneshot::channel();
-        let open = async move {
-            let connection = client.connect().await.map_err(|error| error.to_string())?;
-            let _ = trying.send(connection.clone());
-            let mut grpc = connection.grpc();
-            let answer = grpc.keep_alive(ReceiverStream::new(receiver)).await;
-            answer.map(|answer| (connection, answer.into_inner())).map_err(|status| status.to_string())
-        };
-        let sent_at = self.runtime.now();
-        let opened = tokio::time::timeout(patience, open).await;
-        match opened {
-            Ok(Ok((connection, responses))) => Some(Phase::Renewing(Box::new(Renewals {
-                connection,
-                requests,
-                responses,
-                next_at: sent_at + self.lease.granted / 3,
+        let (sent_at, patience) = (self.runtime.now(), self.patience());
+        match Stream::open(&self.client, self.renewal(), patience).await {
+            Ok(stream) => Some(Phase::Renewing(Box::new(Renewals {
+                stream,
+                next_at: sent_at + self.between_renewals(),
                 waiting: Some((self.request_id, sent_at + patience)),
             }))),
-            failed => {
-                if let Ok(connection) = tried.try_recv() {
-                    connection.retire();
-                }
-                let reason = match failed {
-                    Ok(Err(reason)) => reason,
-                    _ => format!("no answer within {patience:?}"),
-                };
-                Some(self.unconfirmed(&reason))
-            }
+            Err(reason) => Some(self.unconfirmed(&reason)),
         }
     }
 
     async fn renewing(&mut self, mut renewals: Box<Renewals>) -> Option<Phase> {
         loop {
             let now = self.runtime.now();
-            let wake = renewals.waiting.map_or(renewals.next_at, |(_, until)| until);
+            let due = renewals.waiting.map_or(renewals.next_at, |(_, until)| until);
+            let wake = self.owed.map_or(due, |at| at.min(due));
             tokio::select! {
                 biased;
-                response = renewals.responses.message() => {
+                response = renewals.stream.responses.message() => {
                     let reason = match response {
                         Ok(Some(response)) => match self.answered(&mut renewals, response) {
                             None => continue,
@@ -207,24 +182,34 @@ impl Driver {
                         Ok(None) => "the registry closed the stream of renewals".to_owned(),
                         Err(status) => status.to_string(),
                     };
-                    renewals.connection.retire();
+                    renewals.stream.connection.retire();
                     return Some(self.unconfirmed(&reason));
                 }
                 command = self.commands.recv() => return self.command(command?, Phase::Renewing(renewals)).await,
                 () = tokio::time::sleep(wake.saturating_sub(now)) => {
+                    // Words come between renewals and make none late, whether they are answered or not.
+                    let left = due.saturating_sub(self.runtime.now());
+                    if !left.is_zero() && self.owed.take_if(|at| *at <= wake).is_some() {
+                        match self.send_words(left).await {
+                            Words::Taken => {}
+                            Words::Again { at } => self.owed = Some(at),
+                            Words::Superseded => return Some(self.end(RegistrationState::Superseded)),
+                        }
+                        continue;
+                    }
                     if renewals.waiting.is_some() {
-                        renewals.connection.retire();
+                        renewals.stream.connection.retire();
                         let reason = format!("a renewal was not answered within {:?}", self.patience());
                         return Some(self.unconfirmed(&reason));
                     }
                     let now = self.runtime.now();
                     self.request_id += 1;
-                    if renewals.requests.try_send(self.renewal()).is_err() {
-                        renewals.connection.retire();
+                    if renewals.stream.requests.try_send(self.renewal()).is_err() {
+                        renewals.stream.connection.retire();
                         return Some(self.unconfirmed("the stream of renewals does not take any more"));
                     }
                     renewals.waiting = Some((self.request_id, now + self.patience()));
-                    renewals.next_at = now + self.lease.granted / 3;
+                    renewals.next_at = now + self.between_renewals();
                 }
             }
         }
@@ -244,24 +229,27 @@ impl Driver {
             return None;
         };
         match exception.kind() {
-            Kind::Unknown => Some(self.register_again("the registry does not know the lease")),
+            Kind::Unknown => {
+                self.owed = None;
+                Some(Phase::Registering { at: self.again("the registry does not know the lease") })
+            }
             Kind::Superseded => Some(self.end(RegistrationState::Superseded)),
             Kind::Partial => {
-                let count = exception.lost.len();
-                let lost = self.lease.lose(exception.lost);
-                let again = lost.len() < count;
-                self.tell_lost(lost);
+                let losses = self.lease.lose(exception.lost);
+                self.tell_lost(losses.gone);
                 if self.lease.instances.is_empty() {
-                    Some(self.end(RegistrationState::Lost))
-                } else if again {
-                    Some(self.register_again("some instances expired or were evicted"))
-                } else {
-                    self.confirmed();
-                    None
+                    return Some(self.end(RegistrationState::Lost));
                 }
+                if losses.again && self.owed.is_none() {
+                    let at = self.again("some instances expired or were evicted");
+                    self.owed = Some(at);
+                } else if !losses.again {
+                    self.confirmed();
+                }
+                None
             }
             Kind::Moved => {
-                renewals.connection.retire();
+                renewals.stream.connection.retire();
                 Some(self.unconfirmed("another replica holds the lease"))
             }
             // A later registry's word: the renewal was not plain, but nothing is known to be lost.
@@ -282,8 +270,13 @@ impl Driver {
             }
             Command::Update { mut change, reply } => {
                 let before = self.lease.clone();
-                self.lease.change(&mut *change);
-                match self.client.register(self.lease.request(), MissingRegistry::FailFast).await {
+                // It is the caller's own: the lease outlives it.
+                if catch_unwind(AssertUnwindSafe(|| self.lease.change(&mut *change))).is_err() {
+                    self.lease = before;
+                    let _ = reply.send(Err(UpdateError::Panicked));
+                    return Some(phase);
+                }
+                match self.register(self.between_renewals()).await {
                     Ok(response) => {
                         self.registered(&response);
                         let _ = reply.send(Ok(response.revision));
@@ -294,9 +287,11 @@ impl Driver {
                         })
                     }
                     Err(error) if is_passing(&error) => {
-                        let next = self.register_again("an update was not answered");
+                        if !matches!(phase, Phase::Registering { .. }) {
+                            self.owed = Some(self.again("an update was not answered"));
+                        }
                         let _ = reply.send(Err(UpdateError::Pending(error)));
-                        Some(next)
+                        Some(phase)
                     }
                     Err(RegisterError::Superseded(_)) => {
                         let next = self.end(RegistrationState::Superseded);
@@ -311,24 +306,6 @@ impl Driver {
                 }
             }
         }
-    }
-
-    /// Answers a command after the end.
-    fn refuse(&self, command: Command) -> Phase {
-        let state = self.status.borrow().state.clone();
-        match command {
-            Command::Services { reply } => {
-                let _ = reply.send(Vec::new());
-            }
-            Command::Update { reply, .. } => {
-                let _ = reply.send(Err(UpdateError::Ended(state)));
-            }
-            Command::Deregister { reply } => {
-                let done = state == RegistrationState::Deregistered;
-                let _ = reply.send(if done { Ok(()) } else { Err(EndError::Ended(state)) });
-            }
-        }
-        Phase::Ended
     }
 
     async fn deregister(&mut self) -> Result<(), DeregisterError> {
@@ -346,6 +323,39 @@ impl Driver {
         v1::KeepAliveRequest { lease_ids: vec![self.lease.id.to_vec()], request_id: self.request_id }
     }
 
+    /// Registers, for at most so long.
+    async fn register(&self, limit: Duration) -> Result<v1::RegisterResponse, RegisterError> {
+        let answer = self.client.register(self.lease.request(), MissingRegistry::FailFast);
+        match tokio::time::timeout(limit, answer).await {
+            Ok(answer) => answer,
+            Err(_) => Err(RegisterError::Failed(CallError::Timeout(limit))),
+        }
+    }
+
+    /// Sends words that the registry has not taken yet.
+    async fn send_words(&mut self, limit: Duration) -> Words {
+        let error = match self.register(limit).await {
+            Ok(response) => {
+                self.registered(&response);
+                return Words::Taken;
+            }
+            Err(RegisterError::Superseded(_)) => return Words::Superseded,
+            Err(error) => error,
+        };
+        if !is_passing(&error) && self.lease.revert() {
+            tracing::error!(%error, "the update that the registry was not there for is refused, and given up");
+        } else {
+            tracing::warn!(%error, "cannot register; trying again");
+        }
+        self.tell(RegistrationState::Reregistering { reason: error.to_string().into() });
+        Words::Again { at: self.runtime.now() + self.backoff.next(&self.runtime) }
+    }
+
+    /// How long from one renewal to the next, and so for anything else that is done meanwhile.
+    fn between_renewals(&self) -> Duration {
+        self.lease.granted / 3
+    }
+
     /// How long a renewal may stay unanswered (C3).
     fn patience(&self) -> Duration {
         self.lease.granted / 6
@@ -353,13 +363,17 @@ impl Driver {
 
     fn registered(&mut self, response: &v1::RegisterResponse) {
         self.lease.granted(response);
+        (self.owed, self.answered_last) = (None, true);
         self.tell(RegistrationState::Registered { revision: response.revision });
     }
 
     /// A renewal was answered, and all is well.
     fn confirmed(&mut self) {
-        self.backoff.reset();
-        self.unproven = false;
+        self.answered_last = true;
+        if self.owed.is_none() {
+            self.backoff.reset();
+            self.unproven = false;
+        }
         self.status.send_if_modified(|status| match status.state {
             RegistrationState::Unconfirmed { .. } => {
                 // The words have not changed since the revision at which they were registered.
@@ -372,18 +386,20 @@ impl Driver {
 
     /// The lease may live: ask the next replica, at once the first time.
     fn unconfirmed(&mut self, reason: &str) -> Phase {
-        let first = matches!(self.status.borrow().state, RegistrationState::Registered { .. });
+        let first = std::mem::take(&mut self.answered_last);
         tracing::warn!(reason, "a renewal was not confirmed; asking another replica");
-        self.tell(RegistrationState::Unconfirmed { reason: reason.into() });
+        if self.owed.is_none() {
+            self.tell(RegistrationState::Unconfirmed { reason: reason.into() });
+        }
         // Far below the TTL, so that a lease is not lost to politeness.
         let longest = self.patience();
         let pause = if first { Duration::ZERO } else { self.backoff.next(&self.runtime).min(longest) };
         Phase::Connecting { at: self.runtime.now() + pause }
     }
 
-    /// Promptly, but not all registrants of a restarted registry in the same instant; and with growing pauses at a
+    /// When to register again: promptly, but not all registrants of a restarted registry in the same instant; and with growing pauses at a
     /// registry that forgets what it was just told.
-    fn register_again(&mut self, reason: &str) -> Phase {
+    fn again(&mut self, reason: &str) -> Duration {
         tracing::info!(reason, "registering again");
         self.tell(RegistrationState::Reregistering { reason: reason.into() });
         let spread = (self.lease.granted / 20).min(Duration::from_secs(1));
@@ -391,7 +407,7 @@ impl Driver {
         if std::mem::replace(&mut self.unproven, true) {
             pause += self.backoff.next(&self.runtime);
         }
-        Phase::Registering { at: self.runtime.now() + pause }
+        self.runtime.now() + pause
     }
 
     fn end(&self, state: RegistrationState) -> Phase {

@@ -7,6 +7,9 @@ use registry_proto::v1;
 use super::{LostInstance, LostReason};
 use crate::{model::Instance, view::wire};
 
+/// No registry grants less.
+const SHORTEST_TTL: Duration = Duration::from_secs(1);
+
 /// Which instance.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Slot {
@@ -28,6 +31,17 @@ pub(super) struct Lease {
     /// Of the last registration or update that the registry answered.
     pub(super) revision: u64,
     pub(super) instances: BTreeMap<Slot, Instance>,
+    /// The words that the registry took last.
+    pub(super) taken: BTreeMap<Slot, Instance>,
+}
+
+/// What a registry says that a lease has lost.
+#[derive(Debug)]
+pub(super) struct Losses {
+    /// Lost for good, and not told before.
+    pub(super) gone: Vec<LostInstance>,
+    /// Something else is missing, which is to be registered again.
+    pub(super) again: bool,
 }
 
 impl Lease {
@@ -50,11 +64,13 @@ impl Lease {
         }
     }
 
-    /// Takes the TTL in that the registry granted.
+    /// The registry took the words, and granted a TTL.
     pub(super) fn granted(&mut self, response: &v1::RegisterResponse) {
         let granted = response.ttl.and_then(|ttl| ttl.try_into().ok());
         self.revision = response.revision;
-        self.granted = granted.filter(|ttl: &Duration| !ttl.is_zero()).unwrap_or(self.ttl);
+        // A third of it is slept between renewals, so one that is next to nothing would be a hot loop.
+        self.granted = granted.unwrap_or(self.ttl).max(SHORTEST_TTL);
+        self.taken.clone_from(&self.instances);
     }
 
     /// Changes the words of each instance; its id stays.
@@ -72,25 +88,39 @@ impl Lease {
         keys
     }
 
-    /// Takes out what is lost for good. Anything else that the registry misses is to be registered again.
-    pub(super) fn lose(&mut self, lost: Vec<v1::LostInstance>) -> Vec<LostInstance> {
+    /// Goes back to the words that the registry took last. False: these are they.
+    pub(super) fn revert(&mut self) -> bool {
+        let other = self.instances != self.taken;
+        self.instances.clone_from(&self.taken);
+        other
+    }
+
+    /// Takes out what is lost for good. A registry repeats what a lease has lost with every renewal, so only what is
+    /// still among the words counts.
+    pub(super) fn lose(&mut self, lost: Vec<v1::LostInstance>) -> Losses {
         use v1::lost_instance::Reason;
-        let mut gone = Vec::new();
+        let mut losses = Losses { gone: Vec::new(), again: false };
         for instance in lost {
             let reason = match instance.reason() {
-                Reason::TakenOver => LostReason::TakenOver,
-                Reason::Deregistered => LostReason::Deregistered,
-                Reason::Unspecified | Reason::Expired | Reason::Evicted => continue,
+                Reason::TakenOver => Some(LostReason::TakenOver),
+                Reason::Deregistered => Some(LostReason::Deregistered),
+                Reason::Unspecified | Reason::Expired | Reason::Evicted => None,
             };
             let key = instance.key.unwrap_or_default();
             let namespace = if key.namespace.is_empty() { "default".into() } else { key.namespace.into() };
             let slot = Slot { namespace, service: key.service.into(), id: instance.id.into() };
-            if self.instances.remove(&slot).is_some() {
-                let Slot { namespace, service, id } = slot;
-                gone.push(LostInstance { namespace, service, id, reason });
+            match reason {
+                Some(reason) => {
+                    self.taken.remove(&slot);
+                    if self.instances.remove(&slot).is_some() {
+                        let Slot { namespace, service, id } = slot;
+                        losses.gone.push(LostInstance { namespace, service, id, reason });
+                    }
+                }
+                None => losses.again |= self.instances.contains_key(&slot),
             }
         }
-        gone
+        losses
     }
 }
 

@@ -1,17 +1,19 @@
 //! Being registered, for as long as a handle lives.
 //!
 //! Owns the lease: registering, renewing, registering again by itself when the registry forgot, changing weight, tags and
-//! status at run time, draining, deregistering. `driver` holds the state machine; this file is the handle to it. Keeps
+//! status at run time, draining, deregistering. `driver` holds the state machine, `stream` what renewals go over, `lease` the words; this file is the handle to them. Keeps
 //! C3's half for registrants (an unanswered renewal tries another replica after TTL/6) and C4 as far as the registry goes.
 
 mod builder;
+mod command;
 mod driver;
 mod lease;
+mod stream;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 pub use builder::RegistrationBuilder;
-use driver::Command;
+use command::Command;
 use registry_proto::v1;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -114,9 +116,13 @@ pub enum UpdateError {
     /// The registry refused the new words. The old ones stay.
     #[error("the update was refused, the instance stays as it was: {0}")]
     Refused(RegisterError),
-    /// The registry has not answered. The new words are kept, and sent as soon as it does.
+    /// The registry has not answered. The new words are kept, and sent as soon as it does; if it then refuses them, they
+    /// are given up for those before them.
     #[error("the update has not reached the registry yet and will be sent as soon as it can be: {0}")]
     Pending(RegisterError),
+    /// The function that was given panicked. The old words stay; nothing was sent.
+    #[error("the update's own function panicked, the instance stays as it was; its panic says where")]
+    Panicked,
     /// The registration has ended.
     #[error("the registration has ended ({0:?}); register anew")]
     Ended(RegistrationState),
@@ -164,7 +170,7 @@ impl Registration {
         self.status.clone()
     }
 
-    /// Changes weight, tags, locality or status of the instances; `change` is called with each of them. Ids stay. What
+    /// Changes weight, tags, locality or status of the instances; `change` is called with each of them, in another task. Ids stay. What
     /// it does survives re-registration.
     pub async fn update(
         &self,
@@ -196,7 +202,7 @@ impl Registration {
             Ok(revision) => self.wait_until_applied(revision).await,
             Err(UpdateError::Ended(_)) => {}
             // It will be told as soon as it can be; meanwhile some callers may hear of it.
-            Err(UpdateError::Pending(_) | UpdateError::Refused(_)) => {
+            Err(UpdateError::Pending(_) | UpdateError::Refused(_) | UpdateError::Panicked) => {
                 tokio::time::sleep(self.drain_grace).await;
             }
         }
@@ -218,9 +224,16 @@ impl Registration {
         if self.commands.send(Command::Services { reply }).await.is_err() {
             return;
         }
+        let runtime = self.client.runtime();
+        let deadline = runtime.now().saturating_add(self.drain_timeout);
         for key in answer.await.unwrap_or_default() {
             let service = key.service.clone();
-            let timeout = self.drain_timeout.try_into().ok();
+            let left = deadline.saturating_sub(runtime.now());
+            if left.is_zero() {
+                tracing::warn!(%service, "draining although some callers may not have been told");
+                return;
+            }
+            let timeout = left.try_into().ok();
             let request = v1::WaitAppliedRequest { key: Some(key), revision, share: 1.0, timeout };
             match self.client.wait_applied(request).await {
                 Ok(answer) if !answer.satisfied => {

@@ -1,3 +1,5 @@
+//! A local view against a model of what a registry would say: W2, W4 and W8 hold whatever is sent.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

@@ -23,18 +23,17 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::{
-    Counters, SILENCE, Sink, Wanted, WatchError,
+    Counters, LONGEST_DELAY, SILENCE, Sink, Wanted, WatchError,
     views::{Heard, Views},
 };
 use crate::{
-    client::{Backoff, Connection, Refusal, RegistryClient},
+    backoff::Backoff,
+    client::{Connection, Refusal, RegistryClient},
     runtime::Runtime,
 };
 
 /// How many requests may wait to be written.
 const REQUESTS: usize = 64;
-/// A registry may ask to stay for at most this long before leaving it.
-const MAX_LEAVE_DELAY: Duration = Duration::from_secs(60);
 
 /// Where the watch stands.
 enum State {
@@ -136,7 +135,7 @@ impl<S: Sink> Machine<S> {
             Event::NothingToFollow => State::Idle,
             Event::GoAway(delay) => {
                 // A registry that sends every stream away at once must not be asked in a loop.
-                let delay = delay.min(MAX_LEAVE_DELAY).max(self.backoff.next(&self.runtime));
+                let delay = delay.min(LONGEST_DELAY).max(self.backoff.next(&self.runtime));
                 State::Leaving { stream, until: self.runtime.now().saturating_add(delay) }
             }
             Event::TimeToLeave => {

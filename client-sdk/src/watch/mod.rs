@@ -27,6 +27,9 @@ use crate::{
 /// A stream without a message for this long is dead (C3): bookmarks come every 5 s.
 pub const SILENCE: Duration = Duration::from_secs(15);
 
+/// However long a registry asks to wait (before trying again, before leaving it), it is not waited for longer (C3).
+const LONGEST_DELAY: Duration = Duration::from_secs(60);
+
 /// What a watch has to say. No update is the last one.
 #[derive(Clone, Debug)]
 pub enum Update {
@@ -76,16 +79,24 @@ pub enum WatchError {
     /// The registry refused this view, not the stream.
     #[error("the registry refused the view: {0}")]
     Refused(Refusal),
+    /// The registry lost its data (the epoch is another one) and names no instance yet. Those that were known before stay
+    /// for so long at most, for their registrants to come back.
+    #[error(
+        "the registry has lost its data and names no instance; those known before stay for {0:?} at most"
+    )]
+    Emptied(Duration),
     /// What came did not fit; a fresh snapshot was asked for.
     #[error("the view is being read anew: {0}")]
     Resync(Resync),
 }
 
 impl WatchError {
-    /// When the registry asked to try again.
+    /// When the registry asked to try again, within reason.
     fn retry_after(&self) -> Duration {
         match self {
-            Self::Ended(refusal) | Self::Refused(refusal) => refusal.retry_after.unwrap_or_default(),
+            Self::Ended(refusal) | Self::Refused(refusal) => {
+                refusal.retry_after.unwrap_or_default().min(LONGEST_DELAY)
+            }
             _ => Duration::ZERO,
         }
     }

@@ -3,6 +3,10 @@
 //! Knows nothing of connections. A view's number is never used again, so that a late message of a dropped view finds
 //! nobody. A bookmark moves only those views of which something was heard on this stream: the registry may have sent it
 //! before it read the subscription of the others.
+//!
+//! Keeps C1 where a registry loses its data: it then truly has nothing until registrants come back, which takes them a
+//! third of their TTL. So an empty view that opens a new epoch is doubted: what was known before stays, until something
+//! is there or the registry has insisted for twice the default TTL.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -14,14 +18,18 @@ use registry_proto::v1;
 
 use super::{Counters, Sink, Update, WatchError, Wish};
 use crate::{
-    client::{Backoff, Refusal},
-    model::Change,
+    backoff::Backoff,
+    client::Refusal,
+    model::{Change, Instance, InstanceList},
     runtime::Runtime,
-    view::{LocalView, ViewKey, wire},
+    view::{Cursor, LocalView, ViewKey, wire},
 };
 
 /// A restored view is shown if the registry has not answered after this long.
 const BRIDGE_AFTER: Duration = Duration::from_secs(1);
+
+/// For how long an empty view of a new epoch is doubted: twice the default TTL.
+const DOUBT: Duration = Duration::from_secs(30);
 
 /// What a message was, beside what it did to the views.
 pub(super) enum Heard {
@@ -70,6 +78,16 @@ struct Followed {
     retry_at: Option<Duration>,
     /// Show what was restored then.
     bridge_at: Option<Duration>,
+    /// The view is empty, and that is not believed yet.
+    doubt: Option<Doubt>,
+}
+
+/// What the sink goes on showing while an empty view is doubted.
+struct Doubt {
+    cursor: Cursor,
+    instances: InstanceList,
+    /// Believe it then. `None`: while there is no stream.
+    until: Option<Duration>,
 }
 
 impl Followed {
@@ -134,6 +152,7 @@ impl<S: Sink> Views<S> {
                     failed: false,
                     retry_at: None,
                     bridge_at,
+                    doubt: None,
                 };
                 self.by_id.insert(id, followed);
             }
@@ -155,7 +174,12 @@ impl<S: Sink> Views<S> {
     pub(super) fn stream_begins(&mut self) {
         self.to_unsubscribe.clear();
         self.to_subscribe = self.by_id.keys().copied().collect();
-        for followed in self.by_id.values_mut() {
+        let doubt_until = self.runtime.now().saturating_add(DOUBT);
+        for (id, followed) in &mut self.by_id {
+            if let Some(doubt) = &mut followed.doubt {
+                doubt.until = Some(doubt_until);
+                self.deadlines.insert((doubt_until, *id));
+            }
             followed.view.stream_reset();
             (followed.subscription, followed.retry_at) = (Subscription::Queued, None);
         }
@@ -218,6 +242,9 @@ impl<S: Sink> Views<S> {
     pub(super) fn disconnected(&mut self, error: &WatchError) {
         let ids: Vec<u32> = self.by_id.keys().copied().collect();
         for id in ids {
+            if let Some(doubt) = self.by_id.get_mut(&id).and_then(|followed| followed.doubt.as_mut()) {
+                doubt.until = None;
+            }
             self.announce(id);
             self.tell_failed(id, error.clone());
         }
@@ -232,8 +259,13 @@ impl<S: Sink> Views<S> {
                 followed.subscription = Subscription::Queued;
                 self.to_subscribe.push_back(id);
             }
+            let insisted = |doubt: &Doubt| doubt.until.is_some_and(|at| at <= now);
+            let believed = followed.doubt.take_if(|doubt| insisted(doubt));
             if followed.bridge_at.take_if(|at| *at <= now).is_some() {
                 self.announce(id);
+            }
+            if let Some(Doubt { instances, .. }) = believed {
+                self.tell_from(id, &instances);
             }
         }
     }
@@ -243,17 +275,33 @@ impl<S: Sink> Views<S> {
         if !followed.is_queued() {
             followed.subscription = Subscription::Heard;
         }
+        let before = followed.view.cursor().cloned().zip(Some(Arc::clone(followed.view.instances())));
         match followed.view.apply(message, || self.runtime.next_version()) {
             Ok(None) => {}
+            Ok(Some(change)) if change.all.is_empty() && followed.doubt.is_some() => {}
             Ok(Some(mut change)) => {
+                let Some(cursor) = followed.view.cursor().cloned() else { return };
+                if let Some((known, instances)) = before
+                    && change.all.is_empty()
+                    && !instances.is_empty()
+                    && known.epoch != cursor.epoch
+                {
+                    let until = self.runtime.now().saturating_add(DOUBT);
+                    self.deadlines.insert((until, id));
+                    followed.doubt = Some(Doubt { cursor: known, instances, until: Some(until) });
+                    self.announce(id);
+                    self.tell_failed(id, WatchError::Emptied(DOUBT));
+                    return;
+                }
+                if let Some(doubt) = followed.doubt.take() {
+                    change = Change::between(change.key, &doubt.instances, change.all, change.version);
+                }
                 if !followed.announced {
                     // The sink knows nothing of what was restored: to it, all of this is new.
                     change = Change::between(change.key, &[], change.all, change.version);
                 }
                 (followed.announced, followed.failed, followed.bridge_at) = (true, false, None);
-                if let Some(cursor) = followed.view.cursor().cloned() {
-                    self.sink.update(Update::Changed { change, cursor });
-                }
+                self.sink.update(Update::Changed { change, cursor });
             }
             Err(resync) => {
                 tracing::warn!(view = %followed.view.key(), %resync, "the view is read anew");
@@ -273,7 +321,10 @@ impl<S: Sink> Views<S> {
                 continue;
             }
             followed.backoff.reset();
-            if followed.view.cursor().is_some() && (followed.failed || !followed.announced) {
+            if followed.doubt.is_none()
+                && followed.view.cursor().is_some()
+                && (followed.failed || !followed.announced)
+            {
                 to_announce.push(*id);
             }
         }
@@ -289,11 +340,22 @@ impl<S: Sink> Views<S> {
     /// Tells the sink what is known, as a whole, if it was not told yet.
     fn announce(&mut self, id: u32) {
         let Some(followed) = self.by_id.get_mut(&id) else { return };
-        let Some(cursor) = followed.view.cursor().cloned().filter(|_| !followed.announced) else { return };
-        (followed.announced, followed.bridge_at) = (true, None);
-        let all = Arc::clone(followed.view.instances());
+        if !followed.announced {
+            self.tell_from(id, &[]);
+        }
+    }
+
+    /// Tells the sink, which shows `before`, what is known; of a view that is doubted, what was known before it.
+    fn tell_from(&mut self, id: u32, before: &[Arc<Instance>]) {
+        let Some(followed) = self.by_id.get_mut(&id) else { return };
+        let (cursor, all) = match &followed.doubt {
+            Some(doubt) => (Some(&doubt.cursor), &doubt.instances),
+            None => (followed.view.cursor(), followed.view.instances()),
+        };
+        let Some(cursor) = cursor.cloned() else { return };
         let version = Some(self.runtime.next_version());
-        let change = Change::between(followed.view.key().clone(), &[], all, version);
+        let change = Change::between(followed.view.key().clone(), before, Arc::clone(all), version);
+        (followed.announced, followed.failed, followed.bridge_at) = (true, false, None);
         self.sink.update(Update::Changed { change, cursor });
     }
 

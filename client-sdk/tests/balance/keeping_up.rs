@@ -1,6 +1,11 @@
 //! Changes lost, ended, refused; keys and owners that go.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::Future as _,
+    sync::Arc,
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use client_sdk::{
     balance::{Balancer, Cached, Handle, LoadBalance, PickContext, RoundRobin},
@@ -154,4 +159,34 @@ async fn a_read_that_hangs_delays_no_change_and_no_other_key() {
     // A change of the key that hangs answers for it.
     fake.publish("t", &[instance(3, 1)]);
     assert_eq!(picked(&hangs.await.unwrap()), "a:3");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_caller_that_gives_up_in_the_queue_leaves_no_key_that_nobody_reads() {
+    let fake = Fake::with("last", &[instance(1, 1)]);
+    let balancer = balancer(&fake);
+    let endpoints: Vec<Endpoint> = (0..64).map(|n| Endpoint::new(format!("s{n}"))).collect();
+    let last = Endpoint::new("last");
+    let mut calls: Vec<_> =
+        endpoints.iter().chain([&last]).map(|endpoint| Box::pin(balancer.handle(endpoint))).collect();
+    // The tracker does not run in between, so the last one finds its queue full.
+    for call in &mut calls {
+        let waits = call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending();
+        assert!(waits);
+    }
+    drop(calls);
+    settle().await;
+    let before = fake.discovers();
+    // A change of a key that the tracker does not know.
+    fake.publish("last", &[instance(2, 1)]);
+    settle().await;
+    assert_eq!(picked(&balancer.handle(&last).await.unwrap()), "a:2");
+    assert_eq!(fake.discovers(), before + 1, "it is read, and from now on read again when changes are lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_time_without_end_is_no_overflow() {
+    let fake = Fake::with("s", &[instance(1, 1)]);
+    let balancer = Balancer::builder(Arc::clone(&fake), RoundRobin::with_seed(1)).idle(Duration::MAX).build();
+    assert_eq!(picked(&balancer.handle(&endpoint()).await.unwrap()), "a:1");
 }

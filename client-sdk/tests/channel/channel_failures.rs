@@ -23,14 +23,14 @@ async fn an_empty_set_fails_with_a_typed_error_and_does_not_pend() {
     let status = who(&channel).await.expect_err("nobody is there");
     assert_eq!(status.code(), Code::Unavailable);
     assert!(matches!(typed(&status), ChannelError::NoInstances { .. }), "{status:?}");
-    assert_eq!(status.message(), "no instance of default/greeter takes requests: the view is empty");
+    assert_eq!(status.message(), "no instance of default/greeter takes requests: no instance is registered");
 
     fleet.set([a.instance().weight(0), a.instance().id("b").status(Status::Draining)]);
     channel.wait_until(|s| s.instances.len() == 2).await;
     let status = who(&channel).await.expect_err("nobody takes requests");
     assert_eq!(
         status.message(),
-        "no instance of default/greeter takes requests: of 2, 1 are draining, 0 are down, 1 have weight 0"
+        "no instance of default/greeter takes requests: 2 instances: 1 of weight 0, 1 draining"
     );
     assert_eq!(a.calls(), 0);
 }

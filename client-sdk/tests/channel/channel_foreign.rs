@@ -1,20 +1,27 @@
 //! Somebody else's `Discover` and `LoadBalance`, written against the public API only, under the channel.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use client_sdk::{
-    balance::{LoadBalance, LoadBalanceError},
+    balance::{
+        LoadBalance, LoadBalanceError, Pick, PickContext, PickError, Picker, Policy, RoundRobin,
+        RoundRobinPicker,
+    },
     channel::{BalancedChannel, ChannelError},
-    discover::Discover,
+    discover::{Discover, ViewReceiver},
     model::{Address, Change, Endpoint, Instance, InstanceList, Status},
 };
+use tokio::sync::Semaphore;
 use tonic::Code;
 
 use crate::{
-    kit::{Act, Peer, Server, who},
+    kit::{Act, Fleet, Peer, Server, who},
     typed,
 };
 
@@ -174,4 +181,150 @@ async fn a_load_balancer_that_never_ends_naming_one_address_does_not_hang_a_call
     let status = who(&channel).await.expect_err("the only one named refuses");
     assert!(matches!(typed(&status), ChannelError::AllUnavailable { .. }), "{status:?}");
     assert_eq!(peer.seen(), 1);
+}
+
+/// A discovery whose first `discover` takes its time, with the list as it was when it began.
+struct Slow {
+    fleet: Fleet,
+    began: Arc<Semaphore>,
+    go_on: Arc<Semaphore>,
+}
+
+impl Discover for Slow {
+    type Key = ();
+    type Error = Infallible;
+
+    async fn discover(&self, endpoint: &Endpoint) -> Result<Vec<Arc<Instance>>, Infallible> {
+        let instances = self.fleet.discover(endpoint).await;
+        self.began.add_permits(1);
+        let _open = self.go_on.acquire().await.expect("never closed");
+        instances
+    }
+
+    fn key(&self, _: &Endpoint) {}
+
+    fn watch(&self) -> Option<async_broadcast::Receiver<Change<()>>> {
+        None
+    }
+
+    fn view(&self, endpoint: &Endpoint) -> Option<ViewReceiver> {
+        self.fleet.view(endpoint)
+    }
+}
+
+/// As the mission's own sketch: a list by key, made by the first caller, changed by `rebalance` if it is there.
+#[derive(Default)]
+struct Sketch(Mutex<Option<Vec<Address>>>);
+
+fn addresses<'a>(instances: impl IntoIterator<Item = &'a Arc<Instance>>) -> Vec<Address> {
+    instances.into_iter().map(|instance| instance.address.clone()).collect()
+}
+
+impl<D: Discover> LoadBalance<D> for Sketch {
+    type InstanceIter = std::vec::IntoIter<Address>;
+
+    async fn get_picker(
+        &self,
+        endpoint: &Endpoint,
+        discover: &D,
+    ) -> Result<Self::InstanceIter, LoadBalanceError> {
+        let known = self.0.lock().expect("no panic").clone();
+        if let Some(known) = known {
+            return Ok(known.into_iter());
+        }
+        let found = addresses(&discover.discover(endpoint).await.expect("infallible"));
+        *self.0.lock().expect("no panic") = Some(found.clone());
+        Ok(found.into_iter())
+    }
+
+    fn rebalance(&self, changes: Change<D::Key>) {
+        assert!(
+            !changes.all.iter().any(|instance| &*instance.id == "poison"),
+            "a fault of the balancer's own"
+        );
+        if let Some(known) = &mut *self.0.lock().expect("no panic") {
+            *known = addresses(&*changes.all);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_change_during_a_foreign_load_balances_first_discover_is_not_lost() {
+    let (a, b) = (Server::start("a"), Server::start("b"));
+    let fleet = Fleet::of([a.instance()]);
+    let (began, go_on) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let slow = Slow { fleet: fleet.clone(), began: Arc::clone(&began), go_on: Arc::clone(&go_on) };
+    let channel = BalancedChannel::builder(Arc::new(slow), Endpoint::new("greeter"))
+        .load_balancer(Sketch::default())
+        .build();
+    channel.wait_until(|s| s.chosen() == 1).await;
+    let first = tokio::spawn({
+        let channel = channel.clone();
+        async move { who(&channel).await }
+    });
+    let _ = began.acquire().await.expect("never closed");
+    fleet.set([b.instance()]);
+    channel.wait_until(|s| s.chosen() == 1 && s.instance("b").is_some()).await;
+    go_on.add_permits(1);
+    assert_eq!(first.await.expect("no panic").expect("answered"), "b");
+    assert_eq!(who(&channel).await.expect("answered"), "b");
+}
+
+#[tokio::test]
+async fn a_policy_that_chooses_nobody_is_not_the_callers_fault() {
+    struct Nobody;
+
+    impl Policy for Nobody {
+        type Picker = Self;
+
+        fn build(&self, _: &InstanceList) -> Self {
+            Self
+        }
+    }
+
+    impl Picker for Nobody {
+        fn pick(&self, _: &PickContext) -> Result<Pick, PickError> {
+            Err(PickError::NoInstances)
+        }
+    }
+
+    let a = Server::start("a");
+    let fleet = Arc::new(Fleet::of([a.instance()]));
+    let channel = BalancedChannel::builder(fleet, Endpoint::new("greeter")).policy(Nobody).build();
+    let status = who(&channel).await.expect_err("nobody");
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+}
+
+#[tokio::test]
+async fn a_foreign_load_balance_or_policy_that_panics_does_not_deafen_the_channel() {
+    struct Fussy;
+
+    impl Policy for Fussy {
+        type Picker = RoundRobinPicker;
+
+        fn build(&self, instances: &InstanceList) -> RoundRobinPicker {
+            assert!(!instances.iter().any(|instance| instance.weight == 13), "a fault of the policy's own");
+            RoundRobin::with_seed(1).build(instances)
+        }
+    }
+
+    let (a, b) = (Server::start("a"), Server::start("b"));
+    let fleet = Fleet::of([a.instance()]);
+    let discover = Arc::new(fleet.clone());
+    let balanced = BalancedChannel::builder(Arc::clone(&discover), Endpoint::new("greeter"))
+        .load_balancer(Sketch::default())
+        .build();
+    let picked = BalancedChannel::builder(discover, Endpoint::new("greeter")).policy(Fussy).build();
+    for channel in [&balanced, &picked] {
+        assert_eq!(who(channel).await.expect("answered"), "a");
+    }
+    fleet.set([a.instance().id("poison").weight(13)]);
+    for channel in [&balanced, &picked] {
+        channel.wait_until(|s| s.instance("poison").is_some()).await;
+    }
+    fleet.set([b.instance()]);
+    for channel in [&balanced, &picked] {
+        channel.wait_until(|s| s.chosen() == 1 && s.instance("b").is_some()).await;
+        assert_eq!(who(channel).await.expect("answered"), "b");
+    }
 }

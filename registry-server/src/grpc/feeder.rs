@@ -1,14 +1,15 @@
 //! What one stream sends next: its views' steps in turn, then a bookmark, then silence.
 //!
 //! Shared by `Watch` (one view) and `Subscribe` (many). Keeps W7: the head is read before the marks, and a change is
-//! marked before it becomes the head; so with no mark left, everything up to that head was delivered.
+//! marked before it becomes the head; so with no mark left, everything up to that head was delivered. And W1: what is
+//! marked may be ahead of the head for a moment, and a bookmark waits for the head rather than go back behind it.
 
 use std::{
     collections::HashMap,
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -30,7 +31,6 @@ pub(super) enum Fed {
     Bookmark(Revision),
 }
 
-#[derive(Debug)]
 pub(super) struct Feeder {
     hub: Hub,
     signal: Arc<Signal>,
@@ -38,12 +38,24 @@ pub(super) struct Feeder {
     timer: Pin<Box<Sleep>>,
     /// A bookmark is due as soon as nothing else is to be said.
     owed: bool,
+    /// The newest revision that was sent.
+    sent: Revision,
+    /// Resolves when the head is at `sent`.
+    catching_up: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Feeder {
     pub(super) fn new(hub: Hub) -> Self {
         let timer = Box::pin(sleep(BOOKMARK_INTERVAL));
-        Self { hub, signal: Signal::new(), views: HashMap::new(), timer, owed: false }
+        Self {
+            hub,
+            signal: Signal::new(),
+            views: HashMap::new(),
+            timer,
+            owed: false,
+            sent: 0,
+            catching_up: None,
+        }
     }
 
     /// Adds a view, in place of one of the same id. A bookmark follows its initial state.
@@ -77,18 +89,39 @@ impl Feeder {
             self.rearm(cx);
             self.owed = true;
         }
-        let head = self.hub.head();
-        while let Some(view_id) = self.signal.take() {
-            if let Some(step) = self.views.get_mut(&view_id).and_then(Cursor::next_step) {
-                return Poll::Ready(Fed::Step(view_id, step));
+        loop {
+            let head = self.hub.head();
+            while let Some(view_id) = self.signal.take() {
+                let Some(cursor) = self.views.get_mut(&view_id) else { continue };
+                if let Some(step) = cursor.next_step() {
+                    self.sent = self.sent.max(cursor.revision());
+                    return Poll::Ready(Fed::Step(view_id, step));
+                }
             }
+            if !self.owed || hold_bookmark {
+                return Poll::Pending;
+            }
+            if head >= self.sent {
+                self.owed = false;
+                self.rearm(cx);
+                return Poll::Ready(Fed::Bookmark(head));
+            }
+            ready!(self.poll_catching_up(cx));
         }
-        if self.owed && !hold_bookmark {
-            self.owed = false;
-            self.rearm(cx);
-            return Poll::Ready(Fed::Bookmark(head));
-        }
-        Poll::Pending
+    }
+
+    fn poll_catching_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (hub, sent) = (&self.hub, self.sent);
+        let catching_up = self.catching_up.get_or_insert_with(|| {
+            let mut head = hub.follow_head();
+            Box::pin(async move {
+                // An error means that the hub is gone, and this stream with it.
+                let _ = head.wait_for(|head| *head >= sent).await;
+            })
+        });
+        ready!(catching_up.as_mut().poll(cx));
+        self.catching_up = None;
+        Poll::Ready(())
     }
 
     fn rearm(&mut self, cx: &mut Context<'_>) {

@@ -114,7 +114,7 @@ impl Room {
 
 fn detail(happened: &Happened) -> String {
     let (before, after) = (happened.before.as_deref(), happened.after.as_deref());
-    let held = |held: &Held| format!("kept although its lease ran out: {}", held.reason);
+    let held = |held: &Held| held.reason.to_string();
     match (before, after) {
         (None, Some(_)) => "came".to_owned(),
         (Some(_), None) => "left".to_owned(),

@@ -263,6 +263,7 @@ where
                     self.ahead.iter().map(|ahead| ahead.until).min().unwrap_or_else(|| after(BEHIND_WAIT));
                 Box::pin(async move {
                     tokio::select! {
+                        biased;
                         _ = head.wait_for(|head| *head >= lowest) => {}
                         () = sleep_until(first) => {}
                     }

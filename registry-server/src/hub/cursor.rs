@@ -107,6 +107,11 @@ impl Cursor {
         step
     }
 
+    /// Up to here, what was returned is whole.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
     fn step(&mut self) -> Option<Step> {
         loop {
             match &self.position {

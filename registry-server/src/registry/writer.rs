@@ -13,7 +13,6 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    task::JoinHandle,
     time::sleep,
 };
 use tracing::{error, info, warn};
@@ -67,7 +66,7 @@ type Appended = (Box<dyn Store>, Result<Vec<Revision>, StoreError>);
 
 /// A group that the store is making durable.
 struct InFlight {
-    task: JoinHandle<Appended>,
+    appended: oneshot::Receiver<Appended>,
     members: Vec<Member>,
 }
 
@@ -95,7 +94,7 @@ impl Lanes {
 
 enum Woke {
     Renew(Renew),
-    Appended(Result<Appended, tokio::task::JoinError>),
+    Appended(Result<Appended, oneshot::error::RecvError>),
     Command(Request),
     Deadline,
     Stopped,
@@ -188,7 +187,7 @@ impl Writer {
         let open = !lanes.commands.is_closed();
         let appended = async {
             match in_flight {
-                Some(in_flight) => (&mut in_flight.task).await,
+                Some(in_flight) => (&mut in_flight.appended).await,
                 None => pending().await,
             }
         };
@@ -240,8 +239,8 @@ impl Writer {
             }
             let records = group.into_records();
             if store.blocks() {
-                let task = tokio::task::spawn_blocking(move || append(store, &records));
-                self.in_flight = Some(InFlight { task, members });
+                let appended = self.runtime.spawn_blocking(move || append(store, &records));
+                self.in_flight = Some(InFlight { appended, members });
             } else {
                 let appended = append(store, &records);
                 self.settle(now, appended, members);
@@ -303,11 +302,11 @@ impl Writer {
         }
     }
 
-    fn finish(&mut self, now: Now, appended: Result<Appended, tokio::task::JoinError>) {
+    fn finish(&mut self, now: Now, appended: Result<Appended, oneshot::error::RecvError>) {
         let Some(in_flight) = self.in_flight.take() else { return };
         match appended {
             Ok(appended) => self.settle(now, appended, in_flight.members),
-            Err(lost) => self.fail(in_flight.members, &format!("its thread ended: {lost}")),
+            Err(_) => self.fail(in_flight.members, "its thread panicked, or ended with the runtime"),
         }
     }
 

@@ -39,8 +39,9 @@ pub(super) fn serve(
             let status = if writable { ServingStatus::Serving } else { ServingStatus::NotServing };
             reporter.set_service_status(WRITES, status).await;
             tokio::select! {
-                changed = store.changed() => if changed.is_err() { break },
+                biased;
                 _ = stopping.wait_for(Option::is_some) => break,
+                changed = store.changed() => if changed.is_err() { break },
             }
         }
         for name in READS.into_iter().chain([WRITES]) {

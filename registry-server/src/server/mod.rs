@@ -1,4 +1,5 @@
-//! Wires the rooms and joins them again: `run(config, incoming, runtime, shutdown)`.
+//! Wires the rooms and joins them again: `run(config, incoming, runtime, shutdown)`, and `run_on(store, ..)` for whoever
+//! brings a store of his own, on a simulated disk for example.
 //!
 //! ```text
 //!  shutdown ─► health NOT_SERVING ─► streams: go_away ─► calls in flight end (at most `grace`) ─► writer ends ─► return
@@ -23,11 +24,11 @@ use tracing::{info, warn};
 
 pub use self::config::{Config, Storage};
 use crate::{
-    core::{Base, Committed, State},
+    core::{Settings, State},
     grpc::RegistryService,
     registry::{Registry, Started},
     runtime::Runtime,
-    store::{EmbeddedOptions, EmbeddedStore, MemoryStore, Store, StoreError},
+    store::{EmbeddedOptions, EmbeddedStore, Fold, MemoryStore, Store, StoreError},
 };
 
 /// A request of 4 MiB, which is what the protocol allows, and room to say that a larger one is too large.
@@ -72,8 +73,25 @@ where
     C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
     let storage = config.storage;
+    let store = open(&config, &runtime).map_err(|source| ServerError::Store { storage, source })?;
+    run_on(store, config, incoming, runtime, shutdown, started).await
+}
+
+/// As [`run`], on a store of one's own: `config.storage` then only names it, in errors, and `config.data_dir` nothing.
+pub async fn run_on<I, C>(
+    store: Box<dyn Store>,
+    config: Config,
+    incoming: I,
+    runtime: Runtime,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    started: impl FnOnce(&Started) + Send,
+) -> Result<(), ServerError>
+where
+    I: Stream<Item = io::Result<C>> + Send + 'static,
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
+    let storage = config.storage;
     let store_error = |source| ServerError::Store { storage, source };
-    let store = open(&config, &runtime).map_err(store_error)?;
     let (registry, found, writer) =
         Registry::start(store, config.core.clone(), config.hub.clone(), &runtime).map_err(store_error)?;
 
@@ -104,6 +122,7 @@ where
     let mut serving = std::pin::pin!(serving);
     let mut shutdown = std::pin::pin!(shutdown);
     let ended = tokio::select! {
+        biased;
         ended = &mut serving => ended,
         () = &mut shutdown => {
             info!("shutting down: no new connections; watchers are asked to go elsewhere");
@@ -121,13 +140,17 @@ where
     Ok(ended?)
 }
 
-/// Folds old records into a base, the same way in which the running registry applied them.
-fn fold(remembered_services: usize, base: Base, records: Vec<Committed>) -> Base {
-    let mut state = State::from_base(base).with_remembered(remembered_services);
-    for committed in records {
-        state.evolve(&committed);
-    }
-    state.to_base()
+/// Folds old records into a base, the same way in which a registry with these settings applied them: what an
+/// [`EmbeddedStore`] is to be opened with.
+pub fn fold(settings: &Settings) -> Fold {
+    let remembered = settings.remembered_services;
+    Arc::new(move |base, records| {
+        let mut state = State::from_base(base).with_remembered(remembered);
+        for committed in records {
+            state.evolve(&committed);
+        }
+        state.to_base()
+    })
 }
 
 fn open(config: &Config, runtime: &Runtime) -> Result<Box<dyn Store>, StoreError> {
@@ -137,10 +160,9 @@ fn open(config: &Config, runtime: &Runtime) -> Result<Box<dyn Store>, StoreError
             warn!("--storage memory keeps nothing: all registrations are gone when this process ends");
             Box::new(MemoryStore::new(new_epoch))
         }
-        Storage::Embedded => {
-            let remembered = config.core.remembered_services;
-            let fold = Arc::new(move |base, records| fold(remembered, base, records));
-            Box::new(EmbeddedStore::open(&config.data_dir, EmbeddedOptions::new(fold, new_epoch))?)
-        }
+        Storage::Embedded => Box::new(EmbeddedStore::open(
+            &config.data_dir,
+            EmbeddedOptions::new(fold(&config.core), new_epoch),
+        )?),
     })
 }

@@ -1,3 +1,5 @@
+//! Weighted round robin: every share is exact, and a weight of 0 is never picked.
+
 use proptest::prelude::*;
 
 use super::*;

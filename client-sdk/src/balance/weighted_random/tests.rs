@@ -1,3 +1,5 @@
+//! Weighted random choice: shares in proportion, no pick of a weight of 0, the same picks for the same seed.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -148,7 +148,7 @@ pub struct ServiceChange {
     /// The revision.
     pub revision: Revision,
     /// The revision of the service's change before this one. Of a service that was not remembered:
-    /// [`Base::forgotten_through`], because it may have had instances before that, and had none since.
+    /// [`Base::forgotten_through`](crate::core::Base::forgotten_through), because it may have had instances before that, and had none since.
     pub previous: Revision,
     /// Wall time.
     pub wall: u64,

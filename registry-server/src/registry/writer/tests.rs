@@ -16,11 +16,9 @@ async fn a_flood_of_renewals_keeps_neither_a_finished_group_nor_a_stop_out() {
     let mut writer = Writer::new(core, hub, store, Runtime::tokio(), lanes, status);
     renewals.try_send(Renew { leases: Vec::new(), reply: oneshot::channel().0 }).expect("room");
 
-    let task = tokio::task::spawn_blocking(|| append(Box::new(MemoryStore::new(1)), &[]));
-    while !task.is_finished() {
-        tokio::task::yield_now().await;
-    }
-    writer.in_flight = Some(InFlight { task, members: Vec::new() });
+    let (finished, appended) = oneshot::channel();
+    assert!(finished.send(append(Box::new(MemoryStore::new(1)), &[])).is_ok());
+    writer.in_flight = Some(InFlight { appended, members: Vec::new() });
     assert!(matches!(writer.wait(u64::MAX).await, Woke::Appended(Ok(_))));
     writer.in_flight = None;
     stop.send(()).expect("it is waited for");

@@ -1,3 +1,5 @@
+//! The format of records: it round-trips, it stays as it is, and no bytes make it panic.
+
 use proptest::{collection, prelude::*};
 use prost::Message;
 

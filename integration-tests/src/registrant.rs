@@ -1,0 +1,67 @@
+//! A registrant that goes on renewing its leases, at a pace of its own, and records what it is answered.
+
+use std::time::Duration;
+
+use registry_proto::v1;
+use tokio::{sync::watch, task::JoinHandle, time::interval};
+use tokio_stream::{StreamExt, wrappers::IntervalStream};
+use tonic::Status;
+
+use crate::process::{Client, within};
+
+/// Something that takes longer than this never comes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A registrant at work. It stops renewing when it is dropped.
+#[derive(Debug)]
+pub struct Registrant {
+    renewed: watch::Receiver<Renewed>,
+    task: JoinHandle<()>,
+}
+
+/// What its renewals came to so far.
+#[derive(Clone, Debug, Default)]
+pub struct Renewed {
+    /// Answers.
+    pub answers: u64,
+    /// The exceptions in them, in words.
+    pub exceptions: Vec<String>,
+}
+
+impl Registrant {
+    /// Renews the leases every `pace` on one stream.
+    pub async fn start(client: &Client, leases: Vec<Vec<u8>>, pace: Duration) -> Result<Self, Status> {
+        let mut request_id = 0;
+        let requests = IntervalStream::new(interval(pace)).map(move |_| {
+            request_id += 1;
+            v1::KeepAliveRequest { lease_ids: leases.clone(), request_id }
+        });
+        let mut answers = client.clone().keep_alive(requests).await?.into_inner();
+        let (record, renewed) = watch::channel(Renewed::default());
+        let task = tokio::spawn(async move {
+            while let Ok(Some(answer)) = answers.message().await {
+                record.send_modify(|renewed| {
+                    renewed.answers += 1;
+                    renewed
+                        .exceptions
+                        .extend(answer.exceptions.iter().map(|exception| format!("{exception:?}")));
+                });
+            }
+        });
+        Ok(Self { renewed, task })
+    }
+
+    /// Waits for further answers, and tells of all that there were.
+    pub async fn renewed(&self, further: u64) -> Renewed {
+        let mut renewed = self.renewed.clone();
+        let until = renewed.borrow().answers + further;
+        let enough = within("renewals", PATIENCE, renewed.wait_for(|renewed| renewed.answers >= until)).await;
+        enough.expect("the server goes on answering renewals").clone()
+    }
+}
+
+impl Drop for Registrant {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

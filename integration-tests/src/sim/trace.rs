@@ -1,0 +1,118 @@
+//! What everyone in a simulation saw, and when: the history that a seed repeats, and that promises are checked on.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use super::world;
+
+/// Instances by id, with their weights.
+pub type Seen = BTreeMap<String, u32>;
+
+/// One thing that someone saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The script did something.
+    Fault(String),
+    /// A registry serves.
+    Started {
+        /// Its host.
+        who: String,
+        /// The name of its history.
+        epoch: String,
+        /// The revision that it loaded.
+        revision: u64,
+        /// How many instances it loaded.
+        instances: usize,
+    },
+    /// A watcher's view is another one.
+    View {
+        /// The watcher.
+        who: String,
+        /// The whole view.
+        all: Seen,
+        /// What the change says entered.
+        added: Seen,
+        /// What the change says changed.
+        updated: Seen,
+        /// What the change says left.
+        removed: Seen,
+    },
+    /// A watcher was told that its view may be out of date.
+    Troubled {
+        /// The watcher.
+        who: String,
+        /// Why.
+        error: String,
+    },
+    /// A watcher was told that all is well again.
+    Healthy {
+        /// The watcher.
+        who: String,
+        /// How many streams it opened so far.
+        streams: u64,
+        /// How often it read a view anew.
+        resyncs: u64,
+    },
+    /// A call ended.
+    Called {
+        /// The caller.
+        who: String,
+        /// Who answered, or why nobody did.
+        outcome: Result<String, String>,
+        /// The caller had nobody to ask: its view was empty, or not known.
+        nobody: bool,
+    },
+    /// A registration is in another state.
+    Registration {
+        /// The instance.
+        who: String,
+        /// The state.
+        state: String,
+    },
+}
+
+/// The record. Clones are the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Trace(Arc<Mutex<Vec<(Duration, Event)>>>);
+
+impl Trace {
+    /// Adds what the host that this runs on saw now.
+    pub fn saw(&self, event: Event) {
+        self.add(world::now(), event);
+    }
+
+    /// Adds what happened then.
+    pub fn add(&self, at: Duration, event: Event) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((at, event));
+    }
+
+    /// All of it, in the order in which it happened.
+    pub fn events(&self) -> Vec<(Duration, Event)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The newest view of a watcher.
+    pub fn view(&self, watcher: &str) -> Option<Seen> {
+        let events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        events.iter().rev().find_map(|(_, event)| match event {
+            Event::View { who, all, .. } if who == watcher => Some(all.clone()),
+            _ => None,
+        })
+    }
+
+    /// Whether something like this was seen.
+    pub fn has(&self, like: impl Fn(&Duration, &Event) -> bool) -> bool {
+        let events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        events.iter().any(|(at, event)| like(at, event))
+    }
+}
+
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.events().iter().try_for_each(|(at, event)| writeln!(f, "{:>8} ms  {event:?}", at.as_millis()))
+    }
+}

@@ -1,0 +1,161 @@
+//! What became of leases, overrides and holds, as watchers saw it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{Broken, Promise, play};
+use crate::{
+    history::{Event, History, Items, WatcherRecord},
+    replica::Replica,
+};
+
+/// L1: while its renewals are acknowledged, nothing of a lease leaves or is held.
+pub fn l1_no_early_expiry(history: &History) -> Result<(), Broken> {
+    for lease in history.leases.iter().filter(|lease| !lease.abandoned) {
+        if let Some(exception) = lease.exceptions.first() {
+            let ids = &lease.ids;
+            return Err(Promise::L1.broken(format!("a renewal of {ids:?} was answered with {exception}")));
+        }
+        for record in watchers(history, &lease.view) {
+            play(record, |event, before, after| {
+                if !matches!(event, Event::Told(_)) || before.epoch != after.epoch {
+                    return Ok(());
+                }
+                let lost = lease.ids.iter().find(|id| {
+                    let now = after.items.get(id.as_str());
+                    before.items.contains_key(id.as_str()) && now.is_none_or(|item| item.held.is_some())
+                });
+                lost.map_or(Ok(()), |id| {
+                    Err(Promise::L1.broken(format!(
+                        "{}: {id} expired at revision {}, and its lease was being renewed",
+                        record.name, after.cursor
+                    )))
+                })
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// L2: what an unrenewed lease carries goes (or is held) at once, and in the end nothing of it is left as if it lived.
+pub fn l2_prompt_expiry(history: &History) -> Result<(), Broken> {
+    for lease in history.leases.iter().filter(|lease| lease.abandoned) {
+        let alive = |items: &Items| {
+            let lives = |id: &&String| items.get(id.as_str()).is_some_and(|item| item.held.is_none());
+            lease.ids.iter().filter(lives).count()
+        };
+        for record in watchers(history, &lease.view) {
+            let mut last = 0;
+            play(record, |_, before, after| {
+                let (had, has) = (alive(&before.items), alive(&after.items));
+                last = has;
+                if has < had && has > 0 && before.epoch == after.epoch {
+                    return Err(Promise::L2.broken(format!(
+                        "{}: of one lease {had} lived, and {has} after revision {}",
+                        record.name, after.cursor
+                    )));
+                }
+                Ok(())
+            })?;
+            if last > 0 {
+                let ids = &lease.ids;
+                return Err(Promise::L2.broken(format!(
+                    "{}: {last} of {ids:?} are there still, and nobody renews them",
+                    record.name
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// L3: an incarnation is only ever followed by a newer one.
+pub fn l3_fenced(history: &History) -> Result<(), Broken> {
+    for record in &history.watchers {
+        let mut newest: HashMap<(Arc<str>, Arc<str>), u64> = HashMap::new();
+        play(record, |event, _, after| {
+            let Event::Told(told) = event else { return Ok(()) };
+            for item in &told.put {
+                let known = newest.entry((after.epoch.clone(), item.id.clone())).or_default();
+                if item.create_revision < *known {
+                    return Err(Promise::L3.broken(format!(
+                        "{}: the incarnation {} of {} came after {known}",
+                        record.name, item.create_revision, item.id
+                    )));
+                }
+                *known = item.create_revision;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// L4: from the revision that set it until the one that cleared it, every view shows the override.
+pub fn l4_overrides_last(history: &History) -> Result<(), Broken> {
+    for over in &history.overrides {
+        let within =
+            |revision: u64| revision >= over.set_at && over.cleared_at.is_none_or(|end| revision < end);
+        let shown = |items: &Items| items.get(over.id.as_str()).map(|item| item.weight);
+        let broken = |who: &str, revision: u64, weight: u32| {
+            Promise::L4.broken(format!(
+                "{who}: {} has the weight {weight} at revision {revision}, although an operator set {}",
+                over.id, over.weight
+            ))
+        };
+        for record in watchers(history, &over.view) {
+            play(record, |_, _, after: &Replica| match shown(&after.items) {
+                Some(weight) if within(after.cursor) && weight != over.weight => {
+                    Err(broken(&record.name, after.cursor, weight))
+                }
+                _ => Ok(()),
+            })?;
+        }
+        for reading in history.readings.iter().filter(|reading| reading.view == over.view) {
+            if let Some(weight) = shown(&reading.items).filter(|weight| *weight != over.weight)
+                && within(reading.revision)
+            {
+                return Err(broken("a reading", reading.revision, weight));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// L5: expiry removes at most half of a service of four or more within a window; the rest is held, and says why.
+pub fn l5_blast_radius(history: &History) -> Result<(), Broken> {
+    for expiry in &history.expiries {
+        let may_go = if expiry.base < 4 { expiry.base } else { expiry.base / 2 };
+        for record in watchers(history, &expiry.view) {
+            let mut last = Items::new();
+            play(record, |_, before, after| {
+                last = after.items.clone();
+                let before = expiry.ids.iter().filter(|id| before.items.contains_key(id.as_str())).count();
+                let there = expiry.ids.iter().filter(|id| after.items.contains_key(id.as_str())).count();
+                if there < before && there + may_go < expiry.ids.len() {
+                    return Err(Promise::L5.broken(format!(
+                        "{}: expiry removed {} of {} at revision {}; it may remove {may_go}",
+                        record.name,
+                        expiry.ids.len() - there,
+                        expiry.base,
+                        after.cursor
+                    )));
+                }
+                Ok(())
+            })?;
+            let silent = expiry.ids.iter().filter_map(|id| last.get(id.as_str()));
+            if let Some(item) =
+                silent.into_iter().find(|item| item.held.as_ref().is_none_or(String::is_empty))
+            {
+                return Err(Promise::L5.broken(format!(
+                    "{}: {} ran out of its lease and is neither gone nor held with a reason",
+                    record.name, item.id
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn watchers<'a>(history: &'a History, view: &'a str) -> impl Iterator<Item = &'a WatcherRecord> {
+    history.watchers.iter().filter(move |record| record.view == view)
+}

@@ -1,0 +1,145 @@
+//! One validator for each promise that a server keeps: each takes a recorded history and says, by the promise's name,
+//! what broke it.
+//!
+//! | file | what it judges | promises |
+//! |---|---|---|
+//! | `streams` | one watcher by itself | W1–W3, W5, W8 |
+//! | `views` | watchers beside each other and beside the writers | W4, W6, W7, W9 |
+//! | `writes` | answers and readings | D1–D3 |
+//! | `leases` | what became of leases, overrides and holds | L1–L5 |
+//!
+//! None of them knows a clock: they judge order and evidence, so they cannot fail on a slow machine.
+
+mod leases;
+mod streams;
+mod views;
+mod writes;
+
+use std::fmt;
+
+pub use self::{
+    leases::{l1_no_early_expiry, l2_prompt_expiry, l3_fenced, l4_overrides_last, l5_blast_radius},
+    streams::{w1_ordered, w2_gapless, w3_unique, w5_resumable, w8_self_verifying},
+    views::{w4_atomic, w6_coalesced, w7_true_bookmarks, w9_empty_safe},
+    writes::{d1_durable, d2_read_your_writes, d3_all_or_nothing},
+};
+use crate::{
+    history::{Event, History, WatcherRecord},
+    replica::Replica,
+};
+
+/// A promise of the design.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // the names are the documentation: see docs/architecture.md
+pub enum Promise {
+    W1,
+    W2,
+    W3,
+    W4,
+    W5,
+    W6,
+    W7,
+    W8,
+    W9,
+    D1,
+    D2,
+    D3,
+    L1,
+    L2,
+    L3,
+    L4,
+    L5,
+}
+
+impl fmt::Display for Promise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::W1 => "W1 ordered",
+            Self::W2 => "W2 gapless",
+            Self::W3 => "W3 unique",
+            Self::W4 => "W4 atomic",
+            Self::W5 => "W5 resumable",
+            Self::W6 => "W6 coalesced = applied one by one",
+            Self::W7 => "W7 true bookmarks",
+            Self::W8 => "W8 self-verifying",
+            Self::W9 => "W9 empty-safe",
+            Self::D1 => "D1 durable",
+            Self::D2 => "D2 read your writes",
+            Self::D3 => "D3 all or nothing",
+            Self::L1 => "L1 no early expiry",
+            Self::L2 => "L2 prompt expiry",
+            Self::L3 => "L3 fenced",
+            Self::L4 => "L4 overrides last",
+            Self::L5 => "L5 blast radius",
+        })
+    }
+}
+
+/// A promise that was not kept.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{promise}: {what}")]
+pub struct Broken {
+    /// Which.
+    pub promise: Promise,
+    /// How, and who saw it.
+    pub what: String,
+}
+
+impl Promise {
+    fn broken(self, what: impl Into<String>) -> Broken {
+        Broken { promise: self, what: what.into() }
+    }
+}
+
+/// A validator.
+pub type Validator = fn(&History) -> Result<(), Broken>;
+
+/// All of them.
+pub const ALL: [Validator; 17] = [
+    w1_ordered,
+    w2_gapless,
+    w3_unique,
+    w4_atomic,
+    w5_resumable,
+    w6_coalesced,
+    w7_true_bookmarks,
+    w8_self_verifying,
+    w9_empty_safe,
+    d1_durable,
+    d2_read_your_writes,
+    d3_all_or_nothing,
+    l1_no_early_expiry,
+    l2_prompt_expiry,
+    l3_fenced,
+    l4_overrides_last,
+    l5_blast_radius,
+];
+
+/// Panics with the name of every promise that the history shows broken.
+pub fn assert_kept(history: &History) {
+    let broken: Vec<String> =
+        ALL.iter().filter_map(|judge| judge(history).err()).map(|broken| broken.to_string()).collect();
+    assert!(broken.is_empty(), "promises were broken:\n{}", broken.join("\n"));
+}
+
+/// Plays a watcher's record. `see` gets each event with the view before it and the view after it.
+fn play(
+    record: &WatcherRecord,
+    mut see: impl FnMut(&Event, &Replica, &Replica) -> Result<(), Broken>,
+) -> Result<(), Broken> {
+    let mut before = Replica::default();
+    for event in &record.events {
+        let mut after = before.clone();
+        match event {
+            Event::Told(told) => after.apply(told),
+            Event::Bookmark(bookmark) => after.bookmark(bookmark),
+            _ => {}
+        }
+        see(event, &before, &after)?;
+        before = after;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+//! What takes several witnesses: watchers beside each other, and beside what the writers know they wrote.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use super::{Broken, Promise, play};
+use crate::{
+    history::{Event, History, Items, Outcome, Write},
+    replica::Replica,
+};
+
+/// The values that the members of a batch have; they are all one if nothing is torn.
+pub(super) fn values<'a>(items: &'a Items, members: &'a [String]) -> impl Iterator<Item = Option<u64>> + 'a {
+    members.iter().map(|id| items.get(id.as_str()).and_then(|item| item.value))
+}
+
+/// Each batch of a service: its members, and its writes in their order.
+pub(super) fn batches<'a>(history: &'a History, view: &str) -> Vec<Vec<&'a Write>> {
+    let mut batches: BTreeMap<&str, Vec<&Write>> = BTreeMap::new();
+    for write in history.writes.iter().filter(|write| write.view == view) {
+        batches.entry(write.members.first().map_or("", String::as_str)).or_default().push(write);
+    }
+    batches.into_values().collect()
+}
+
+/// W4: all that one revision did to a view comes at once: no state in between shows a part of a write.
+pub fn w4_atomic(history: &History) -> Result<(), Broken> {
+    let mut by_member: HashMap<(&str, &str), &Arc<[String]>> = HashMap::new();
+    for write in &history.writes {
+        for member in write.members.iter() {
+            by_member.insert((&write.view, member), &write.members);
+        }
+    }
+    for record in &history.watchers {
+        play(record, |event, _, after| {
+            let Event::Told(told) = event else { return Ok(()) };
+            let changed = told.put.iter().map(|item| &item.id).chain(told.removed.iter().map(|(id, _)| id));
+            for id in changed {
+                let Some(members) = by_member.get(&(record.view.as_str(), &**id)) else { continue };
+                let first = values(&after.items, members).next();
+                if values(&after.items, members).any(|value| Some(value) != first) {
+                    let seen: Vec<_> = values(&after.items, members).collect();
+                    return Err(Promise::W4.broken(format!(
+                        "{}: at revision {} the batch of {id} shows the writes {seen:?}",
+                        record.name, told.revision
+                    )));
+                }
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// W6: two watchers of one view have the same at the same revision, whichever way they came to it.
+pub fn w6_coalesced(history: &History) -> Result<(), Broken> {
+    let mut seen: HashMap<(String, Arc<str>, u64), (u64, &str)> = HashMap::new();
+    for record in &history.watchers {
+        play(record, |event, _, after| {
+            if !matches!(event, Event::Told(_)) {
+                return Ok(());
+            }
+            let place = (record.view.clone(), after.epoch.clone(), after.cursor);
+            let (fingerprint, other) = *seen.entry(place).or_insert((after.fingerprint, &record.name));
+            if fingerprint == after.fingerprint {
+                return Ok(());
+            }
+            Err(Promise::W6.broken(format!(
+                "{other} and {} see different instances at revision {}",
+                record.name, after.cursor
+            )))
+        })?;
+    }
+    Ok(())
+}
+
+/// W7: after a bookmark, nothing comes from before it; and at the bookmark, every write acknowledged up to its revision
+/// is in the view.
+pub fn w7_true_bookmarks(history: &History) -> Result<(), Broken> {
+    for record in &history.watchers {
+        let batches = batches(history, &record.view);
+        let mut marked: Option<(Arc<str>, u64)> = None;
+        let broken = |what: String| Promise::W7.broken(format!("{}: {what}", record.name));
+        play(record, |event, _, after| match event {
+            Event::Opened { .. } => {
+                marked = None;
+                Ok(())
+            }
+            Event::Bookmark(bookmark) => {
+                marked = Some((bookmark.epoch.clone(), bookmark.revision));
+                missing(&batches, after, bookmark.revision).map_or(Ok(()), |what| {
+                    Err(broken(format!("at the bookmark {}: {what}", bookmark.revision)))
+                })
+            }
+            Event::Told(told) => {
+                let Some((epoch, revision)) = &marked else { return Ok(()) };
+                let from_before = told.put.iter().find(|item| item.mod_revision <= *revision);
+                if *epoch != told.epoch || told.snapshot {
+                    return Ok(());
+                }
+                match from_before {
+                    Some(item) => Err(broken(format!(
+                        "{} as of revision {} came after the bookmark {revision}",
+                        item.id, item.mod_revision
+                    ))),
+                    None if told.revision <= *revision => {
+                        Err(broken(format!("revision {} came after the bookmark {revision}", told.revision)))
+                    }
+                    None => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        })?;
+    }
+    Ok(())
+}
+
+/// W9: a view is empty only when nothing can be in it, and the counts beside it say the same.
+pub fn w9_empty_safe(history: &History) -> Result<(), Broken> {
+    for record in &history.watchers {
+        let batches = batches(history, &record.view);
+        let broken = |what: String| Promise::W9.broken(format!("{}: {what}", record.name));
+        play(record, |event, before, after| {
+            let Event::Told(told) = event else { return Ok(()) };
+            let shown = after.items.len();
+            if (told.service_instances as usize) < shown {
+                return Err(broken(format!("{shown} instances of a service of {}", told.service_instances)));
+            }
+            if !told.exists && (shown > 0 || told.service_instances > 0) {
+                return Err(broken("instances of a service that does not exist".into()));
+            }
+            if shown > 0 {
+                return Ok(());
+            }
+            let unselected = history.writes.iter().any(|write| write.view == record.view);
+            if unselected && told.service_instances > 0 {
+                return Err(broken(format!("nothing of a service of {}", told.service_instances)));
+            }
+            if let Some(what) = missing(&batches, after, told.revision) {
+                return Err(broken(format!("an empty view at revision {}: {what}", told.revision)));
+            }
+            let had_and_lost = told.snapshot && !before.items.is_empty() && told.epoch == before.epoch;
+            if had_and_lost && !batches.is_empty() && told.exists && told.service_instances > 0 {
+                return Err(broken(format!("a snapshot emptied the view at revision {}", told.revision)));
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// A batch that does not show what was acknowledged at `revision` or before, nor anything that came later.
+fn missing(batches: &[Vec<&Write>], view: &Replica, revision: u64) -> Option<String> {
+    batches.iter().find_map(|writes| {
+        let acked =
+            |write: &&&Write| matches!(write.outcome, Outcome::Acked { revision: at, .. } if at <= revision);
+        let base = writes.iter().rposition(|write| acked(&write))?;
+        let members = &writes[base].members;
+        let shown = values(&view.items, members).next()?;
+        let possible = writes[base..]
+            .iter()
+            .filter(|write| write.outcome != Outcome::Refused)
+            .any(|write| write.action.result() == shown);
+        (!possible).then(|| {
+            format!(
+                "{members:?} shows {shown:?}, although {:?} was acknowledged",
+                writes[base].action.result()
+            )
+        })
+    })
+}
