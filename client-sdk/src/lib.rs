@@ -44,6 +44,7 @@ pub mod registration;
 pub mod runtime;
 pub mod view;
 pub mod watch;
+mod wire_duration;
 
 pub use balance::{Balancer, LoadBalance, RoundRobin, WeightedRandom};
 pub use channel::BalancedChannel;

@@ -419,3 +419,20 @@ async fn a_drain_of_many_services_takes_no_longer_than_its_timeout() {
     let (drained, ()) = tokio::join!(registration.drain(), script);
     assert_eq!(drained, Ok(()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_unanswered_renewal_asks_another_replica_in_time_while_words_are_owed() {
+    let net = Net::default();
+    let mut a = net.start("a:1");
+    let (registration, mut renewals) = registered(&net, &mut a, &["a:1", "b:1"]).await;
+    let full = async { a.register().await.answer(Err(Status::resource_exhausted("the queue is full"))) };
+    let (pending, ()) = tokio::join!(registration.update(|instance| instance.weight = 7), full);
+    assert!(matches!(pending, Err(UpdateError::Pending(_))), "{pending:?}");
+    // From now on it answers nothing, neither words nor renewals.
+    let mut b = net.start("b:1");
+    renewals.next().await;
+    let asked = net.runtime(0);
+    b.renewals().await.next().await;
+    let waited = asked.now();
+    assert!(waited <= TTL / 6 + Duration::from_millis(50), "{waited:?}");
+}

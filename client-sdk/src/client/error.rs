@@ -9,7 +9,7 @@ use registry_proto::v1;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::model::Address;
+use crate::{model::Address, wire_duration::from_wire};
 
 /// The registry answered, and said no.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl Refusal {
             message: error.message.into(),
             reason: text(Some(error.reason)),
             field: text(Some(error.field)),
-            retry_after: error.retry_after.and_then(|after| after.try_into().ok()),
+            retry_after: error.retry_after.and_then(from_wire),
         }
     }
 

@@ -22,6 +22,7 @@ use crate::{
     backoff::Backoff,
     model::Address,
     runtime::{BoxFuture, Runtime},
+    wire_duration::from_wire,
 };
 
 /// What to do when no registry can be reached.
@@ -190,8 +191,7 @@ impl RegistryClient {
         &self,
         request: v1::WaitAppliedRequest,
     ) -> Result<v1::WaitAppliedResponse, CallError> {
-        let wait =
-            request.timeout.and_then(|timeout| timeout.try_into().ok()).unwrap_or(Duration::from_secs(10));
+        let wait = request.timeout.and_then(from_wire).unwrap_or(Duration::from_secs(10));
         let timeout = wait.saturating_add(self.inner.request_timeout);
         let limits = Limits { timeout, server_wait: wait, fail_fast: false };
         self.call(limits, attempt!(wait_applied, request)).await

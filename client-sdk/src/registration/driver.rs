@@ -80,6 +80,8 @@ pub(super) struct Driver {
     /// It was registered again, and no renewal has confirmed that since.
     unproven: bool,
     request_id: u64,
+    /// The last renewal or registration was answered well.
+    answered_last: bool,
     /// Words that the registry has not taken yet are to be sent then.
     owed: Option<Duration>,
 }
@@ -101,6 +103,7 @@ impl Driver {
             backoff: Backoff::default(),
             unproven: false,
             request_id: 0,
+            answered_last: true,
             owed: None,
         }
     }
@@ -166,8 +169,8 @@ impl Driver {
     async fn renewing(&mut self, mut renewals: Box<Renewals>) -> Option<Phase> {
         loop {
             let now = self.runtime.now();
-            let wake = renewals.waiting.map_or(renewals.next_at, |(_, until)| until);
-            let wake = self.owed.map_or(wake, |at| at.min(wake));
+            let due = renewals.waiting.map_or(renewals.next_at, |(_, until)| until);
+            let wake = self.owed.map_or(due, |at| at.min(due));
             tokio::select! {
                 biased;
                 response = renewals.stream.responses.message() => {
@@ -184,8 +187,10 @@ impl Driver {
                 }
                 command = self.commands.recv() => return self.command(command?, Phase::Renewing(renewals)).await,
                 () = tokio::time::sleep(wake.saturating_sub(now)) => {
-                    if self.owed.take_if(|at| *at <= wake).is_some() {
-                        match self.send_words(self.between_renewals()).await {
+                    // Words come between renewals and make none late, whether they are answered or not.
+                    let left = due.saturating_sub(self.runtime.now());
+                    if !left.is_zero() && self.owed.take_if(|at| *at <= wake).is_some() {
+                        match self.send_words(left).await {
                             Words::Taken => {}
                             Words::Again { at } => self.owed = Some(at),
                             Words::Superseded => return Some(self.end(RegistrationState::Superseded)),
@@ -358,12 +363,13 @@ impl Driver {
 
     fn registered(&mut self, response: &v1::RegisterResponse) {
         self.lease.granted(response);
-        self.owed = None;
+        (self.owed, self.answered_last) = (None, true);
         self.tell(RegistrationState::Registered { revision: response.revision });
     }
 
     /// A renewal was answered, and all is well.
     fn confirmed(&mut self) {
+        self.answered_last = true;
         if self.owed.is_none() {
             self.backoff.reset();
             self.unproven = false;
@@ -380,7 +386,7 @@ impl Driver {
 
     /// The lease may live: ask the next replica, at once the first time.
     fn unconfirmed(&mut self, reason: &str) -> Phase {
-        let first = matches!(self.status.borrow().state, RegistrationState::Registered { .. });
+        let first = std::mem::take(&mut self.answered_last);
         tracing::warn!(reason, "a renewal was not confirmed; asking another replica");
         if self.owed.is_none() {
             self.tell(RegistrationState::Unconfirmed { reason: reason.into() });

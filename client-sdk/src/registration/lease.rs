@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use registry_proto::v1;
 
 use super::{LostInstance, LostReason};
-use crate::{model::Instance, view::wire};
+use crate::{model::Instance, view::wire, wire_duration::from_wire};
 
 /// No registry grants less.
 const SHORTEST_TTL: Duration = Duration::from_secs(1);
@@ -66,7 +66,7 @@ impl Lease {
 
     /// The registry took the words, and granted a TTL.
     pub(super) fn granted(&mut self, response: &v1::RegisterResponse) {
-        let granted = response.ttl.and_then(|ttl| ttl.try_into().ok());
+        let granted = response.ttl.and_then(from_wire);
         self.revision = response.revision;
         // A third of it is slept between renewals, so one that is next to nothing would be a hot loop.
         self.granted = granted.unwrap_or(self.ttl).max(SHORTEST_TTL);

@@ -23,6 +23,7 @@ use crate::{
     model::{Change, Instance, InstanceList},
     runtime::Runtime,
     view::{Cursor, LocalView, ViewKey, wire},
+    wire_duration::from_wire,
 };
 
 /// A restored view is shown if the registry has not answered after this long.
@@ -229,7 +230,7 @@ impl<S: Sink> Views<S> {
                 return Heard::Bookmark;
             }
             Some(Response::GoAway(go_away)) => {
-                let delay = go_away.delay.and_then(|delay| delay.try_into().ok());
+                let delay = go_away.delay.and_then(from_wire);
                 return Heard::GoAway(delay.unwrap_or_default());
             }
             // A kind of message that this version does not know: a sign of life, no more.

@@ -130,3 +130,37 @@ impl Feeder {
         let _ = self.timer.as_mut().poll(cx);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grpc::{
+        decode,
+        fields::Path,
+        streams::tests::{Publisher, watch_service},
+    };
+
+    /// Each revision changes the view: no bookmark may be ahead of what was delivered, and no wake-up may be lost.
+    #[tokio::test]
+    async fn w7_a_bookmark_is_true_while_changes_are_published() {
+        const CHANGES: Revision = 30_000;
+        let mut publisher = Publisher::new();
+        let mut feeder = Feeder::new(publisher.hub.clone());
+        let watched = decode::watch(&watch_service(), Path::Root).expect("a good request");
+        feeder.open(1, &watched).expect("the first view");
+        let publishing = std::thread::spawn(move || (0..CHANGES).for_each(|_| publisher.register()));
+        let mut delivered = 0;
+        while delivered < CHANGES {
+            feeder.owed = true;
+            match std::future::poll_fn(|cx| feeder.poll(cx, false)).await {
+                Fed::Step(_, step) => {
+                    let change: registry_proto::v1::Change =
+                        prost::Message::decode(step.part.as_message()).expect("a change");
+                    delivered = change.revision;
+                }
+                Fed::Bookmark(head) => assert!(head <= delivered, "W7: {head} and {delivered}"),
+            }
+        }
+        publishing.join().expect("it ends");
+    }
+}

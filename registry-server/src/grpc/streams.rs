@@ -386,4 +386,4 @@ fn after(duration: Duration) -> Instant {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

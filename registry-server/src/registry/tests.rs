@@ -387,7 +387,7 @@ async fn renewals_of_held_leases_release_each_once_and_keep_no_write_out() {
     let write = |id: usize| {
         let registry = registry.clone();
         Runtime::tokio().spawn(async move {
-            drop(registry.write(register(id, id as u128, 15_000)).await.expect("written"))
+            drop(registry.write(register(id, id as u128, 15_000)).await.expect("written"));
         })
     };
     let mut writes = vec![write(10)];
