@@ -10,25 +10,28 @@ use tonic::{
 };
 use tonic_prost::{ProstCodec, ProstDecoder};
 
-/// The encoding of one protobuf message in two pieces: a few bytes of one's own, then bytes that may be shared by any
-/// number of frames. Concatenated protobuf is legal protobuf, so the pieces together are one message.
+/// The encoding of one protobuf message in pieces: bytes that may be shared by any number of frames, and a few bytes of
+/// one's own before and after them. Concatenated protobuf is legal protobuf, so the pieces together are one message; a
+/// field that stands in several pieces has the value that it has in the last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frame {
     /// Fields that belong to this frame alone.
     pub prefix: Bytes,
     /// Fields shared with other frames.
     pub shared: Bytes,
+    /// Fields that belong to this frame alone and take the place of shared ones.
+    pub suffix: Bytes,
 }
 
 impl Frame {
     /// A frame of one message that is shared with nobody.
     pub fn of(message: &impl Message) -> Self {
-        Self { prefix: message.encode_to_vec().into(), shared: Bytes::new() }
+        Self { prefix: message.encode_to_vec().into(), ..Self::default() }
     }
 
     /// The message's length in bytes.
     pub fn len(&self) -> usize {
-        self.prefix.len() + self.shared.len()
+        self.prefix.len() + self.shared.len() + self.suffix.len()
     }
 
     /// Whether the message is empty, which is legal protobuf.
@@ -76,6 +79,7 @@ impl Encoder for FrameEncoder {
         buffer.reserve(frame.len());
         buffer.put(frame.prefix);
         buffer.put(frame.shared);
+        buffer.put(frame.suffix);
         Ok(())
     }
 }

@@ -212,11 +212,14 @@ pub(super) fn page_size(size: u32) -> Result<usize, Invalid> {
     }
 }
 
-/// The token of a further page of a reading: the snapshot's number and the part's.
+/// The token of a further page of a reading: the snapshot's number, the part's, and the revision that the reading shows.
 pub(super) fn page_token(token: &str) -> Result<PageToken, Invalid> {
-    let parsed = token.split_once('.').and_then(|(generation, part)| {
-        Some(PageToken { generation: generation.parse().ok()?, part: part.parse().ok()? })
-    });
+    let mut numbers = token.splitn(3, '.').map(str::parse::<u64>);
+    let mut next = || numbers.next()?.ok();
+    let parsed = match (next(), next().map(usize::try_from), next()) {
+        (Some(generation), Some(Ok(part)), Some(revision)) => Some(PageToken { generation, part, revision }),
+        _ => None,
+    };
     parsed.ok_or_else(|| {
         Invalid::new("page_token", "is not one that this server gave; start over without a token")
     })

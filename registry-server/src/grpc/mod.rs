@@ -34,7 +34,7 @@ use self::{
 };
 use crate::{
     core::{LeaseId, Loss, Renewal, Revision, ServiceKey},
-    hub::{ReadPage, Start, wire_key},
+    hub::{PageToken, ReadPage, Start, wire_key},
     registry::Registry,
     runtime::Runtime,
 };
@@ -301,14 +301,15 @@ fn exception(lease: LeaseId, renewal: Renewal) -> v1::LeaseException {
 
 /// Several parts of a snapshot in one answer: repeated embedded messages are merged, so they read as one.
 fn discovered(page: &ReadPage) -> Frame {
-    let next_page_token =
-        page.next.map(|next| format!("{}.{}", next.generation, next.part)).unwrap_or_default();
-    let prefix = v1::DiscoverResponse { next_page_token, change: None }.encode_to_vec();
-    match page.parts.as_slice() {
-        [part] => Frame { prefix: prefix.into(), shared: part.as_field() },
-        parts => {
-            let fields: Vec<_> = parts.iter().map(crate::hub::Part::as_field).collect();
-            Frame { prefix: prefix.into(), shared: fields.concat().into() }
-        }
-    }
+    let token = |next: PageToken| format!("{}.{}.{}", next.generation, next.part, next.revision);
+    let next_page_token = page.next.map(token).unwrap_or_default();
+    let prefix = v1::DiscoverResponse { next_page_token, change: None }.encode_to_vec().into();
+    let shared = match page.parts.as_slice() {
+        [part] => part.as_field(),
+        parts => parts.iter().map(crate::hub::Part::as_field).collect::<Vec<_>>().concat().into(),
+    };
+    // The parts may be older than the reading, if nothing happened to the service since.
+    let change = Some(v1::Change { revision: page.revision, ..v1::Change::default() });
+    let suffix = v1::DiscoverResponse { next_page_token: String::new(), change }.encode_to_vec().into();
+    Frame { prefix, shared, suffix }
 }

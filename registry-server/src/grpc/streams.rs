@@ -115,7 +115,7 @@ impl Stream for WatchStream {
         let fed = ready!(this.feeder.poll(cx, false));
         let frame = match fed {
             Fed::Step(_, Step { part, reset_reason }) => {
-                Frame { prefix: reset(reset_reason), shared: part.as_message() }
+                Frame { prefix: reset(reset_reason), shared: part.as_message(), ..Frame::default() }
             }
             Fed::Bookmark(revision) => Frame::of(&v1::Change {
                 key: Some(this.key.clone()),
@@ -361,7 +361,7 @@ where
                     let response = Some(v1::subscribe_response::Response::Change(change));
                     prefix.extend(v1::SubscribeResponse { view_id: 0, response }.encode_to_vec());
                 }
-                Frame { prefix: prefix.into(), shared: part.as_field() }
+                Frame { prefix: prefix.into(), shared: part.as_field(), ..Frame::default() }
             }
             Fed::Bookmark(revision) => {
                 let bookmark =

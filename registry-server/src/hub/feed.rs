@@ -243,7 +243,7 @@ impl Feed {
             let mut state = lock(&self.state);
             let last_change = state.last_change;
             let current = |reading: &&(Selector, Arc<Generation>)| {
-                reading.0 == *selector && reading.1.revision >= last_change.max(head)
+                reading.0 == *selector && reading.1.revision >= last_change
             };
             if let Some((_, generation)) = state.readings.iter().find(current) {
                 Arc::clone(generation)
@@ -260,14 +260,15 @@ impl Feed {
                 generation
             }
         };
-        Page { generation: generation.number, parts: Arc::clone(generation.parts()) }
+        let revision = generation.revision.max(head);
+        Page { generation: generation.number, revision, parts: Arc::clone(generation.parts()) }
     }
 
     /// A snapshot that a reader has further pages of.
-    pub(super) fn read_on(&self, selector: &Selector, number: u64) -> Option<Page> {
+    pub(super) fn read_on(&self, selector: &Selector, number: u64, revision: Revision) -> Option<Page> {
         let wanted = |it: &&(Selector, Arc<Generation>)| it.1.number == number && it.0 == *selector;
         let generation = lock(&self.state).readings.iter().find(wanted)?.1.clone();
-        Some(Page { generation: number, parts: Arc::clone(generation.parts()) })
+        Some(Page { generation: number, revision, parts: Arc::clone(generation.parts()) })
     }
 
     /// What the recent log knows of an instance.

@@ -81,6 +81,8 @@ pub enum ViewRefused {
 pub struct ReadPage {
     /// Parts of one snapshot.
     pub parts: Vec<Part>,
+    /// The revision that the reading shows: the head when it began. The parts may have been encoded earlier.
+    pub revision: Revision,
     /// The token of the next page; `None` on the last.
     pub next: Option<PageToken>,
 }
@@ -92,6 +94,8 @@ pub struct PageToken {
     pub generation: u64,
     /// The next part.
     pub part: usize,
+    /// The revision that the reading shows.
+    pub revision: Revision,
 }
 
 /// What is published. Cheap to clone.
@@ -230,7 +234,9 @@ impl Hub {
     /// Reads a further page. `None`: its snapshot is no longer kept, or is one of another selection.
     pub fn read_on(&self, key: &ServiceKey, selector: &Selector, token: PageToken) -> Option<ReadPage> {
         let feed = Arc::clone(self.inner.feeds.get(key)?.value());
-        let page = feed.read_on(selector, token.generation)?;
+        // A revision that this server has not reached is not one that it gave.
+        let revision = Some(token.revision).filter(|revision| *revision <= self.head())?;
+        let page = feed.read_on(selector, token.generation, revision)?;
         Some(page_of(&page, token.part)).filter(|page| !page.parts.is_empty())
     }
 
@@ -283,8 +289,12 @@ impl Hub {
 fn page_of(page: &Page, from: usize) -> ReadPage {
     let parts: Vec<Part> = page.parts.iter().skip(from).take(encode::PARTS_PER_PAGE).cloned().collect();
     let end = from + parts.len();
-    let next = (end < page.parts.len()).then_some(PageToken { generation: page.generation, part: end });
-    ReadPage { parts, next }
+    let next = (end < page.parts.len()).then_some(PageToken {
+        generation: page.generation,
+        part: end,
+        revision: page.revision,
+    });
+    ReadPage { parts, revision: page.revision, next }
 }
 
 /// No code of this module panics while it holds a lock; if it did, the data would still be whole.

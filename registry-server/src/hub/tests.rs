@@ -261,7 +261,7 @@ proptest! {
                 let mut reader = Reader::default();
                 page.parts.iter().for_each(|part| reader.take(&Step { part: part.clone(), reset_reason: Some(v1::ResetReason::Initial) }));
                 prop_assert_eq!(reader.seen(), world.truth(&key("s"), &selector));
-                prop_assert_eq!(reader.cursor, world.hub.head());
+                prop_assert_eq!(page.revision, world.hub.head());
             }
         }
     }
@@ -540,6 +540,21 @@ fn a_page_token_is_good_for_its_own_reading_only() {
     let restarted = Hub::new("e", world.core.state(), 1, HubSettings::default());
     assert!(restarted.read(&key("s"), &all).next.is_some());
     assert!(restarted.read_on(&key("s"), &all, token).is_none(), "another run of the server");
+}
+
+#[test]
+fn a_reading_is_encoded_once_until_its_service_changes() {
+    let mut world = World::new(HubSettings::default());
+    world.write([register("s", 1, 1, 1, "")]);
+    let bytes = |page: &ReadPage| page.parts[0].as_message().as_ptr();
+    let first = world.hub.read(&key("s"), &Selector::default());
+    world.write([register("other", 1, 9, 1, "")]);
+    let second = world.hub.read(&key("s"), &Selector::default());
+    assert_eq!(bytes(&first), bytes(&second), "nothing happened to this service");
+    assert!(second.revision > first.revision, "D2: it shows what was written before it began");
+    world.write([register("s", 1, 1, 2, "")]);
+    let third = world.hub.read(&key("s"), &Selector::default());
+    assert_ne!(bytes(&second), bytes(&third));
 }
 
 #[test]

@@ -78,6 +78,7 @@ impl Generation {
 #[derive(Debug)]
 pub(super) struct Page {
     pub(super) generation: u64,
+    pub(super) revision: Revision,
     pub(super) parts: Arc<[Part]>,
 }
 
