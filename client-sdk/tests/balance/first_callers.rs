@@ -190,7 +190,9 @@ fn or_fail_if_it_hangs(runtime: TokioRuntime, test: impl Future<Output = ()> + S
     match ended.recv_timeout(Duration::from_secs(60)) {
         Ok(Ok(())) => {}
         Ok(Err(panic)) => resume_unwind(panic),
-        Err(_) => panic!("it hangs: not over after a minute; a lock is held that the others need"),
+        Err(error) => {
+            panic!("it hangs ({error}): not over after a minute; a lock is held that the others need")
+        }
     }
 }
 
