@@ -1,7 +1,8 @@
 //! What happens before a key is known: one flight, whoever waits, gives up or fails.
 
 use std::{
-    sync::{Arc, Barrier},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{Arc, Barrier, mpsc},
     time::Duration,
 };
 
@@ -13,7 +14,10 @@ use client_sdk::{
     model::{Endpoint, InstanceList},
     runtime::Runtime,
 };
-use tokio::task::JoinSet;
+use tokio::{
+    runtime::{Builder, Runtime as TokioRuntime},
+    task::JoinSet,
+};
 
 use crate::fake::{Fake, Key, endpoint, eventually, instance, settle};
 
@@ -175,14 +179,39 @@ async fn no_guard_across_an_await() {
     tasks.join_all().await;
 }
 
-#[tokio::test]
-async fn no_map_guard_is_held_across_an_await_on_one_thread() {
-    no_guard_across_an_await().await;
+/// Runs a test of locks beside the test's own thread, and fails if it hangs: whoever waits for a lock that is never given
+/// back blocks the thread that a timer of the runtime would need.
+fn or_fail_if_it_hangs(runtime: TokioRuntime, test: impl Future<Output = ()> + Send + 'static) {
+    let (result, ended) = mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        let _ = result.send(catch_unwind(AssertUnwindSafe(|| runtime.block_on(test))));
+        runtime.shutdown_background();
+    });
+    match ended.recv_timeout(Duration::from_secs(60)) {
+        Ok(Ok(())) => {}
+        Ok(Err(panic)) => resume_unwind(panic),
+        Err(error) => {
+            panic!("it hangs ({error}): not over after a minute; a lock is held that the others need")
+        }
+    }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn no_map_guard_is_held_across_an_await_on_many_threads() {
-    no_guard_across_an_await().await;
+fn one_thread() -> TokioRuntime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn many_threads() -> TokioRuntime {
+    Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap()
+}
+
+#[test]
+fn no_map_guard_is_held_across_an_await_on_one_thread() {
+    or_fail_if_it_hangs(one_thread(), no_guard_across_an_await());
+}
+
+#[test]
+fn no_map_guard_is_held_across_an_await_on_many_threads() {
+    or_fail_if_it_hangs(many_threads(), no_guard_across_an_await());
 }
 
 /// Builds over a list that begins with `a:666` wait for both barriers.
@@ -213,8 +242,12 @@ fn slow() -> (Slow, Arc<Barrier>, Arc<Barrier>) {
     )
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_slow_build_of_one_key_delays_no_other_key() {
+#[test]
+fn a_slow_build_of_one_key_delays_no_other_key() {
+    or_fail_if_it_hangs(many_threads(), others_go_on_during_a_slow_build());
+}
+
+async fn others_go_on_during_a_slow_build() {
     let (policy, began, go_on) = slow();
     let fake = Fake::with("slow", &[instance(666, 1)]);
     let balancer = Arc::new(Balancer::builder(Arc::clone(&fake), policy).build());

@@ -8,7 +8,7 @@ use client_sdk::{
     channel::{BalancedChannel, ChannelError},
     client::{MissingRegistry, RegistryClient},
     discover::{Discover, RegistryDiscover},
-    model::{Address, Endpoint, Instance, InstanceList},
+    model::{Address, Endpoint, Instance, InstanceList, Status as InstanceStatus},
     registration::Registration,
     runtime::Runtime,
 };
@@ -126,6 +126,11 @@ pub async fn instance(
 /// Follows [`SERVICE`], and says all that it is told.
 pub async fn watcher(name: String, registries: Vec<String>, seed: u64, trace: Trace) -> Ended {
     let discover = RegistryDiscover::builder(client(&registries, seed)?).build();
+    follow(name, &discover, trace).await
+}
+
+/// Says all that this discovery tells of [`SERVICE`].
+async fn follow(name: String, discover: &RegistryDiscover, trace: Trace) -> Ended {
     let mut changes = discover.watch().ok_or("a registry's views change")?;
     let mut view = discover.view(&Endpoint::new(SERVICE)).ok_or("a registry has views")?;
     loop {
@@ -154,7 +159,8 @@ pub async fn watcher(name: String, registries: Vec<String>, seed: u64, trace: Tr
     }
 }
 
-/// Calls [`SERVICE`] again and again, each call within its deadline, with this pause between them.
+/// Calls [`SERVICE`] again and again, each call within its deadline, with this pause between them; and says all that it
+/// is told meanwhile of those it may call.
 pub async fn caller(
     name: String,
     registries: Vec<String>,
@@ -164,12 +170,21 @@ pub async fn caller(
 ) -> Ended {
     let client = client(&registries, seed)?;
     let runtime: Runtime = client.runtime().clone();
-    let discover = Arc::new(RegistryDiscover::builder(client).build());
-    let channel = BalancedChannel::builder(discover, Endpoint::new(SERVICE))
+    let discover = RegistryDiscover::builder(client).build();
+    let channel = BalancedChannel::builder(Arc::new(discover.clone()), Endpoint::new(SERVICE))
         .policy(WeightedRandom::new(&runtime))
         .runtime(runtime)
         .build();
+    tokio::select! {
+        biased;
+        ended = follow(name.clone(), &discover, trace.clone()) => ended,
+        () = call(name, channel, pause, trace) => Ok(()),
+    }
+}
+
+async fn call(name: String, channel: BalancedChannel, pause: Duration, trace: Trace) {
     loop {
+        let began = world::now();
         let mut request = Request::new(HealthCheckRequest::default());
         request.set_timeout(Duration::from_secs(1));
         let answer = HealthClient::new(channel.clone()).check(request).await;
@@ -180,7 +195,7 @@ pub async fn caller(
             Ok(answer) => Ok(said(&answer)),
             Err(status) => Err(format!("{:?}: {}", status.code(), status.message())),
         };
-        trace.saw(Event::Called { who: name.clone(), outcome, nobody });
+        trace.saw(Event::Called { who: name.clone(), began, outcome, nobody });
         sleep(pause).await;
     }
 }
@@ -222,5 +237,7 @@ fn address(host: &str, port: u16) -> Result<Address, client_sdk::model::AddressE
 }
 
 fn seen(instances: &InstanceList) -> Seen {
-    instances.iter().map(|instance| (instance.id.to_string(), instance.weight)).collect()
+    let weight =
+        |instance: &Instance| if instance.status == InstanceStatus::Up { instance.weight } else { 0 };
+    instances.iter().map(|instance| (instance.id.to_string(), weight(instance))).collect()
 }

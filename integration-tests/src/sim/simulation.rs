@@ -178,7 +178,7 @@ impl Simulation {
 
     /// Does it now.
     pub fn apply(&mut self, fault: &Fault) {
-        self.trace.add(self.now(), Event::Fault(format!("{fault:?}")));
+        self.trace.add(self.now(), Event::Fault(fault.clone()));
         match fault {
             Fault::Partition(a, b) => self.sim.partition(a.clone(), b.clone()),
             Fault::Loss(a, b, share) => self.sim.set_link_fail_rate(a.clone(), b.clone(), *share),

@@ -7,16 +7,16 @@ use std::{
     time::Duration,
 };
 
-use super::world;
+use super::{script::Fault, world};
 
-/// Instances by id, with their weights.
+/// Instances by id, with their weights; draining and down ones with 0, which means the same to a caller.
 pub type Seen = BTreeMap<String, u32>;
 
 /// One thing that someone saw.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// The script did something.
-    Fault(String),
+    Fault(Fault),
     /// A registry serves.
     Started {
         /// Its host.
@@ -28,9 +28,9 @@ pub enum Event {
         /// How many instances it loaded.
         instances: usize,
     },
-    /// A watcher's view is another one.
+    /// The view of a watcher, or of a caller, is another one.
     View {
-        /// The watcher.
+        /// Whose.
         who: String,
         /// The whole view.
         all: Seen,
@@ -41,16 +41,16 @@ pub enum Event {
         /// What the change says left.
         removed: Seen,
     },
-    /// A watcher was told that its view may be out of date.
+    /// It was told that its view may be out of date.
     Troubled {
-        /// The watcher.
+        /// Whose.
         who: String,
         /// Why.
         error: String,
     },
-    /// A watcher was told that all is well again.
+    /// It was told that all is well again.
     Healthy {
-        /// The watcher.
+        /// Whose.
         who: String,
         /// How many streams it opened so far.
         streams: u64,
@@ -61,6 +61,8 @@ pub enum Event {
     Called {
         /// The caller.
         who: String,
+        /// When it made the call.
+        began: Duration,
         /// Who answered, or why nobody did.
         outcome: Result<String, String>,
         /// The caller had nobody to ask: its view was empty, or not known.
