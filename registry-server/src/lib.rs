@@ -5,8 +5,8 @@
 //! | [`core`] | the rules: commands, leases, incarnations, overrides, the blast-radius guard. Pure | D3, L1–L5 |
 //! | [`store`] | what survives a restart | D1, D4 |
 //! | [`registry`] | the one writer: takes commands, decides, commits, evolves, publishes, answers | D2, D3, L1, L2 |
-//! | [`hub`] | what is published: views, the recent log, cursors, snapshots | W1–W10 |
-//! | [`grpc`] | the wire: decode, validate, call, encode. The only home of `Status` | bounds |
+//! | [`hub`] | what is published: views, the recent log, cursors, snapshots | W1–W6, W9, W10 |
+//! | [`grpc`] | the wire: decode, validate, call, encode. The only home of `Status` | W7, bounds |
 //! | [`server`] | wires and joins everything: `run(config, listener, runtime, shutdown)` | |
 //! | [`runtime`] | clock, randomness and spawning, injected | |
 //! | [`cli`] | the binary's body: flags, log, signals | |

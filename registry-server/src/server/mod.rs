@@ -160,9 +160,13 @@ fn open(config: &Config, runtime: &Runtime) -> Result<Box<dyn Store>, StoreError
             warn!("--storage memory keeps nothing: all registrations are gone when this process ends");
             Box::new(MemoryStore::new(new_epoch))
         }
-        Storage::Embedded => Box::new(EmbeddedStore::open(
-            &config.data_dir,
-            EmbeddedOptions::new(fold(&config.core), new_epoch),
-        )?),
+        Storage::Embedded => {
+            // The recent log is rebuilt from the records since the base; older ones would only be read and dropped.
+            let options = EmbeddedOptions::new(fold(&config.core), new_epoch);
+            Box::new(EmbeddedStore::open(
+                &config.data_dir,
+                EmbeddedOptions { history_records: 0, ..options },
+            )?)
+        }
     })
 }
