@@ -261,7 +261,7 @@ async fn a_missing_registry_at_start_fails_fast_or_is_waited_for_as_chosen() {
     assert!(matches!(error, RegisterError::Failed(CallError::Unreachable(_))), "{error}");
 
     let waiting = tokio::spawn(builder().missing_registry(MissingRegistry::Wait).register());
-    tokio::time::sleep(Duration::from_secs(300)).await;
+    tokio::time::sleep(Duration::from_mins(5)).await;
     assert!(!waiting.is_finished());
     let mut fake = net.start("r:1");
     fake.registered(1).await;
@@ -283,7 +283,7 @@ async fn a_registry_that_keeps_forgetting_is_not_asked_in_a_loop() {
     let mut fake = net.start("r:1");
     let (_registration, mut renewals) = registered(&net, &mut fake, &["r:1"]).await;
     let (clock, mut registrations) = (net.runtime(0), 0);
-    while clock.now() < Duration::from_secs(60) {
+    while clock.now() < Duration::from_mins(1) {
         let renewal = renewals.next().await;
         renewals.answer(&renewal, &[(Kind::Unknown, vec![])]).await;
         fake.registered(1).await;

@@ -132,7 +132,7 @@ async fn a_restarted_registry_never_empties_a_view_and_is_resumed_with_the_curso
     tokio::time::sleep(Duration::from_millis(1)).await;
     drop((fake, stream));
     troubled(&mut view).await;
-    tokio::time::sleep(Duration::from_secs(120)).await;
+    tokio::time::sleep(Duration::from_mins(2)).await;
     assert_eq!(discover.discover(&endpoint("s")).await.expect("the last known good").len(), 1);
 
     let mut fake = net.start("r:1");
@@ -514,7 +514,7 @@ async fn a_registry_that_sends_everyone_away_is_not_asked_in_a_loop() {
     let discover = discover(&net, &["r:1"]);
     let _view = discover.view(&endpoint("s"));
     let clock = net.runtime(0);
-    while clock.now() < Duration::from_secs(60) && discover.streams() < 25 {
+    while clock.now() < Duration::from_mins(1) && discover.streams() < 25 {
         let stream = fake.subscription().await;
         stream.go_away(Duration::ZERO).await;
         stream.closed().await;
@@ -636,7 +636,7 @@ async fn a_registry_that_insists_on_being_empty_is_believed() {
     alive(&stream, "f", 20).await;
     // Gone for long in the middle of it: that is no insisting.
     drop((fake, stream));
-    tokio::time::sleep(Duration::from_secs(300)).await;
+    tokio::time::sleep(Duration::from_mins(5)).await;
     assert_eq!(ids(&view.borrow().view.clone().expect("a view").instances), ["a"]);
     let mut fake = net.start("r:1");
     let mut stream = fake.subscription().await;
@@ -706,7 +706,7 @@ async fn a_registry_that_asks_for_a_day_is_asked_again_within_a_minute() {
     let (_view, mut stream, id) = following(&mut fake, &discover).await;
     let error = v1::ViewError {
         code: tonic::Code::Unavailable.into(),
-        retry_after: Duration::from_secs(86_400).try_into().ok(),
+        retry_after: Duration::from_hours(24).try_into().ok(),
         ..v1::ViewError::default()
     };
     stream.send(id, subscribe_response::Response::ViewError(error)).await;

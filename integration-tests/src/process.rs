@@ -29,7 +29,7 @@ pub type Client = RegistryClient<Channel>;
 /// What the protocol allows one message to have.
 pub const MAX_MESSAGE: usize = 1 << 20;
 /// A start or an end that takes longer than this never comes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How to start the server under test, in a directory of this test's own.
 ///

@@ -10,7 +10,7 @@ use tonic::Status;
 use crate::process::{Client, within};
 
 /// Something that takes longer than this never comes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A registrant at work. It stops renewing when it is dropped.
 #[derive(Debug)]

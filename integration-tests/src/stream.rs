@@ -10,7 +10,7 @@ use tonic::{Status, Streaming};
 use crate::process::{Client, within};
 
 /// Something that takes longer than this never comes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Both directions of one stream.
 #[derive(Debug)]

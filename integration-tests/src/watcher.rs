@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Something that takes longer than this never comes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const VIEW: u32 = 7;
 
 /// Which call a watcher uses.

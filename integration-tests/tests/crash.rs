@@ -26,7 +26,7 @@ const REGISTRANTS: u64 = 64;
 const WATCHERS: usize = 8;
 const CONNECTIONS: usize = 4;
 const SERVICE: &str = "crashing";
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_mins(5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_server_comes_back_with_everything_it_acknowledged() {

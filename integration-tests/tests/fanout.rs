@@ -37,7 +37,7 @@ const PAYLOAD: usize = 1_000;
 /// 50 × 2,500 × 1,000 B = 119 MiB, and queues of all watchers 2.3 GiB. What there is instead does not depend on it: the
 /// log (bounded to 500 changes here), two snapshots of 64 instances, and the transport's buffers, which are full by then.
 const MAY_GROW: u64 = 32 << 20;
-const LIMIT: Duration = Duration::from_secs(900);
+const LIMIT: Duration = Duration::from_mins(15);
 
 /// How far a watcher is to read.
 #[derive(Clone, Copy, Debug, Default)]

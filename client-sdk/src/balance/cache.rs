@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How long a key stays that nobody asks for.
-pub(crate) const IDLE: Duration = Duration::from_secs(600);
+pub(crate) const IDLE: Duration = Duration::from_mins(10);
 
 /// A [`LoadBalance`] made of a policy, for any discovery whose key is `K`.
 ///

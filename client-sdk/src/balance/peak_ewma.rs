@@ -298,7 +298,7 @@ mod tests {
         let picker = policy().build(&list(&[1; 4]));
         shares(&picker, 500, |index| (Outcome::Success, if index == 0 { 1_000 } else { 5 })).await;
         // Some decay times, in which it is tried now and then.
-        advance(Duration::from_secs(60)).await;
+        advance(Duration::from_mins(1)).await;
         shares(&picker, 12_000, |_| (Outcome::Success, 5)).await;
         let shares = shares(&picker, 4_000, |_| (Outcome::Success, 5)).await;
         assert!(shares[0] > 500, "{shares:?}");

@@ -32,8 +32,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::{Notify, watch};
 
 use super::{
-    body::RequestBody,
     greeting::{Greeting, greeted},
+    request_body::RequestBody,
     settings::Settings,
 };
 use crate::{

@@ -21,14 +21,14 @@
 //! | `connection`, `greeting` | one connection's states |
 //! | `routes`, `chooser` | which instance a call goes to |
 //! | `service` | one call |
-//! | `body` | request bodies that can be sent again; response bodies that count |
+//! | `request_body` | a request that can be sent again |
+//! | `response_body` | an answer that counts until it ends |
 //! | `error`, `snapshot` | what a caller is told |
 //! | `outcome` | what a policy is told |
 //!
 //! Keeps C2 (`routes`: what is known to be gone, draining, down or of weight 0 gets no new request; `connection`: what
 //! is in flight to it finishes) and its part of C3 (HTTP/2 keepalive).
 
-mod body;
 mod builder;
 mod chooser;
 mod connection;
@@ -36,6 +36,8 @@ mod driver;
 mod error;
 mod greeting;
 mod outcome;
+mod request_body;
+mod response_body;
 mod routes;
 mod service;
 mod settings;
@@ -44,10 +46,10 @@ mod snapshot;
 
 use std::sync::Arc;
 
-pub use body::ResponseBody;
 pub use builder::ChannelBuilder;
 pub use connection::{ConnectError, ConnectionState};
 pub use error::ChannelError;
+pub use response_body::ResponseBody;
 pub use routes::Standing;
 pub use snapshot::{ChannelSnapshot, InstanceSnapshot};
 

@@ -29,10 +29,11 @@ use tonic::Status;
 
 use super::{
     BalancedChannel, Inner,
-    body::{Replay, RequestBody, ResponseBody},
     chooser::{Addresses, Chooser},
     connection::Connection,
     error::{ChannelError, Fate, SharedError, fate},
+    request_body::{Replay, RequestBody},
+    response_body::ResponseBody,
     routes::{Outlook, Tried},
     shared::Place,
 };

@@ -145,6 +145,17 @@ pub enum RegisterError {
     Failed(CallError),
 }
 
+impl RegisterError {
+    /// Whether it is worth trying again without anyone's doing.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Superseded(_) | Self::Incomplete(_) => false,
+            Self::Failed(CallError::Refused(refusal)) => !refusal.is_final(),
+            Self::Failed(_) => true,
+        }
+    }
+}
+
 impl From<CallError> for RegisterError {
     fn from(error: CallError) -> Self {
         match error {

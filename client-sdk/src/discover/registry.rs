@@ -135,7 +135,7 @@ impl RegistryDiscover {
         RegistryDiscoverBuilder {
             client,
             cache_file: None,
-            idle: Duration::from_secs(600),
+            idle: Duration::from_mins(10),
             timeout: Duration::from_secs(5),
             missing: MissingRegistry::Wait,
         }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    client::{CallError, MissingRegistry, RegisterError, RegistryClient, random_name},
+    client::{MissingRegistry, RegisterError, RegistryClient, random_name},
     model::{Address, Instance},
 };
 
@@ -161,7 +161,7 @@ impl RegistrationBuilder {
         let response = loop {
             match self.client.register(lease.request(), self.missing).await {
                 Ok(response) => break response,
-                Err(error) if self.missing == MissingRegistry::Wait && is_passing(&error) => {
+                Err(error) if self.missing == MissingRegistry::Wait && error.is_passing() => {
                     let pause = backoff.next(&runtime);
                     tracing::info!(%error, ?pause, "waiting for the registry");
                     tokio::time::sleep(pause).await;
@@ -183,14 +183,5 @@ impl RegistrationBuilder {
             drain_grace: self.drain_grace,
             drain_timeout: self.drain_timeout,
         })
-    }
-}
-
-/// Whether it is worth trying again without anyone's doing.
-pub(super) fn is_passing(error: &RegisterError) -> bool {
-    match error {
-        RegisterError::Superseded(_) | RegisterError::Incomplete(_) => false,
-        RegisterError::Failed(CallError::Refused(refusal)) => !refusal.is_final(),
-        RegisterError::Failed(_) => true,
     }
 }

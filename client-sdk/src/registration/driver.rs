@@ -30,8 +30,8 @@ use registry_proto::v1;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    EndError, LostInstance, RegistrationState, RegistrationStatus, UpdateError, builder::is_passing,
-    command::Command, lease::Lease, stream::Stream,
+    EndError, LostInstance, RegistrationState, RegistrationStatus, UpdateError, command::Command,
+    lease::Lease, stream::Stream,
 };
 use crate::{
     backoff::Backoff,
@@ -286,7 +286,7 @@ impl Driver {
                             other => other,
                         })
                     }
-                    Err(error) if is_passing(&error) => {
+                    Err(error) if error.is_passing() => {
                         if !matches!(phase, Phase::Registering { .. }) {
                             self.owed = Some(self.again("an update was not answered"));
                         }
@@ -342,7 +342,7 @@ impl Driver {
             Err(RegisterError::Superseded(_)) => return Words::Superseded,
             Err(error) => error,
         };
-        if !is_passing(&error) && self.lease.revert() {
+        if !error.is_passing() && self.lease.revert() {
             tracing::error!(%error, "the update that the registry was not there for is refused, and given up");
         } else {
             tracing::warn!(%error, "cannot register; trying again");

@@ -28,7 +28,7 @@ use crate::{
 pub const SILENCE: Duration = Duration::from_secs(15);
 
 /// However long a registry asks to wait (before trying again, before leaving it), it is not waited for longer (C3).
-const LONGEST_DELAY: Duration = Duration::from_secs(60);
+const LONGEST_DELAY: Duration = Duration::from_mins(1);
 
 /// What a watch has to say. No update is the last one.
 #[derive(Clone, Debug)]

@@ -56,7 +56,7 @@ async fn a_failed_discover_shows_its_error_and_is_tried_again() {
     let state = followed.state();
     assert!(state.view.is_none());
     assert_eq!(state.error.unwrap().to_string(), "the fake was told to fail");
-    tokio::time::sleep(Duration::from_secs(3600)).await;
+    tokio::time::sleep(Duration::from_hours(1)).await;
     // With backoff: about every 7.5 s after the first ten seconds.
     assert!((300..800).contains(&fake.discovers()), "{} attempts in an hour", fake.discovers());
     fake.fail(false);
@@ -94,7 +94,7 @@ async fn a_closed_broadcast_is_not_polled_in_a_hot_loop_and_leaves_the_last_good
     let followed = start(&fake);
     settle().await;
     fake.close();
-    tokio::time::sleep(Duration::from_secs(3600)).await;
+    tokio::time::sleep(Duration::from_hours(1)).await;
     assert_eq!(ids(&followed).unwrap(), ["a:1"]);
     assert_eq!(fake.discovers(), 1);
 }
@@ -108,7 +108,7 @@ async fn an_empty_answer_is_asked_for_again() {
     fake.set("s", &[instance(1, 1)]);
     eventually(|| ids(&followed).is_some_and(|ids| ids == ["a:1"])).await;
     let before = fake.discovers();
-    tokio::time::sleep(Duration::from_secs(3600)).await;
+    tokio::time::sleep(Duration::from_hours(1)).await;
     assert_eq!(fake.discovers(), before);
 }
 

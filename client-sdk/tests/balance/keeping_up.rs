@@ -16,7 +16,7 @@ use client_sdk::{
 use crate::fake::{Fake, Key, endpoint, eventually, instance, settle};
 
 fn balancer(fake: &Arc<Fake>) -> Balancer<Fake, RoundRobin> {
-    Balancer::builder(Arc::clone(fake), RoundRobin::with_seed(1)).idle(Duration::from_secs(60)).build()
+    Balancer::builder(Arc::clone(fake), RoundRobin::with_seed(1)).idle(Duration::from_mins(1)).build()
 }
 
 fn picked(handle: &Handle<RoundRobin>) -> String {
@@ -88,7 +88,7 @@ async fn a_closed_channel_is_not_polled_in_a_hot_loop_and_keeps_the_last_good_vi
     let handle = balancer.handle(&endpoint()).await.unwrap();
     fake.close();
     // Paused time goes on only when every task waits: a hot loop would keep this from ever returning.
-    tokio::time::sleep(Duration::from_secs(3600)).await;
+    tokio::time::sleep(Duration::from_hours(1)).await;
     assert_eq!(picked(&handle), "a:1");
     assert_eq!(fake.discovers(), 1);
     // Other keys can still be read.
@@ -114,7 +114,7 @@ async fn keys_that_nobody_uses_go_and_come_back() {
     assert_eq!(picked(&balancer.handle(&endpoint()).await.unwrap()), "a:4");
 
     let cached: Cached<RoundRobin, Key> =
-        Cached::new(RoundRobin::with_seed(1), &Runtime::tokio()).idle(Duration::from_secs(60));
+        Cached::new(RoundRobin::with_seed(1), &Runtime::tokio()).idle(Duration::from_mins(1));
     assert!(cached.get_picker(&endpoint(), &*fake).await.is_ok());
     for _ in 0..3 {
         assert_eq!(cached.len(), 1);

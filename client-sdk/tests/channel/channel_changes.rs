@@ -175,7 +175,7 @@ async fn a_new_incarnation_ends_a_backoff() {
     let mut server = Server::mortal("a");
     server.kill();
     let fleet = Fleet::of([server.instance().revisions(1, 1)]);
-    let hour = Duration::from_secs(3600);
+    let hour = Duration::from_hours(1);
     let channel = builder(&fleet).backoff(hour, hour).build();
     channel
         .wait_until(|s| s.instance("a").is_some_and(|a| a.state == ConnectionState::TransientFailure))

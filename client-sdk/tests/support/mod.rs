@@ -274,7 +274,7 @@ impl Subscription {
 
 /// What comes within a minute of (usually paused) time.
 pub async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), future).await.expect("within a minute")
+    tokio::time::timeout(Duration::from_mins(1), future).await.expect("within a minute")
 }
 
 pub fn address(text: &str) -> Address {

@@ -31,7 +31,7 @@ pub(crate) const SERVICE: &str = "greeter";
 
 /// What comes within a minute.
 pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
-    integration_tests::process::within(what, Duration::from_secs(60), future).await
+    integration_tests::process::within(what, Duration::from_mins(1), future).await
 }
 
 pub(crate) fn greeter() -> Endpoint {

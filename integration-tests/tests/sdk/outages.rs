@@ -133,7 +133,7 @@ async fn a_missing_registry_is_told_at_once_or_waited_for_as_chosen() {
     assert!(matches!(refused, Err(RegistryDiscoverError::Timeout { .. })), "{refused:?}");
 
     let waiting = tokio::spawn(builder(MissingRegistry::Wait).register());
-    let patient = RegistryDiscover::builder(client(&[missing])).timeout(Duration::from_secs(60)).build();
+    let patient = RegistryDiscover::builder(client(&[missing])).timeout(Duration::from_mins(1)).build();
     let discovered = tokio::spawn(async move {
         let mut view = patient.view(&greeter()).expect("followed");
         shows(&mut view, "the instance", |all| all.len() == 1).await;

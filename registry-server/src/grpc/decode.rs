@@ -23,7 +23,7 @@ const MAX_BATCH: usize = 10_000;
 const MAX_INSTANCE: usize = 16 << 10;
 const MAX_ACTOR: usize = 253;
 const MAX_REASON: usize = 1_024;
-const MAX_OVERRIDE: Duration = Duration::from_secs(365 * 24 * 3600);
+const MAX_OVERRIDE: Duration = Duration::from_hours(8760);
 const DEFAULT_TTL: Duration = Duration::from_secs(15);
 const DEFAULT_PAGE: usize = 100;
 const MAX_PAGE: usize = 1_000;
@@ -39,7 +39,7 @@ pub struct TtlBounds {
 
 impl Default for TtlBounds {
     fn default() -> Self {
-        Self { least: Duration::from_secs(1), most: Duration::from_secs(24 * 3600) }
+        Self { least: Duration::from_secs(1), most: Duration::from_hours(24) }
     }
 }
 

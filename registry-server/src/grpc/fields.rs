@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     fn checked(seconds: i64, nanos: i32) -> Result<u64, Invalid> {
-        let (least, most) = (Duration::from_secs(1), Duration::from_secs(86_400));
+        let (least, most) = (Duration::from_secs(1), Duration::from_hours(24));
         duration(prost_types::Duration { seconds, nanos }, least, most, Path::Root.field("ttl"))
     }
 

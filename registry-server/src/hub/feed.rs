@@ -9,7 +9,7 @@ use super::{
     encode::Entry,
     explain::{Happened, Past},
     lock,
-    log::{Logged, LoggedItem},
+    logged::{Logged, LoggedItem},
     signal::{Signal, Subscription},
     view::{Delta, Generation, Instances, Page, ServiceNow, View, selected, snapshot},
 };

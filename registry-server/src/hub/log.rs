@@ -5,8 +5,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use super::{encode::Entry, feed::Feed};
-use crate::core::{Cause, Revision};
+use super::{feed::Feed, logged::Logged};
 
 /// Bounds of the recent log. Whichever is reached first, the oldest entries go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,43 +20,7 @@ pub struct LogLimits {
 
 impl Default for LogLimits {
     fn default() -> Self {
-        Self { count: 10_000, age: Duration::from_secs(600), bytes: 64 << 20 }
-    }
-}
-
-/// What one revision did to one service, encoded.
-#[derive(Debug)]
-pub(super) struct Logged {
-    pub(super) revision: Revision,
-    pub(super) wall: u64,
-    pub(super) cause: Cause,
-    pub(super) actor: Arc<str>,
-    pub(super) items: Vec<LoggedItem>,
-    /// The service was registered for the first time, lost its last instance, or is empty no longer: every view is told,
-    /// whatever it selects, so that nobody takes an empty selection for an empty service (W9).
-    pub(super) turned: bool,
-    bytes: usize,
-}
-
-/// One instance, before and after.
-#[derive(Debug)]
-pub(super) struct LoggedItem {
-    pub(super) before: Option<Arc<Entry>>,
-    pub(super) after: Option<Arc<Entry>>,
-}
-
-impl Logged {
-    pub(super) fn new(
-        revision: Revision,
-        wall: u64,
-        cause: Cause,
-        actor: Arc<str>,
-        items: Vec<LoggedItem>,
-        turned: bool,
-    ) -> Self {
-        let entries = items.iter().flat_map(|item| item.before.iter().chain(&item.after));
-        let bytes = entries.map(|entry| entry.body.len()).sum();
-        Self { revision, wall, cause, actor, items, turned, bytes }
+        Self { count: 10_000, age: Duration::from_mins(10), bytes: 64 << 20 }
     }
 }
 
@@ -75,7 +38,7 @@ impl RecentLog {
     }
 
     pub(super) fn push(&mut self, feed: Arc<Feed>, logged: Arc<Logged>) {
-        self.bytes += logged.bytes;
+        self.bytes += logged.bytes();
         self.entries.push_back((feed, logged));
     }
 
@@ -96,7 +59,7 @@ impl RecentLog {
                 return;
             }
             if let Some((feed, oldest)) = self.entries.pop_front() {
-                self.bytes -= oldest.bytes;
+                self.bytes -= oldest.bytes();
                 feed.drop_oldest(oldest.revision);
             }
         }

@@ -16,6 +16,7 @@ mod encode;
 mod explain;
 mod feed;
 mod log;
+mod logged;
 mod signal;
 mod view;
 

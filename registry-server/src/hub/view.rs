@@ -14,7 +14,7 @@ use registry_proto::v1;
 use super::{
     encode::{Entry, Header, Part, PartWriter},
     lock,
-    log::{Logged, LoggedItem},
+    logged::{Logged, LoggedItem},
     signal::Subscription,
 };
 use crate::core::{InstanceId, Revision, Selector, ServiceKey};

@@ -42,7 +42,7 @@ use registry_proto::v1::{
 };
 
 /// The whole story takes about 10 s. If it takes so long, something hangs.
-const AT_MOST: Duration = Duration::from_secs(60);
+const AT_MOST: Duration = Duration::from_mins(1);
 /// Calls from which the shares are read.
 const MANY: u64 = 1_000;
 /// How far a share may be off its weight, in percent of all calls: a few calls cross over when something changes.
