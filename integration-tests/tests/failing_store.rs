@@ -39,7 +39,7 @@ const WRITES: &str = "registry.v1.Registry.writes";
 const READS: [&str; 3] = ["", "registry.v1.Registry", "registry.v1.Registry.reads"];
 const CAUSE: &str = "fsync: the disk is full";
 /// What takes longer than this never comes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What the test does to the store, and how often the store was asked to write.
 #[derive(Debug, Default)]

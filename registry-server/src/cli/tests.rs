@@ -75,7 +75,7 @@ fn every_flag_reaches_its_setting() {
     let HubSettings { log, max_views_per_service, remembered_services: remembered_in_hub } = hub;
     assert_eq!(log, LogLimits { count: 123, age: Duration::from_secs(77), bytes: 4_567 });
     let GrpcSettings { ttl, max_streams } = grpc;
-    assert_eq!(ttl, TtlBounds { least: Duration::from_secs(2), most: Duration::from_secs(3 * 3600) });
+    assert_eq!(ttl, TtlBounds { least: Duration::from_secs(2), most: Duration::from_hours(3) });
     assert_eq!((max_streams, grace), (89, Duration::from_millis(1_500)));
     // Without flags of their own.
     let defaults = Config::default();
