@@ -19,6 +19,7 @@
 //! | `fanout` | many watchers, slow ones among them: W2, W6, W10 |
 //! | `bounds` | bad input of every kind: its error, and nothing changed |
 //! | `large` | 50,000 instances with gRPC's default message limits |
+//! | `failing_store` | a store that fails, under a server in the test's process: D4 |
 //! | `lifecycle` | start, stop, freeze, expiry: D1, L1, L2, L4, L5 |
 //! | `protocol` | resuming, selectors, bookmarks, streams of many views: W5, W7, W9 |
 //!

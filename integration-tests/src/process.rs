@@ -46,6 +46,7 @@ macro_rules! server_setup {
 pub struct Setup {
     program: PathBuf,
     flags: Vec<String>,
+    variables: Vec<(String, String)>,
     listen: SocketAddr,
     /// Removed with the last copy.
     data: Arc<TempDir>,
@@ -76,6 +77,7 @@ impl Setup {
         Self {
             program: program.into(),
             flags: Vec::new(),
+            variables: Vec::new(),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             data: Arc::new(data),
         }
@@ -86,6 +88,22 @@ impl Setup {
     pub fn with(mut self, flag: &str, value: &str) -> Self {
         self.flags.extend([flag.to_owned(), value.to_owned()]);
         self
+    }
+
+    /// Sets an environment variable. There are no others.
+    #[must_use]
+    pub fn with_variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Makes glibc give back what is freed, so that [`Server::resident_bytes`] is what is held and not what once was:
+    /// large blocks are mapped on their own, and there is one arena, which is trimmed. Other allocators do not read it.
+    #[must_use]
+    pub fn giving_memory_back(self) -> Self {
+        self.with_variable("MALLOC_ARENA_MAX", "1")
+            .with_variable("MALLOC_MMAP_THRESHOLD_", "32768")
+            .with_variable("MALLOC_TRIM_THRESHOLD_", "65536")
     }
 
     /// Where to listen: for servers that come back at the same address.
@@ -124,6 +142,7 @@ impl Setup {
     fn spawn(&self) -> (Child, watch::Receiver<Vec<String>>) {
         let mut child = Command::new(&self.program)
             .env_clear()
+            .envs(self.variables.iter().cloned())
             .args(["--listen", &self.listen.to_string()])
             .arg("--data-dir")
             .arg(self.data_dir())

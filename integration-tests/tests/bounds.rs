@@ -358,6 +358,17 @@ fn removals_and_renewals() -> Vec<Case> {
         invalid("10,001 instances", "instances", 10_000, {
             Call::Deregister(v1::DeregisterRequest { instances: many, ..Default::default() })
         }),
+        // Few enough, and each within its own limits.
+        invalid("a removal of more than 4 MiB", "request", 4 << 20, {
+            let key = keyed(&"n".repeat(253), &"s".repeat(253));
+            let named = |number| v1::InstanceRef {
+                key: Some(key.clone()),
+                id: format!("{number:0>253}"),
+                create_revision: 0,
+            };
+            let instances = (0..6_000).map(named).collect();
+            Call::Deregister(v1::DeregisterRequest { instances, ..Default::default() })
+        }),
         invalid("an actor of 254 bytes", "actor", 253, removal(|it| it.actor = "a".repeat(254))),
         refused("another lease's instance", Code::FailedPrecondition, "LEASE_MISMATCH", "good", {
             removal(|it| it.lease_id = requests::lease(99))
@@ -416,6 +427,8 @@ fn operators() -> Vec<Case> {
     vec![
         invalid("no action", "action", "required", over(|it| it.action = None)),
         invalid("no id", "id", "required", over(|it| it.id.clear())),
+        invalid("an id of 254 characters", "id", 253, over(|it| it.id = "i".repeat(254))),
+        invalid("an id with a blank", "id", "' '", over(|it| it.id = "a b".into())),
         invalid("neither weight nor status", "set", "clear", set(v1::Override::default())),
         invalid("a weight of 65,536", "set.weight", 65_535, {
             set(v1::Override { weight: Some(65_536), ..Default::default() })
@@ -468,6 +481,14 @@ fn reads_and_watches() -> Vec<Case> {
     ] {
         cases.extend(selecting(selector).map(|call| invalid(what, field, says, call)));
     }
+    for (namespace, says) in [("a/b", "'/'"), ("a b", "' '"), (&*"n".repeat(254), "253")] {
+        let namespace = namespace.to_owned();
+        let services = v1::ListServicesRequest { namespace: namespace.clone(), ..Default::default() };
+        let overrides = v1::ListOverridesRequest { namespace, ..Default::default() };
+        for call in [Call::ListServices(services), Call::ListOverrides(overrides)] {
+            cases.push(invalid("a list of a bad namespace", "namespace", says, call));
+        }
+    }
     let scoped = |scope| Call::Watch(v1::WatchRequest { scope: Some(scope), ..Default::default() });
     cases.extend([
         invalid("a page token that is none", "page_token", "token", {
@@ -475,7 +496,7 @@ fn reads_and_watches() -> Vec<Case> {
         }),
         refused("a page that is gone", Code::Aborted, "PAGE_EXPIRED", "page_token", {
             Call::Discover(v1::DiscoverRequest {
-                page_token: "999999.1".into(),
+                page_token: "999999.1.1".into(),
                 ..requests::discover(SERVICE)
             })
         }),
@@ -499,6 +520,9 @@ fn reads_and_watches() -> Vec<Case> {
         ),
         invalid("an explanation of no instance", "id", "required", {
             Call::Explain(v1::ExplainRequest { key: Some(key(SERVICE)), id: String::new() })
+        }),
+        invalid("an explanation of an id of 254 characters", "id", 253, {
+            Call::Explain(v1::ExplainRequest { key: Some(key(SERVICE)), id: "i".repeat(254) })
         }),
         refused(
             "a watch of a namespace",

@@ -54,6 +54,25 @@ async fn it_says_at_its_start_what_it_found_and_where_it_listens() {
 }
 
 #[tokio::test]
+async fn each_line_of_a_json_log_is_json() {
+    let server = server_setup!().with("--log-format", "json").with("--grace", "1s").start().await;
+    let listening = format!("listening on {}", server.address());
+    server.terminate();
+    let end = server.ended().await;
+    assert_eq!(end.status.code(), Some(0), "{}", end.log);
+    let mut messages = Vec::new();
+    for line in end.log.lines() {
+        let parsed: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        for field in ["timestamp", "level", "target"] {
+            assert!(parsed[field].is_string(), "no {field}: {line}");
+        }
+        messages.push(parsed["fields"]["message"].as_str().expect("a message").to_owned());
+    }
+    assert!(messages.contains(&listening) && messages.contains(&"stopped".to_owned()), "{messages:#?}");
+}
+
+#[tokio::test]
 async fn memory_says_that_it_keeps_nothing_and_is_another_history_each_time() {
     let setup = server_setup!().with("--storage", "memory");
     let mut epochs = Vec::new();

@@ -230,3 +230,6 @@ fn refuse(problem: &str) -> ExitCode {
     let _ = std::io::Write::write_all(&mut std::io::stderr(), message.as_bytes());
     ExitCode::from(2)
 }
+
+#[cfg(test)]
+mod tests;

@@ -144,3 +144,6 @@ fn retry(code: Code, reason: &str, message: impl Into<String>, after: Duration) 
     details.set_retry_info(Some(after));
     Status::with_error_details(code, message, details)
 }
+
+#[cfg(test)]
+mod tests;

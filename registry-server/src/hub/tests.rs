@@ -334,6 +334,33 @@ fn slow_watchers_hold_no_memory_but_the_bounded_log() {
 }
 
 #[test]
+fn w10_not_one_copy_of_a_change_is_kept_beyond_the_bounded_log() {
+    const LOG: usize = 10;
+    let mut world = World::new(small_log(LOG));
+    let mut watchers: Vec<_> = (0..50).map(|_| open(&world, &Selector::default(), &Start::Fresh)).collect();
+    for (cursor, _) in &mut watchers {
+        Reader::default().drain(cursor);
+    }
+    let (mut published, mut sent) = (Vec::new(), Vec::new());
+    for weight in 0..1_000 {
+        world.write([register("s", 1, 1, weight, "")]);
+        let service = world.core.state().service(&key("s")).expect("it is registered");
+        published.extend(service.instances.values().map(Arc::downgrade));
+        // One reads everything; all the others nothing.
+        let (reader, _) = &mut watchers[0];
+        while let Some(step) = reader.next_step() {
+            sent.push(step.part.as_message());
+        }
+    }
+    assert_eq!((published.len(), sent.len()), (1_000, 1_000));
+    let instances = published.iter().filter(|instance| instance.strong_count() > 0).count();
+    let encodings = sent.iter().filter(|message| !message.is_unique()).count();
+    // Each change in the log holds the instance before it and after it; the snapshots hold one each.
+    assert!(instances <= LOG + 4, "W10 bounded: {instances} of 1,000 instances are kept");
+    assert!(encodings <= LOG, "W10 bounded: {encodings} of 1,000 encodings are kept");
+}
+
+#[test]
 fn a_reader_of_an_old_snapshot_starts_over_and_pins_nothing() {
     let mut world = World::new(small_log(1));
     let fill = |world: &mut World, weight: u16| {

@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     core::{Committed, Record, Registrant, Selector, ServiceKey, Spec, Status},
     hub::{Signal, Start},
-    runtime::{Clock, SimulatedClock, TokioSpawn},
+    runtime::{BoxTask, BoxWork, Clock, SimulatedClock, Spawn, TokioSpawn},
     store::Loaded,
 };
 
@@ -125,7 +125,12 @@ fn register(id: usize, lease: u128, ttl: u64) -> Command {
 }
 
 fn instances(registry: &Registry) -> usize {
-    let page = registry.hub().read(&key(), &Selector::default());
+    instances_of(registry, &key())
+}
+
+/// Instances of a service, as they are published.
+fn instances_of(registry: &Registry, key: &ServiceKey) -> usize {
+    let page = registry.hub().read(key, &Selector::default());
     page.parts
         .iter()
         .map(|part| {
@@ -298,6 +303,83 @@ async fn l1_l2_a_lease_goes_at_its_deadline_and_not_before() {
     assert!(late <= 1, "{late} ms of simulated time late");
     assert_eq!(instances(&registry), 0);
     assert_eq!(registry.renew(vec![lease]).await.expect("answered"), [(lease, Renewal::Unknown)]);
+}
+
+/// Tokio's scheduler, on a disk that takes [`DISK`] of simulated time for each group.
+struct SlowDisk;
+
+const DISK: Duration = Duration::from_millis(5);
+
+impl Spawn for SlowDisk {
+    fn spawn(&self, task: BoxTask) -> JoinHandle<()> {
+        TokioSpawn.spawn(task)
+    }
+
+    fn spawn_blocking(&self, work: BoxWork) {
+        drop(TokioSpawn.spawn(Box::pin(async move {
+            tokio::time::sleep(DISK).await;
+            work();
+        })));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn l2_a_thousand_leases_go_promptly_in_few_revisions_and_hold_up_no_other_write() {
+    const LEASES: usize = 1_000;
+    const TTL: u64 = 5_000;
+    let runtime = Runtime::new(SimulatedClock::starting_at(1_000_000), SlowDisk, 1);
+    let script = Arc::new(Script::default());
+    let (registry, _task) = start(&script, true, &runtime);
+    // Three of each service: fewer than the guard (L5) looks after.
+    let service_of = |id: usize| ServiceKey { namespace: "n".into(), service: format!("s{}", id / 3).into() };
+    let registering: Vec<_> = (0..LEASES)
+        .map(|id| {
+            let (registry, mut command) = (registry.clone(), register(id, id as u128, TTL));
+            let Command::Register { instances, .. } = &mut command else { unreachable!() };
+            instances[0].0 = service_of(id);
+            Runtime::tokio().spawn(async move { drop(registry.write(command).await.expect("written")) })
+        })
+        .collect();
+    for registered in registering {
+        registered.await.expect("written");
+    }
+    let left =
+        |registry: &Registry| (0..LEASES).step_by(3).map(|id| instances_of(registry, &service_of(id))).sum();
+    // All of them renew once more, at the same moment, and never again.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let all: Vec<_> = (0..LEASES as u128).map(|lease| LeaseId(lease.to_be_bytes())).collect();
+    assert_eq!(registry.renew(all).await.expect("answered"), []);
+    let deadline = runtime.now().mono + TTL;
+    let until = |at: u64| tokio::time::sleep(Duration::from_millis(at - runtime.now().mono));
+
+    until(deadline - 100).await;
+    let (clock, writing) = (runtime.clone(), registry.clone());
+    let other_writes = Runtime::tokio().spawn(async move {
+        let mut during = 0;
+        for id in 0.. {
+            let asked = clock.now().mono;
+            if asked > deadline + 100 {
+                break;
+            }
+            writing.write(register(id, (LEASES + id) as u128, 3_600_000)).await.expect("written");
+            let answered = clock.now().mono;
+            assert!(answered - asked <= 50, "L2 prompt expiry: another write took {} ms", answered - asked);
+            during += usize::from(asked >= deadline);
+        }
+        assert!(during >= 10, "L2 prompt expiry: {during} other writes meanwhile");
+    });
+    until(deadline - 1).await;
+    let before: usize = left(&registry);
+    assert_eq!(before, LEASES, "L1 no early expiry");
+    until(deadline + 100).await;
+    let after: usize = left(&registry);
+    assert_eq!(after, 0, "L2 prompt expiry: instances that are there 100 ms after their deadline");
+    other_writes.await.expect("no other write was held up");
+
+    let groups = script.state.lock().expect("unpoisoned").groups.clone();
+    let expiries =
+        groups.iter().flatten().filter(|record| record.cause == crate::core::Cause::Expire).count();
+    assert!((1..=2).contains(&expiries), "L2 prompt expiry: in few revisions, not in {expiries}");
 }
 
 /// A clock that a test can make jump, as it does for a process that was stopped.
