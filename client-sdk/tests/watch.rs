@@ -305,7 +305,7 @@ async fn a_false_digest_is_counted_and_read_anew_once_per_backoff_while_the_good
     // The snapshots that are asked for are false too, for a minute. A registry that is read anew without a pause would be
     // asked without end, in no time.
     let clock = net.runtime(0);
-    let until = clock.now() + Duration::from_secs(60);
+    let until = clock.now() + Duration::from_mins(1);
     while clock.now() < until && discover.resyncs() < 100 {
         // A bookmark says nothing of a view that is not right: it does not shorten the backoff.
         stream.bookmark("e", 6).await;

@@ -187,7 +187,7 @@ fn or_fail_if_it_hangs(runtime: TokioRuntime, test: impl Future<Output = ()> + S
         let _ = result.send(catch_unwind(AssertUnwindSafe(|| runtime.block_on(test))));
         runtime.shutdown_background();
     });
-    match ended.recv_timeout(Duration::from_secs(60)) {
+    match ended.recv_timeout(Duration::from_mins(1)) {
         Ok(Ok(())) => {}
         Ok(Err(panic)) => resume_unwind(panic),
         Err(error) => {
