@@ -12,6 +12,8 @@
 //! The engines keep only the instances, one key each, in a codec of length-prefixed strings. The log keeps more: cause,
 //! actor, wall time, leases, and a history; and it folds in the background while it is measured.
 
+mod codec;
+
 use std::{
     collections::HashMap,
     error::Error,
@@ -29,10 +31,13 @@ use fjall::PersistMode;
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 use registry_server::{
     core::{
-        Base, Cause, Committed, Event, Instance, InstanceId, LeaseId, Loss, Record, Registrant, ServiceKey, Spec, Status,
+        Base, Cause, Committed, Event, Instance, InstanceId, LeaseId, Loss, Record, Registrant, ServiceKey,
+        Spec, Status,
     },
     store::{EmbeddedOptions, EmbeddedStore, Fold, Store},
 };
+
+use codec::{key_bytes, read_key, read_value, value_bytes};
 
 type Failure = Box<dyn Error + Send + Sync>;
 type Instances = HashMap<(ServiceKey, InstanceId), (Arc<Spec>, LeaseId)>;
@@ -82,7 +87,9 @@ fn main() -> Result<(), Failure> {
             measure(*open, &directory, &mut figures[index])?;
         }
     }
-    println!("| candidate | registrations/s | removal of 100,000 (ms) | start-up after filling (ms) | start-up at rest (ms) | MB at rest |");
+    println!(
+        "| candidate | registrations/s | removal of 100,000 (ms) | start-up after filling (ms) | start-up at rest (ms) | MB at rest |"
+    );
     println!("|---|---|---|---|---|---|");
     for ((name, _), figures) in CANDIDATES.iter().zip(&mut figures) {
         println!(
@@ -200,7 +207,8 @@ fn key(n: usize) -> (ServiceKey, InstanceId) {
 
 fn registration(n: usize) -> Record {
     let (key, id) = key(n);
-    let lease = LeaseId((n as u128 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835).to_be_bytes());
+    let lease =
+        LeaseId((n as u128 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835).to_be_bytes());
     let registrant = Registrant { uid: format!("greeter-{n}").into(), generation: 1 };
     let spec = Spec {
         address: Arc::clone(&id),
@@ -397,65 +405,4 @@ impl Candidate for Fjall {
         }
         Ok(instances)
     }
-}
-
-// The engines' codec: strings, each after its length.
-
-fn put(out: &mut Vec<u8>, text: &str) {
-    out.extend_from_slice(&(text.len() as u16).to_le_bytes());
-    out.extend_from_slice(text.as_bytes());
-}
-
-fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Result<&'a [u8], Failure> {
-    let (taken, rest) = bytes.split_at_checked(count).ok_or("too short")?;
-    *bytes = rest;
-    Ok(taken)
-}
-
-fn take_text(bytes: &mut &[u8]) -> Result<Arc<str>, Failure> {
-    let length = u16::from_le_bytes(take(bytes, 2)?.try_into()?);
-    Ok(std::str::from_utf8(take(bytes, length.into())?)?.into())
-}
-
-fn key_bytes(key: &ServiceKey, id: &InstanceId) -> Vec<u8> {
-    let mut out = Vec::with_capacity(64);
-    for text in [&key.namespace, &key.service, id] {
-        put(&mut out, text);
-    }
-    out
-}
-
-fn read_key(mut bytes: &[u8]) -> Result<(ServiceKey, InstanceId), Failure> {
-    let key = ServiceKey { namespace: take_text(&mut bytes)?, service: take_text(&mut bytes)? };
-    Ok((key, take_text(&mut bytes)?))
-}
-
-fn value_bytes(spec: &Spec, lease: LeaseId) -> Vec<u8> {
-    let mut out = Vec::with_capacity(256);
-    out.extend_from_slice(&lease.0);
-    out.extend_from_slice(&spec.weight.to_le_bytes());
-    for text in [&spec.address, &spec.region, &spec.zone] {
-        put(&mut out, text);
-    }
-    for (key, value) in &spec.tags {
-        put(&mut out, key);
-        put(&mut out, value);
-    }
-    out
-}
-
-fn read_value(mut bytes: &[u8]) -> Result<(Arc<Spec>, LeaseId), Failure> {
-    let lease = LeaseId(take(&mut bytes, 16)?.try_into()?);
-    let mut spec = Spec {
-        weight: u16::from_le_bytes(take(&mut bytes, 2)?.try_into()?),
-        address: take_text(&mut bytes)?,
-        region: take_text(&mut bytes)?,
-        zone: take_text(&mut bytes)?,
-        tags: Default::default(),
-        status: Status::Up,
-    };
-    while !bytes.is_empty() {
-        spec.tags.insert(take_text(&mut bytes)?, take_text(&mut bytes)?);
-    }
-    Ok((Arc::new(spec), lease))
 }
