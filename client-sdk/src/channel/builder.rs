@@ -7,7 +7,7 @@ use crate::{
     backoff::Bounds,
     balance::{CallerOrder, LoadBalance, Policy, RoundRobin},
     discover::{Discover, follow},
-    members::{self, Chooser, Shared, WithDiscovery},
+    members::{self, Chooser, Shared},
     model::Endpoint,
     runtime::Runtime,
 };
@@ -48,8 +48,7 @@ impl<D: Discover> ChannelBuilder<D> {
     /// but the changes of the view. An endpoint with an address bypasses it.
     #[must_use]
     pub fn load_balancer(mut self, balance: impl LoadBalance<D>) -> Self {
-        let balance = WithDiscovery::new(Arc::clone(&self.discover), balance);
-        self.chooser = Some(Chooser::LoadBalance(Box::new(balance)));
+        self.chooser = Some(Chooser::load_balance(Arc::clone(&self.discover), balance));
         self
     }
 

@@ -52,6 +52,12 @@ pub(crate) trait Member: Send + Sync + 'static {
 
     fn state(&self) -> ConnectionState;
 
+    /// Whether it takes a request right now, if it is ready. One that is ready and busy stays chosen, is passed over for the
+    /// moment, and tells the [`Room`](super::Room) when it is free again. Default: it always does.
+    fn is_free(&self) -> bool {
+        true
+    }
+
     /// Whether it is about to be connected, as far as one can tell: nothing went wrong yet.
     fn is_hopeful(&self) -> bool;
 

@@ -20,6 +20,7 @@
 //! | `routes`, `standing` | which instances a request may go to, and why not to the others |
 //! | `chooser` | a policy or somebody's `LoadBalance`, without their types |
 //! | `search`, `tried` | one request's way to a member |
+//! | `room` | where requests wait while whoever is connected is busy |
 //! | `shared` | what requests and the driver share: the routes, the queue |
 //! | `settings` | what all of it may be told |
 //! | `error`, `snapshot` | what a caller is told |
@@ -32,6 +33,7 @@ mod chooser;
 mod driver;
 mod error;
 mod member;
+mod room;
 mod routes;
 mod search;
 mod settings;
@@ -40,12 +42,13 @@ mod snapshot;
 mod standing;
 mod tried;
 
-pub(crate) use chooser::{Chooser, WithDiscovery};
+pub(crate) use chooser::Chooser;
 pub(crate) use driver::Driver;
 pub use error::RouteError;
 pub(crate) use error::{SharedError, innermost};
 pub use member::ConnectionState;
 pub(crate) use member::{Member, Open, Order};
+pub(crate) use room::Room;
 pub(crate) use search::{Deadline, Search, within};
 pub(crate) use settings::Settings;
 pub(crate) use shared::Shared;

@@ -32,6 +32,9 @@ pub struct InstanceSnapshot {
     pub instance: Arc<Instance>,
     /// Of its connection.
     pub state: ConnectionState,
+    /// Whether it is connected and takes no request at this moment, because its service is not ready: requests pass it over,
+    /// and wait if all are. Never so in a channel.
+    pub busy: bool,
     /// Whether it is chosen, and why not.
     pub standing: Standing,
     /// Requests that were sent and have not ended.
@@ -50,6 +53,7 @@ impl Snapshot {
         let instances = routes.entries.iter().map(|entry| InstanceSnapshot {
             instance: Arc::clone(&entry.instance),
             state: entry.member.state(),
+            busy: entry.member.state() == ConnectionState::Ready && !entry.member.is_free(),
             standing: routes.standing(entry),
             in_flight: entry.member.in_flight(),
             load: loads.get(&*entry.instance.id).copied().filter(|_| !entry.removed),

@@ -1,0 +1,160 @@
+//! One request: search for a service that takes it, give it, wait for the answer.
+
+use std::{
+    marker::PhantomData,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+};
+
+use tower::{BoxError, Service};
+
+use super::{
+    LoadBalancedError, Target,
+    actor::{self, Slots},
+    slot::Slot,
+};
+use crate::{
+    balance::{Outcome, PickContext},
+    discover::Followed,
+    members::{Driver, Member, Search, Shared, Snapshot},
+    runtime::{BoxFuture, Task},
+};
+
+/// Where the hash key of a request comes from.
+pub(super) type KeyOf<Req> = Arc<dyn Fn(&Req) -> Option<u64> + Send + Sync>;
+
+/// One service over the services of all instances. Cheap to clone. Made by a
+/// [`LoadBalanceLayer`](super::LoadBalanceLayer) or its builder.
+///
+/// - Always ready: a request waits in the call, for as long as the builder says.
+/// - A request goes to one service. One whose service turns out not to be ready any more goes to another, for it was not
+///   given away yet; one that was given to a service is never given to another.
+/// - A service is chosen among those that are made and alive. One that is busy (its `poll_ready` is pending) is passed over; if
+///   all are, the request waits until one is not.
+/// - The policy is told of a success if the answer is `Ok`, of a failure if it is `Err`, and of neither if the answer is
+///   dropped before. A request is in flight until its future has ended: services whose answers go on (streamed bodies) may
+///   resolve theirs later, or count for themselves.
+/// - With the last clone dropped, and the last answer given, all services are dropped.
+pub struct LoadBalanced<S, Req> {
+    inner: Arc<Inner<S, Req>>,
+}
+
+struct Inner<S, Req> {
+    shared: Arc<Shared<Slot<S>>>,
+    key: Option<KeyOf<Req>>,
+    _driver: Task,
+}
+
+impl<S: Send + 'static, Req> LoadBalanced<S, Req> {
+    /// What it knows and does right now.
+    pub fn snapshot(&self) -> Snapshot {
+        self.inner.shared.snapshot()
+    }
+
+    /// Waits until things look as asked, for example until some instances have a service. Looks again whenever the view, an
+    /// instance's standing or its state changed; counts of requests alone, and being busy, wake nobody.
+    pub async fn wait_until(&self, looks: impl FnMut(&Snapshot) -> bool) -> Snapshot {
+        self.inner.shared.wait_until(looks).await
+    }
+
+    pub(super) fn start<M, T>(
+        shared: Shared<Slot<S>>,
+        settings: actor::Settings,
+        followed: Followed,
+        key: Option<KeyOf<Req>>,
+        make: M,
+    ) -> Self
+    where
+        M: Service<T, Response = S> + Clone + Send + 'static,
+        M::Error: Into<BoxError>,
+        M::Future: Send,
+        S: Service<Req>,
+        S::Error: Into<BoxError>,
+        T: Target,
+        Req: 'static,
+    {
+        let shared = Arc::new(shared);
+        let slots = Slots {
+            make: Arc::new(Mutex::new(make)),
+            settings,
+            runtime: shared.runtime.clone(),
+            room: Arc::clone(&shared.room),
+            kinds: PhantomData,
+        };
+        let driver = Driver::new(Arc::clone(&shared), slots, followed);
+        let driver = shared.runtime.spawn(driver.run());
+        Self { inner: Arc::new(Inner { shared, key, _driver: driver }) }
+    }
+}
+
+impl<S, Req> Service<Req> for LoadBalanced<S, Req>
+where
+    S: Service<Req> + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    Req: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = LoadBalancedError;
+    type Future = BoxFuture<'static, Result<S::Response, LoadBalancedError>>;
+
+    /// Always ready: waiting for an instance happens in the call.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), LoadBalancedError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        // Keeps the driver and its services alive while the call is made.
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move { inner.run(request).await })
+    }
+}
+
+impl<S, Req> Inner<S, Req>
+where
+    S: Service<Req> + Send + 'static,
+    S::Error: Into<BoxError>,
+{
+    async fn run(&self, mut request: Req) -> Result<S::Response, LoadBalancedError> {
+        let mut search = Search::new(Arc::clone(&self.shared), self.context(&request), None);
+        loop {
+            let (pick, slot) = search.next().await?;
+            let (answer, in_flight) = match slot.call(request, pick) {
+                Ok(called) => called,
+                // It is not ready any more, so it is not chosen again as it stands.
+                Err(back) => {
+                    request = back;
+                    continue;
+                }
+            };
+            return match answer.await {
+                Ok(response) => {
+                    in_flight.finish(Outcome::Success);
+                    Ok(response)
+                }
+                Err(error) => {
+                    in_flight.finish(Outcome::Failure);
+                    Err(LoadBalancedError::Service { address: slot.address().clone(), source: error.into() })
+                }
+            };
+        }
+    }
+
+    fn context(&self, request: &Req) -> PickContext {
+        let key = self.key.as_ref().and_then(|key| key(request));
+        let hash_key = key.or(self.shared.endpoint.hash_key);
+        PickContext { hash_key, ..PickContext::new() }.now(self.shared.runtime.now())
+    }
+}
+
+impl<S, Req> Clone for LoadBalanced<S, Req> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl<S, Req> std::fmt::Debug for LoadBalanced<S, Req> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoadBalanced").field("endpoint", &self.inner.shared.endpoint).finish_non_exhaustive()
+    }
+}
