@@ -203,6 +203,21 @@ async fn a_stream_that_always_fails_is_not_polled_in_a_hot_loop() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_success_the_next_pause_is_a_short_one_again() {
+    let (feed, discover) = fed(16);
+    for _ in 0..10 {
+        feed.try_send(Err(Told)).unwrap();
+    }
+    feed.try_send(Ok(Change::Insert("x", at("x", 1)))).unwrap();
+    let view = discover.view(&endpoint()).unwrap();
+    crate::fake::eventually(|| view.borrow().view.is_some()).await;
+    feed.try_send(Err(Told)).unwrap();
+    feed.try_send(Ok(Change::Insert("y", at("y", 2)))).unwrap();
+    tokio::time::sleep(Duration::from_millis(101)).await;
+    assert_eq!(ids(&discover).await, ["x", "y"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn it_is_drained_though_nobody_asks() {
     let (feed, discover) = fed(1);
     let feeding = async {
