@@ -127,7 +127,7 @@ enum Phase {
 #[derive(Debug)]
 pub(super) struct InFlight {
     connection: Arc<Connection>,
-    pick: Option<Pick>,
+    pick: Option<Pick<'static>>,
 }
 
 /// A connection's owner: what the driver keeps. Dropping it ends the actor.
@@ -246,7 +246,7 @@ impl Connection {
     }
 
     /// Counts a call.
-    pub(super) fn begin(self: &Arc<Self>, pick: Pick) -> InFlight {
+    pub(super) fn begin(self: &Arc<Self>, pick: Pick<'static>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         InFlight { connection: Arc::clone(self), pick: Some(pick) }
     }

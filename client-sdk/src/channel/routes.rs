@@ -138,10 +138,10 @@ impl Routes {
         policy: &dyn AnyPolicy,
         context: &PickContext,
         tried: &Tried,
-    ) -> Result<Option<(Pick, &Arc<Connection>)>, PickError> {
+    ) -> Result<Option<(Pick<'static>, &Arc<Connection>)>, PickError> {
         let pick = if tried.0.is_empty() {
             let Some(built) = &self.built else { return Ok(None) };
-            built.picker.pick(context)?
+            built.picker.pick(context)?.into_owned()
         } else {
             let left = self
                 .entries
@@ -151,17 +151,17 @@ impl Routes {
             if left.is_empty() {
                 return Ok(None);
             }
-            policy.build(&left).pick(context)?
+            policy.build(&left).pick(context)?.into_owned()
         };
-        let index = self.by_id.get(&pick.instance.id).ok_or(PickError::NoInstances)?;
+        let index = self.by_id.get(&pick.instance().id).ok_or(PickError::NoInstances)?;
         Ok(Some((pick, &self.entries[*index].connection)))
     }
 
     /// The instance at an address, if it is connected and may be chosen, and the call was not given to it yet.
-    pub(super) fn at(&self, address: &Address, tried: &Tried) -> Option<(Pick, &Arc<Connection>)> {
+    pub(super) fn at(&self, address: &Address, tried: &Tried) -> Option<(Pick<'static>, &Arc<Connection>)> {
         let entry = &self.entries[*self.by_address.get(address)?];
         (!tried.contains(&entry.connection))
-            .then(|| (Pick::new(Arc::clone(&entry.instance)), &entry.connection))
+            .then(|| (Pick::of(Arc::clone(&entry.instance)), &entry.connection))
     }
 
     /// What to tell, or to expect for, a call that finds no instance. `last`: what its last attempt failed with.

@@ -151,12 +151,12 @@ impl Call {
         &self,
         addresses: Option<&mut Addresses>,
         looks: &mut usize,
-    ) -> Result<(u64, Option<(Pick, Arc<Connection>)>), ChannelError> {
+    ) -> Result<(u64, Option<(Pick<'static>, Arc<Connection>)>), ChannelError> {
         let shared = &self.inner.shared;
         let routes = shared.routes.load();
         let choice = match (&shared.chooser, addresses) {
             (Chooser::Policy(policy), _) => {
-                let context = PickContext { hash_key: shared.endpoint.hash_key };
+                let context = PickContext { hash_key: shared.endpoint.hash_key, ..PickContext::new() };
                 routes.pick(&**policy, &context, &self.tried).map_err(|source| {
                     let endpoint = shared.endpoint.to_string();
                     ChannelError::Pick { endpoint, source }
@@ -178,7 +178,11 @@ impl Call {
     }
 
     /// Gives the request to one connection.
-    async fn attempt(&mut self, pick: Pick, connection: &Arc<Connection>) -> Result<Attempt, ChannelError> {
+    async fn attempt(
+        &mut self,
+        pick: Pick<'static>,
+        connection: &Arc<Connection>,
+    ) -> Result<Attempt, ChannelError> {
         let address = connection.address();
         // Counted first: a connection with something in flight is not gone.
         let call = connection.begin(pick);

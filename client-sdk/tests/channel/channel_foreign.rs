@@ -283,7 +283,7 @@ async fn a_policy_that_chooses_nobody_is_not_the_callers_fault() {
     }
 
     impl Picker for Nobody {
-        fn pick(&self, _: &PickContext) -> Result<Pick, PickError> {
+        fn pick(&self, _: &PickContext) -> Result<Pick<'_>, PickError> {
             Err(PickError::NoInstances)
         }
     }
