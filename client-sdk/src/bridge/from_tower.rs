@@ -130,8 +130,8 @@ enum Word {
 struct Feeding(Arc<Shared>);
 
 impl TowerDiscover {
-    /// Starts draining the stream; `describe` makes an instance of each key and service that it inserts. The service itself
-    /// is dropped: whoever discovers here connects by itself.
+    /// Starts draining the stream; `describe` makes an instance of each key and service that it inserts, once. The service
+    /// itself is dropped: whoever discovers here connects by itself. What changes without a new insertion is not seen.
     ///
     /// Must be called where the runtime can spawn.
     pub fn new<T, F>(changes: T, runtime: &Runtime, describe: F) -> Self

@@ -4,14 +4,7 @@
 //! |---|---|---|
 //! | [`ServiceChanges`] | any of our [`Discover`](crate::Discover)s | a `tower::discover::Discover`, for tower's own `Balance` |
 //! | [`TowerDiscover`] | any `tower::discover::Discover` | one of ours |
-#![cfg_attr(
-    feature = "volo",
-    doc = "| [`VoloDiscover`] | any of ours | a `volo::discovery::Discover`, for volo's own balancers |"
-)]
-#![cfg_attr(
-    not(feature = "volo"),
-    doc = "| `VoloDiscover` (feature `volo`) | any of ours | a `volo::discovery::Discover`, for volo's own balancers |"
-)]
+//! | `VoloDiscover` (feature `volo`) | any of ours | a `volo::discovery::Discover`, for volo's own balancers |
 //!
 //! None of them balances: that is up to whoever takes what they give. All keep C1 (what fails never empties a view), and
 //! none names an instance that takes no requests to a balancer that knows of no status (C2).

@@ -41,7 +41,8 @@ use crate::{
 /// - It ends only when the view cannot change any more (that of a static discovery), and may be polled after that.
 ///
 /// tower's `Balance` drops a service whose `poll_ready` fails and asks for no other, so `make` is to give services that
-/// connect again by themselves: `tower::reconnect::Reconnect` makes such a one of any `MakeService`.
+/// connect again by themselves: `tower::reconnect::Reconnect` makes such a one of any `MakeService`. And it waits for as long
+/// as there is no instance: callers bring the timeout.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]

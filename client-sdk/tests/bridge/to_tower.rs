@@ -294,6 +294,22 @@ async fn what_went_while_the_stream_was_read_is_not_inserted() {
     assert_eq!(steps(&mut services).await, ["+a:3@a:3", "-a:1"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_choice_made_before_a_removal_is_not_used_after_it() {
+    let all: Vec<_> = (1..=4).map(|port| instance(port, 1)).collect();
+    let fake = Fake::with("s", &all);
+    let mut balance = balance(services(&fake));
+    for stays in (1..=4).cycle().take(100) {
+        balance.ready().await.unwrap();
+        fake.publish("s", &[instance(stays, 1)]);
+        settle().await;
+        let answer = balance.ready().await.unwrap().call(()).await.unwrap();
+        assert_eq!(answer, format!("a:{stays}@a:{stays}"));
+        fake.publish("s", &all);
+        settle().await;
+    }
+}
+
 /// Connects only while it is told to.
 #[derive(Clone, Default)]
 struct Connector {

@@ -145,7 +145,8 @@ impl<K: Hash + Eq + Clone> Views<K> {
         }
     }
 
-    /// Broadcasts, under the lock, so that what is told last is the newest.
+    /// Broadcasts, under the lock, so that what is told last is the newest. What a slow listener lost over it is owed, too:
+    /// that ends, since with fewer keys than places at least one message in the queue is outdated, and owed to nobody.
     fn tell(&self, state: &mut State<K>, change: VoloChange<VoloKey<K>>) {
         if let Some(VoloChange { key: VoloKey::View(key), all, .. }) = self.changes.tell(change)
             && let Some(entry) = state.entries.get(&key)
