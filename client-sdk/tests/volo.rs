@@ -7,6 +7,7 @@
 #[path = "balance/fake.rs"]
 #[allow(dead_code)] // shared with the balancers' tests, which use more of it
 mod fake;
+mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +18,7 @@ use std::{
 
 use client_sdk::{
     bridge::{VoloDiscover, VoloDiscoverError, VoloKey, VoloNamespace},
-    discover::{Discover as _, StaticDiscover, WeightedStaticDiscover},
+    discover::{Discover as _, RegistryDiscover, StaticDiscover, WeightedStaticDiscover},
     model::{Instance, Selector, Status},
 };
 use tokio::sync::watch;
@@ -429,6 +430,34 @@ async fn a_discovery_without_changes_serves_as_well() {
     assert!(peers.watch().is_none());
     let client = client(VoloDiscover::builder(peers).build(), Callee::default());
     assert_eq!(who(&client).await, set(&["1", "2"]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn volo_calls_what_is_registered_and_goes_on_without_the_registry() {
+    let at = |n: u8, revision| registry_proto::v1::Instance {
+        address: format!("10.0.0.{n}:80"),
+        ..support::instance(&format!("i{n}"), 1, revision)
+    };
+    let net = support::Net::default();
+    let mut registry = net.start("r:1");
+    let discover = Arc::new(RegistryDiscover::builder(net.client(&["r:1"])).build());
+    let client = Arc::new(client(VoloDiscover::builder(discover).build(), Callee::default()));
+    let first = tokio::spawn({
+        let client = Arc::clone(&client);
+        async move { call(&*client).await.unwrap() }
+    });
+    let mut stream = registry.subscription().await;
+    let (view, service, _) = stream.subscribe().await;
+    assert_eq!(service, "s");
+    stream.change(view, support::snapshot("e", 5, vec![at(1, 5)])).await;
+    assert_eq!(first.await.unwrap(), "10.0.0.1:80");
+    stream.change(view, support::adding("e", (5, 6), vec![at(2, 6)], &[at(1, 5), at(2, 6)])).await;
+    settle().await;
+    assert_eq!(who(&*client).await, set(&["1", "2"]));
+    stream.fail(tonic::Status::unavailable("gone")).await;
+    drop(registry);
+    tokio::time::sleep(Duration::from_hours(1)).await;
+    assert_eq!(who(&*client).await, set(&["1", "2"]), "last known good (C1)");
 }
 
 /// Answers with one instance that says for which endpoint it is.
