@@ -6,6 +6,7 @@
 mod alias;
 mod balancer;
 mod cache;
+mod caller_order;
 mod candidates;
 mod driver;
 mod eligible;
@@ -22,6 +23,7 @@ mod weighted_random;
 
 pub use balancer::{Balancer, BalancerBuilder, Handle};
 pub use cache::Cached;
+pub use caller_order::CallerOrder;
 pub use candidates::Candidates;
 pub(crate) use driver::rebalance;
 pub use driver::{Addresses, Balanced, Driver};
