@@ -18,7 +18,7 @@ fn counted(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
         let key = key.key();
         assert!(key.labels().any(|label| label.key() == "endpoint" && label.value() == "default/greeter"));
         let rest: Vec<_> =
-            key.labels().filter(|label| label.key() != "endpoint").map(|l| l.value()).collect();
+            key.labels().filter(|label| label.key() != "endpoint").map(metrics::Label::value).collect();
         let name = key.name().trim_start_matches("client_sdk_");
         let value = match value {
             DebugValue::Counter(count) => f64::from(u32::try_from(count).expect("few")),
