@@ -37,8 +37,8 @@ use super::{
     settings::Settings,
 };
 use crate::{
-    balance::{Outcome, Pick},
-    members::{ConnectionState, Member, Open, Order, SharedError},
+    balance::Outcome,
+    members::{ConnectionState, Member, Meters, Ongoing, Open, Order, SharedError},
     model::{Address, AddressKind, Instance},
     runtime::{BoxFuture, Runtime, Task},
 };
@@ -95,17 +95,18 @@ enum Phase {
     Draining,
 }
 
-/// A call in flight. Holds its pick, whose policy is told how it ends.
+/// A call in flight.
 #[derive(Debug)]
 pub(super) struct InFlight {
     connection: Arc<Connection>,
-    pick: Option<Pick<'static>>,
+    call: Option<Ongoing>,
 }
 
 /// Opens connections.
 pub(super) struct Connector {
     pub(super) settings: Arc<Settings>,
     pub(super) runtime: Runtime,
+    pub(super) meters: Arc<Meters>,
 }
 
 impl Open for Connector {
@@ -134,7 +135,8 @@ impl Open for Connector {
             gone: AtomicBool::new(false),
         });
         let (settings, runtime) = (Arc::clone(&self.settings), self.runtime.clone());
-        let actor = Actor { connection: Arc::clone(&connection), settings, runtime, wake };
+        let meters = Arc::clone(&self.meters);
+        let actor = Actor { connection: Arc::clone(&connection), settings, runtime, meters, wake };
         (connection, self.runtime.spawn(actor.run(orders)))
     }
 }
@@ -209,9 +211,9 @@ impl Connection {
     }
 
     /// Counts a call.
-    pub(super) fn begin(self: &Arc<Self>, pick: Pick<'static>) -> InFlight {
+    pub(super) fn begin(self: &Arc<Self>, call: Ongoing) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
-        InFlight { connection: Arc::clone(self), pick: Some(pick) }
+        InFlight { connection: Arc::clone(self), call: Some(call) }
     }
 }
 
@@ -220,10 +222,17 @@ impl InFlight {
         &self.connection.address
     }
 
-    /// The call has ended, and how. One that is dropped was given up, or never left.
+    /// The call has ended, and how. One that is dropped was given up.
     pub(super) fn finish(mut self, outcome: Outcome) {
-        if let Some(pick) = self.pick.take() {
-            pick.finish(outcome);
+        if let Some(call) = self.call.take() {
+            call.finish(outcome);
+        }
+    }
+
+    /// The instance did not take the call.
+    pub(super) fn not_taken(mut self) {
+        if let Some(call) = self.call.take() {
+            call.not_taken();
         }
     }
 }
@@ -240,6 +249,7 @@ struct Actor {
     connection: Arc<Connection>,
     settings: Arc<Settings>,
     runtime: Runtime,
+    meters: Arc<Meters>,
     wake: Arc<Notify>,
 }
 
@@ -273,6 +283,7 @@ impl Actor {
                 Ok((sender, connection)) => {
                     let since = self.runtime.now();
                     let nth = self.connection.opened.fetch_add(1, Ordering::AcqRel) + 1;
+                    self.meters.connected();
                     self.set(Phase::Ready { sender, nth });
                     self.keep(connection, nth, &mut orders).await;
                     let lasted = self.runtime.now().saturating_sub(since);
@@ -288,6 +299,7 @@ impl Actor {
                 break;
             }
             failures = failures.saturating_add(1);
+            self.meters.not_connected();
             let error = Arc::new(ConnectError { address: self.connection.address.clone(), problem });
             tracing::debug!(%error, failures, "not connected");
             self.set(Phase::TransientFailure { error: Arc::clone(&error) });

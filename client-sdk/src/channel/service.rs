@@ -30,8 +30,8 @@ use super::{
     response_body::ResponseBody,
 };
 use crate::{
-    balance::{Outcome, Pick, PickContext},
-    members::{Deadline, Member, Search, within},
+    balance::{Outcome, PickContext},
+    members::{Deadline, Member, Ongoing, Search, within},
     runtime::BoxFuture,
 };
 
@@ -80,8 +80,8 @@ impl Call {
 
     async fn run(mut self) -> Result<Response<ResponseBody>, ChannelError> {
         loop {
-            let (pick, connection) = self.search.next().await?;
-            if let Attempt::Answered(response) = self.attempt(pick, &connection).await? {
+            let (call, connection) = self.search.next().await?;
+            if let Attempt::Answered(response) = self.attempt(call, &connection).await? {
                 return Ok(response);
             }
         }
@@ -90,14 +90,15 @@ impl Call {
     /// Gives the request to one connection.
     async fn attempt(
         &mut self,
-        pick: Pick<'static>,
+        call: Ongoing,
         connection: &Arc<Connection>,
     ) -> Result<Attempt, ChannelError> {
         let address = connection.address();
         // Counted first: a connection with something in flight is not gone.
-        let call = connection.begin(pick);
+        let call = connection.begin(call);
         let Some((mut sender, nth)) = connection.sender() else {
             self.search.not_taken(connection, connection.opened(), None);
+            call.not_taken();
             return Ok(Attempt::NotTaken);
         };
         let Some(body) = self.body.attempt() else {
@@ -149,6 +150,7 @@ impl Call {
             }
         };
         self.search.not_taken(connection, nth, Some(Arc::new(error)));
+        call.not_taken();
         Ok(Attempt::NotTaken)
     }
 

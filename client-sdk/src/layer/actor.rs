@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     backoff::Bounds,
-    members::{Member, Open, Order, Room},
+    members::{Member, Meters, Open, Order, Room},
     model::Instance,
     runtime::{Runtime, Task},
 };
@@ -61,6 +61,7 @@ pub(super) struct Slots<M, T, Req> {
     pub(super) settings: Settings,
     pub(super) runtime: Runtime,
     pub(super) room: Arc<Room>,
+    pub(super) meters: Arc<Meters>,
     pub(super) kinds: PhantomData<fn(T, Req)>,
 }
 
@@ -69,6 +70,7 @@ struct Actor<M, S, T, Req> {
     make: Arc<Mutex<M>>,
     settings: Settings,
     runtime: Runtime,
+    meters: Arc<Meters>,
     wake: Arc<Notify>,
     kinds: PhantomData<fn(T, Req)>,
 }
@@ -112,6 +114,7 @@ where
             make: Arc::clone(&self.make),
             settings: self.settings.clone(),
             runtime: self.runtime.clone(),
+            meters: Arc::clone(&self.meters),
             wake,
             kinds: self.kinds,
         };
@@ -172,6 +175,7 @@ where
                 continue;
             }
             failures = failures.saturating_add(1);
+            self.meters.not_connected();
             self.set(Phase::TransientFailure { error });
             let delay = self.settings.backoff.pause(failures, &self.runtime);
             tokio::select! {
@@ -201,6 +205,7 @@ where
         }
         let since = self.runtime.now();
         let nth = self.slot.made.fetch_add(1, Ordering::AcqRel) + 1;
+        self.meters.connected();
         self.set(Phase::Ready);
         self.slot.room.vacated();
         let problem = loop {

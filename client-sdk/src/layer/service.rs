@@ -79,6 +79,7 @@ impl<S: Send + 'static, Req> LoadBalanced<S, Req> {
             settings,
             runtime: shared.runtime.clone(),
             room: Arc::clone(&shared.room),
+            meters: Arc::clone(&shared.meters),
             kinds: PhantomData,
         };
         let driver = Driver::new(Arc::clone(&shared), slots, followed);
@@ -118,8 +119,8 @@ where
     async fn run(&self, mut request: Req) -> Result<S::Response, LoadBalancedError> {
         let mut search = Search::new(Arc::clone(&self.shared), self.context(&request), None);
         loop {
-            let (pick, slot) = search.next().await?;
-            let (answer, in_flight) = match slot.call(request, pick) {
+            let (call, slot) = search.next().await?;
+            let (answer, in_flight) = match slot.call(request, call) {
                 Ok(called) => called,
                 // It is not ready any more, so it is not chosen again as it stands.
                 Err(back) => {

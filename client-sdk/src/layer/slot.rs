@@ -11,8 +11,8 @@ use tower::{BoxError, Service};
 
 use super::{error::MakeError, place::Place};
 use crate::{
-    balance::{Outcome, Pick},
-    members::{ConnectionState, Member, Room, SharedError},
+    balance::Outcome,
+    members::{ConnectionState, Member, Ongoing, Room, SharedError},
     model::{Address, Instance},
 };
 
@@ -50,11 +50,11 @@ pub(super) enum Phase {
     Draining,
 }
 
-/// A request in flight. Holds its pick, whose policy is told how it ends.
+/// A request in flight.
 pub(super) struct InFlight<S> {
     slot: Arc<Slot<S>>,
     nth: u64,
-    pick: Option<Pick<'static>>,
+    call: Option<Ongoing>,
 }
 
 impl<S> Slot<S> {
@@ -78,7 +78,7 @@ impl<S> Slot<S> {
     pub(super) fn call<Req>(
         self: &Arc<Self>,
         request: Req,
-        pick: Pick<'static>,
+        call: Ongoing,
     ) -> Result<(S::Future, InFlight<S>), Req>
     where
         S: Service<Req>,
@@ -87,8 +87,14 @@ impl<S> Slot<S> {
         // Counted first: a slot with something in flight keeps its service.
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         let nth = self.made.load(Ordering::Acquire);
-        let in_flight = InFlight { slot: Arc::clone(self), nth, pick: Some(pick) };
-        let future = self.place.call(request)?;
+        let in_flight = InFlight { slot: Arc::clone(self), nth, call: Some(call) };
+        let future = match self.place.call(request) {
+            Ok(future) => future,
+            Err(request) => {
+                in_flight.not_taken();
+                return Err(request);
+            }
+        };
         if self.place.is_free() {
             self.room.still_free();
         }
@@ -159,14 +165,20 @@ impl<S: Send + 'static> Member for Slot<S> {
 }
 
 impl<S> InFlight<S> {
-    /// The request has ended, and how. One that is dropped was given up, or never given to the service.
+    /// The request has ended, and how. One that is dropped was given up.
     pub(super) fn finish(mut self, outcome: Outcome) {
         if outcome == Outcome::Success {
             self.slot.answered.fetch_max(self.nth, Ordering::AcqRel);
             self.slot.answers.notify_one();
         }
-        if let Some(pick) = self.pick.take() {
-            pick.finish(outcome);
+        if let Some(call) = self.call.take() {
+            call.finish(outcome);
+        }
+    }
+
+    fn not_taken(mut self) {
+        if let Some(call) = self.call.take() {
+            call.not_taken();
         }
     }
 }

@@ -133,7 +133,8 @@ mod tests {
         let room = Room::new(false);
         let mut waits = [Box::pin(room.vacancy(0)), Box::pin(room.vacancy(0)), Box::pin(room.vacancy(0))];
         let mut cx = Context::from_waker(Waker::noop());
-        let mut ready = || waits.iter_mut().map(|wait| wait.as_mut().poll(&mut cx).is_ready()).collect::<Vec<_>>();
+        let mut ready =
+            || waits.iter_mut().map(|wait| wait.as_mut().poll(&mut cx).is_ready()).collect::<Vec<_>>();
         assert_eq!(ready(), [false; 3]);
         room.vacated();
         assert_eq!(ready(), [true; 3]);
