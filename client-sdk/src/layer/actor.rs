@@ -167,10 +167,10 @@ where
             tracing::debug!(%error, failures, useful, "no service");
             last = Some(Arc::clone(&error));
             // One before it may have answered when it had ended already.
-            if useful || self.slot.answered() > answered {
+            if useful || self.slot.last_answered() > answered {
                 failures = 0;
             }
-            answered = self.slot.answered();
+            answered = self.slot.last_answered();
             if useful {
                 continue;
             }
@@ -226,7 +226,7 @@ where
             }
         };
         let lasted = self.runtime.now().saturating_sub(since);
-        let useful = lasted >= SETTLED || self.slot.answered() >= nth;
+        let useful = lasted >= SETTLED || self.slot.last_answered() >= nth;
         Ended::Failed { problem, nth: Some(nth), useful }
     }
 

@@ -4,10 +4,10 @@ use std::{marker::PhantomData, sync::Arc, time::Duration};
 
 use tower::{BoxError, Layer, Service};
 
-use super::{LoadBalanced, Target, actor, service::KeyOf};
+use super::{LoadBalanced, Target, actor, service::Keys};
 use crate::{
     backoff::Bounds,
-    balance::{CallerOrder, LoadBalance, Policy, RoundRobin},
+    balance::{CallerOrder, LoadBalance, MissingKey, Policy, RoundRobin},
     discover::{Discover, follow},
     members::{self, Chooser, Shared},
     model::{Address, Endpoint, Instance},
@@ -54,7 +54,7 @@ pub struct LoadBalanceBuilder<D, Req, T = Address> {
     settings: actor::Settings,
     members: members::Settings,
     caller: Option<CallerOrder>,
-    key: Option<KeyOf<Req>>,
+    keys: Keys<Req>,
     runtime: Option<Runtime>,
     target: PhantomData<fn(T)>,
 }
@@ -73,7 +73,7 @@ impl<D: Discover, Req> LoadBalanceLayer<D, Req> {
             settings: actor::Settings { make_timeout, backoff },
             members,
             caller: None,
-            key: None,
+            keys: Keys { of: None, missing: MissingKey::default() },
             runtime: None,
             target: PhantomData,
         }
@@ -98,10 +98,17 @@ impl<D: Discover, Req, T> LoadBalanceBuilder<D, Req, T> {
     }
 
     /// What a request is hashed by, for policies that hash. `None` leaves it to [`Endpoint::hash_key`]. Default: always
-    /// that.
+    /// that. HTTP requests may have it read from an extension or a header by [`HashKeys::key`](crate::balance::HashKeys::key).
     #[must_use]
     pub fn hash_key(mut self, key: impl Fn(&Req) -> Option<u64> + Send + Sync + 'static) -> Self {
-        self.key = Some(Arc::new(key));
+        self.keys.of = Some(Arc::new(key));
+        self
+    }
+
+    /// What it means for a policy that hashes if a request has no key. Default [`MissingKey::Error`].
+    #[must_use]
+    pub fn missing_key(mut self, missing: MissingKey) -> Self {
+        self.keys.missing = missing;
         self
     }
 
@@ -116,7 +123,7 @@ impl<D: Discover, Req, T> LoadBalanceBuilder<D, Req, T> {
             settings: self.settings,
             members: self.members,
             caller: self.caller,
-            key: self.key,
+            keys: self.keys,
             runtime: self.runtime,
             target: PhantomData,
         }
@@ -215,7 +222,7 @@ impl<D: Discover, Req, T> LoadBalanceBuilder<D, Req, T> {
         let followed = follow(self.discover, self.endpoint.clone(), &runtime);
         let caller = self.caller.unwrap_or_else(|| CallerOrder::new(runtime.random()));
         let shared = Shared::new(self.endpoint, self.members, caller, runtime, chooser);
-        LoadBalanced::start(shared, self.settings, followed, self.key, make)
+        LoadBalanced::start(shared, self.settings, followed, self.keys, make)
     }
 }
 
@@ -247,7 +254,7 @@ impl<D, Req, T> Clone for LoadBalanceBuilder<D, Req, T> {
             settings: self.settings.clone(),
             members: self.members.clone(),
             caller: self.caller,
-            key: self.key.clone(),
+            keys: self.keys.clone(),
             runtime: self.runtime.clone(),
             target: PhantomData,
         }

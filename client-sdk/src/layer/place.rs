@@ -7,11 +7,14 @@
 //!          +------------------+--- an error, a panic -+
 //! ```
 //!
-//! A busy service is polled by its actor, whose waker it has; a free one by whoever calls it, who needs no waker: what is not
-//! ready after a call goes back to the actor. The lock is held while the service is polled or called, which a tower
-//! service does without waiting, and never across an await. How it stands can be read without the lock.
+//! A busy service is polled by its actor, whose waker it has; a free one by whoever calls it, and a busy one by whoever had
+//! its answer, who need no waker: what is not ready then is polled by the actor anew. The lock is held while the
+//! service is polled or called, which a tower service does without waiting, and never across an await. How it stands can be
+//! read without the lock. A service that panics when it is polled has failed; one that panics when it is called has too,
+//! and its caller sees the panic.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, Ordering},
@@ -32,7 +35,7 @@ pub(super) struct Place<S> {
     inside: Mutex<Inside<S>>,
     /// What is inside.
     mirror: AtomicU8,
-    /// Told when a call left behind what is not free any more: the actor is to see to it.
+    /// Told when somebody else left behind what is not free: the actor is to see to it.
     pub(super) taken: Notify,
 }
 
@@ -40,8 +43,8 @@ enum Inside<S> {
     Nobody,
     Busy(S),
     Free(S),
-    /// The service ended while it was called. The actor is to say why.
-    Failed(BoxError),
+    /// The service ended under somebody else's hands. The actor is to say why.
+    Failed(MakeProblem),
 }
 
 /// A place under its lock, with the service in hand: whatever happens to it, also a panic, the mirror tells the truth
@@ -90,21 +93,38 @@ impl<S> Place<S> {
         let (mut service, was_busy) = match held.take() {
             Inside::Busy(service) => (service, true),
             Inside::Free(service) => (service, false),
-            Inside::Failed(error) => return Poll::Ready(Err(MakeProblem::Failed(error))),
-            // Only a panic leaves nobody.
+            Inside::Failed(error) => return Poll::Ready(Err(error)),
+            // Only a call that panicked leaves nobody.
             Inside::Nobody => return Poll::Ready(Err(MakeProblem::Panicked)),
         };
-        match service.poll_ready(cx) {
+        match ask(&mut service, cx) {
             Poll::Ready(Ok(())) => {
                 *held.inside = Inside::Free(service);
                 Poll::Ready(Ok(was_busy))
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(MakeProblem::Failed(error.into()))),
+            Poll::Ready(Err(problem)) => Poll::Ready(Err(problem)),
             Poll::Pending => {
                 *held.inside = Inside::Busy(service);
                 Poll::Pending
             }
         }
+    }
+
+    /// Whether a busy service is free again, for whoever had its answer: it need not wait for the actor to run.
+    pub(super) fn is_free_again<Req>(&self) -> bool
+    where
+        S: Service<Req>,
+        S::Error: Into<BoxError>,
+    {
+        if self.mirror.load(Ordering::Acquire) != BUSY {
+            return false;
+        }
+        let mut held = self.hold(false);
+        *held.inside = match held.take() {
+            Inside::Busy(service) => asked(service),
+            other => other,
+        };
+        matches!(*held.inside, Inside::Free(_))
     }
 
     /// Gives the service the request, if it is free and still ready. Else the request comes back.
@@ -114,6 +134,11 @@ impl<S> Place<S> {
         S::Error: Into<BoxError>,
     {
         let mut held = self.hold(false);
+        // It was ready, perhaps long ago.
+        *held.inside = match held.take() {
+            Inside::Free(service) => asked(service),
+            other => other,
+        };
         let mut service = match held.take() {
             Inside::Free(service) => service,
             other => {
@@ -121,24 +146,8 @@ impl<S> Place<S> {
                 return Err(request);
             }
         };
-        // It was ready, perhaps long ago.
-        match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(error)) => {
-                *held.inside = Inside::Failed(error.into());
-                return Err(request);
-            }
-            Poll::Pending => {
-                *held.inside = Inside::Busy(service);
-                return Err(request);
-            }
-        }
         let future = service.call(request);
-        *held.inside = match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => Inside::Free(service),
-            Poll::Ready(Err(error)) => Inside::Failed(error.into()),
-            Poll::Pending => Inside::Busy(service),
-        };
+        *held.inside = asked(service);
         Ok(future)
     }
 
@@ -146,6 +155,31 @@ impl<S> Place<S> {
         // What a panic leaves behind is told by what is inside.
         let inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
         Held { place: self, by_actor, inside }
+    }
+}
+
+/// Asks a service whether it is ready. One that panics is not to be asked again.
+fn ask<S, Req>(service: &mut S, cx: &mut Context<'_>) -> Poll<Result<(), MakeProblem>>
+where
+    S: Service<Req>,
+    S::Error: Into<BoxError>,
+{
+    match catch_unwind(AssertUnwindSafe(|| service.poll_ready(cx))) {
+        Ok(ready) => ready.map_err(|error| MakeProblem::Failed(error.into())),
+        Err(_) => Poll::Ready(Err(MakeProblem::Panicked)),
+    }
+}
+
+/// The service, as it says that it is. Nobody is woken when that changes.
+fn asked<S, Req>(mut service: S) -> Inside<S>
+where
+    S: Service<Req>,
+    S::Error: Into<BoxError>,
+{
+    match ask(&mut service, &mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(())) => Inside::Free(service),
+        Poll::Ready(Err(problem)) => Inside::Failed(problem),
+        Poll::Pending => Inside::Busy(service),
     }
 }
 

@@ -14,14 +14,19 @@ use super::{
     slot::Slot,
 };
 use crate::{
-    balance::{Outcome, PickContext},
+    balance::{MissingKey, Outcome, PickContext},
     discover::Followed,
     members::{Driver, Member, Search, Shared, Snapshot},
     runtime::{BoxFuture, Task},
 };
 
-/// Where the hash key of a request comes from.
-pub(super) type KeyOf<Req> = Arc<dyn Fn(&Req) -> Option<u64> + Send + Sync>;
+type KeyOf<Req> = dyn Fn(&Req) -> Option<u64> + Send + Sync;
+
+/// Where the hash keys of requests come from.
+pub(super) struct Keys<Req> {
+    pub(super) of: Option<Arc<KeyOf<Req>>>,
+    pub(super) missing: MissingKey,
+}
 
 /// One service over the services of all instances. Cheap to clone. Made by a
 /// [`LoadBalanceLayer`](super::LoadBalanceLayer) or its builder.
@@ -41,7 +46,7 @@ pub struct LoadBalanced<S, Req> {
 
 struct Inner<S, Req> {
     shared: Arc<Shared<Slot<S>>>,
-    key: Option<KeyOf<Req>>,
+    keys: Keys<Req>,
     _driver: Task,
 }
 
@@ -61,7 +66,7 @@ impl<S: Send + 'static, Req> LoadBalanced<S, Req> {
         shared: Shared<Slot<S>>,
         settings: actor::Settings,
         followed: Followed,
-        key: Option<KeyOf<Req>>,
+        keys: Keys<Req>,
         make: M,
     ) -> Self
     where
@@ -84,7 +89,7 @@ impl<S: Send + 'static, Req> LoadBalanced<S, Req> {
         };
         let driver = Driver::new(Arc::clone(&shared), slots, followed);
         let driver = shared.runtime.spawn(driver.run());
-        Self { inner: Arc::new(Inner { shared, key, _driver: driver }) }
+        Self { inner: Arc::new(Inner { shared, keys, _driver: driver }) }
     }
 }
 
@@ -128,7 +133,9 @@ where
                     continue;
                 }
             };
-            return match answer.await {
+            let answer = answer.await;
+            slot.answered();
+            return match answer {
                 Ok(response) => {
                     in_flight.finish(Outcome::Success);
                     Ok(response)
@@ -142,9 +149,19 @@ where
     }
 
     fn context(&self, request: &Req) -> PickContext {
-        let key = self.key.as_ref().and_then(|key| key(request));
-        let hash_key = key.or(self.shared.endpoint.hash_key);
-        PickContext { hash_key, ..PickContext::new() }.now(self.shared.runtime.now())
+        let shared = &self.shared;
+        let key = self.keys.of.as_ref().and_then(|of| of(request)).or(shared.endpoint.hash_key);
+        let hash_key = match self.keys.missing {
+            MissingKey::Random if key.is_none() => Some(shared.runtime.random()),
+            _ => key,
+        };
+        PickContext { hash_key, ..PickContext::new() }.now(shared.runtime.now())
+    }
+}
+
+impl<Req> Clone for Keys<Req> {
+    fn clone(&self) -> Self {
+        Self { of: self.of.clone(), missing: self.missing }
     }
 }
 

@@ -101,6 +101,17 @@ impl<S> Slot<S> {
         Ok((future, in_flight))
     }
 
+    /// A request has been answered: whoever waited for that may come in.
+    pub(super) fn answered<Req>(&self)
+    where
+        S: Service<Req>,
+        S::Error: Into<BoxError>,
+    {
+        if self.place.is_free_again() {
+            self.room.vacated();
+        }
+    }
+
     /// Until the nth service has answered a request.
     pub(super) async fn has_answered(&self, nth: u64) {
         while self.answered.load(Ordering::Acquire) < nth {
@@ -109,7 +120,7 @@ impl<S> Slot<S> {
     }
 
     /// The last of the services that answered a request.
-    pub(super) fn answered(&self) -> u64 {
+    pub(super) fn last_answered(&self) -> u64 {
         self.answered.load(Ordering::Acquire)
     }
 }
