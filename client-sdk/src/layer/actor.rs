@@ -212,13 +212,13 @@ where
             tokio::select! {
                 biased;
                 changed = until(orders, |order| *order == Order::Drain) => return told(&changed),
-                () = self.slot.place.taken.notified() => {}
+                () = self.slot.place.touched.notified() => {}
                 () = tokio::time::sleep(LOOK) => {}
             }
             tokio::select! {
                 biased;
                 changed = until(orders, |order| *order == Order::Drain) => return told(&changed),
-                free = poll_fn(|cx| self.slot.place.poll_free(cx)) => match free {
+                free = self.free() => match free {
                     Ok(true) => self.slot.room.vacated(),
                     Ok(false) => {}
                     Err(problem) => break problem,
@@ -238,7 +238,20 @@ where
         let target = T::of(&self.slot.instance.load());
         let service = make.call(target).await.map_err(|error| MakeProblem::Make(error.into()))?;
         self.slot.place.put(service);
-        poll_fn(|cx| self.slot.place.poll_free(cx)).await.map(drop)
+        self.free().await.map(drop)
+    }
+
+    /// Until the service is ready. Says whether it had been busy.
+    async fn free(&self) -> Result<bool, MakeProblem> {
+        let place = &self.slot.place;
+        loop {
+            tokio::select! {
+                biased;
+                free = poll_fn(|cx| place.poll_free(cx)) => return free,
+                // Somebody else asked it, and has its wake-up.
+                () = place.touched.notified() => {}
+            }
+        }
     }
 
     /// Until nothing is in flight. The service gets no more requests, and is kept until then.

@@ -35,8 +35,9 @@ pub(super) struct Place<S> {
     inside: Mutex<Inside<S>>,
     /// What is inside.
     mirror: AtomicU8,
-    /// Told when somebody else left behind what is not free: the actor is to see to it.
-    pub(super) taken: Notify,
+    /// Told when somebody else asked a busy service, and has its wake-up, or left behind what is not free: the actor is to
+    /// see to it.
+    pub(super) touched: Notify,
 }
 
 enum Inside<S> {
@@ -52,12 +53,13 @@ enum Inside<S> {
 struct Held<'a, S> {
     place: &'a Place<S>,
     by_actor: bool,
+    was_busy: bool,
     inside: MutexGuard<'a, Inside<S>>,
 }
 
 impl<S> Place<S> {
     pub(super) fn empty() -> Self {
-        Self { inside: Mutex::new(Inside::Nobody), mirror: AtomicU8::new(EMPTY), taken: Notify::new() }
+        Self { inside: Mutex::new(Inside::Nobody), mirror: AtomicU8::new(EMPTY), touched: Notify::new() }
     }
 
     /// Whether there is a service.
@@ -154,7 +156,7 @@ impl<S> Place<S> {
     fn hold(&self, by_actor: bool) -> Held<'_, S> {
         // What a panic leaves behind is told by what is inside.
         let inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
-        Held { place: self, by_actor, inside }
+        Held { place: self, by_actor, was_busy: matches!(*inside, Inside::Busy(_)), inside }
     }
 }
 
@@ -197,8 +199,8 @@ impl<S> Drop for Held<'_, S> {
             Inside::Free(_) => FREE,
         };
         self.place.mirror.store(mirror, Ordering::Release);
-        if mirror != FREE && !self.by_actor {
-            self.place.taken.notify_one();
+        if !self.by_actor && (mirror != FREE || self.was_busy) {
+            self.place.touched.notify_one();
         }
     }
 }

@@ -62,7 +62,8 @@ struct State {
     /// Services made until now that say so when they are asked whether they are ready.
     doom: Option<(&'static str, usize)>,
     panics: Panics,
-    wakers: Vec<Waker>,
+    /// Of each service whoever asked last, as tower has it: whoever asked before is not told.
+    wakers: HashMap<usize, Waker>,
     made: usize,
     alive: usize,
     asked: usize,
@@ -153,7 +154,7 @@ impl Host {
             change(&mut state);
             std::mem::take(&mut state.wakers)
         };
-        wakers.into_iter().for_each(Waker::wake);
+        wakers.into_values().for_each(Waker::wake);
     }
 
     /// So many requests are let in, and no more until this is said again.
@@ -289,7 +290,7 @@ impl Service<Req> for Served {
         match state.places.as_mut() {
             Some(places) if *places > 0 => *places -= 1,
             _ => {
-                state.wakers.push(cx.waker().clone());
+                state.wakers.insert(self.nth, cx.waker().clone());
                 return Poll::Pending;
             }
         }
@@ -320,12 +321,10 @@ impl Service<Req> for Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.host.change(|state| {
-            state.alive -= 1;
-            if let Some(time) = self.place {
-                state.give_back(time);
-            }
-        });
+        self.host.state().alive -= 1;
+        if let Some(time) = self.place {
+            self.host.change(|state| state.give_back(time));
+        }
     }
 }
 
@@ -334,11 +333,10 @@ struct Place(Host, u64);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.change(|state| {
-            if state.places_return {
-                state.give_back(self.1);
-            }
-        });
+        // Nobody is woken for nothing.
+        if self.0.state().places_return {
+            self.0.change(|state| state.give_back(self.1));
+        }
     }
 }
 

@@ -90,6 +90,37 @@ async fn no_wake_up_is_lost_when_a_service_has_several_places_again_at_once() {
     }
 }
 
+/// A service tells only whoever asked it last, be it in passing.
+#[tokio::test(start_paused = true)]
+async fn an_answer_takes_no_wake_up_away_from_a_service_that_is_busy_or_new() {
+    let world = World::default();
+    let a = world.host("a");
+    a.allow(2);
+    let (balanced, _fleet) = over(&world, [&a]).await;
+    let [one, other] = [ask(&balanced, "hold"), ask(&balanced, "hold")];
+    a.arrived().await;
+    a.arrived().await;
+    all_wait().await;
+    a.open(1);
+    all_wait().await;
+    let waits = ask(&balanced, "");
+    all_wait().await;
+    assert!(!waits.is_finished());
+    a.allow(1);
+    assert_eq!(answered(waits).await, "a");
+    // The other one is answered while another service is being made.
+    a.doom("connection reset");
+    all_wait().await;
+    a.open(1);
+    all_wait().await;
+    assert!(one.is_finished() && other.is_finished());
+    let waits = ask(&balanced, "");
+    all_wait().await;
+    a.allow(1);
+    assert_eq!(answered(waits).await, "a");
+    assert_eq!(a.made(), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_queue_is_bounded_and_requests_in_flight_have_no_place_in_it() {
     let world = World::default();
@@ -192,7 +223,8 @@ async fn no_wake_up_is_lost_on_many_threads() {
     for host in &hosts {
         host.at_once(2);
     }
-    let (balanced, _fleet) = over(&world, &hosts).await;
+    let fleet = Fleet::of(hosts.iter().map(Host::instance));
+    let balanced = builder(&fleet).max_wait(Duration::from_mins(1)).service(world.clone());
     let callers: Vec<_> = (0..64)
         .map(|caller| {
             let balanced = balanced.clone();
