@@ -16,9 +16,11 @@ const BOB: &str = "cargo run -p examples --bin greeter -- --name bob";
 const CALLER: &str = "cargo run -p examples --bin caller -- --calls 20";
 const CUSTOM_DISCOVER: &str = "cargo run -p examples --bin custom_discover";
 const CUSTOM_LOAD_BALANCE: &str = "cargo run -p examples --bin custom_load_balance";
+const HTTP1: &str = "cargo run -p examples --bin http1";
 
 /// The commands of the README that are run here.
-pub(crate) const COMMANDS: [&str; 6] = [WATCH, ALICE, BOB, CALLER, CUSTOM_DISCOVER, CUSTOM_LOAD_BALANCE];
+pub(crate) const COMMANDS: [&str; 7] =
+    [WATCH, ALICE, BOB, CALLER, CUSTOM_DISCOVER, CUSTOM_LOAD_BALANCE, HTTP1];
 
 /// What `cargo run` would start, which cargo has built already for this test.
 fn program(command: &str) -> Command {
@@ -30,6 +32,7 @@ fn program(command: &str) -> Command {
         "caller" => env!("CARGO_BIN_EXE_caller"),
         "custom_discover" => env!("CARGO_BIN_EXE_custom_discover"),
         "custom_load_balance" => env!("CARGO_BIN_EXE_custom_load_balance"),
+        "http1" => env!("CARGO_BIN_EXE_http1"),
         other => panic!("{other} is not a program"),
     };
     let mut command = Command::new(program);
@@ -125,6 +128,16 @@ async fn a_load_balance_of_ones_own() {
         "  hello call 4, this is alice",
         "  hello call 5, this is alice",
         "  hello call 6, this is alice",
+    ];
+    assert_eq!(said, expected);
+}
+
+#[tokio::test]
+async fn any_tower_service_balanced() {
+    let said = output(&mut program(HTTP1)).await;
+    let expected = [
+        "both are connected: 20 requests are answered by alice and bob",
+        "alice has stopped: 20 requests are answered by bob",
     ];
     assert_eq!(said, expected);
 }
