@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{BalancedChannel, settings::Settings};
 use crate::{
     backoff::Bounds,
-    balance::{CallerOrder, LoadBalance, Policy, RoundRobin},
+    balance::{CallerOrder, HashKeys, LoadBalance, Policy, RoundRobin},
     discover::{Discover, follow},
     members::{self, Chooser, Shared, WithDiscovery},
     model::Endpoint,
@@ -85,6 +85,14 @@ impl<D: Discover> ChannelBuilder<D> {
     #[must_use]
     pub fn connect_ahead(mut self, instances: usize) -> Self {
         self.members.connect_ahead = instances.max(1);
+        self
+    }
+
+    /// Where the hash key of a call is looked for, and what a missing one means. Default: in the request's extensions
+    /// ([`HashKey`](crate::balance::HashKey)), then the endpoint; a missing one is an error for policies that hash.
+    #[must_use]
+    pub fn hash_keys(mut self, keys: HashKeys) -> Self {
+        self.settings.hash_keys = keys;
         self
     }
 

@@ -72,7 +72,10 @@ impl Call {
         let now = shared.runtime.now();
         let deadline =
             grpc_timeout(&head.headers).map(|timeout| Deadline { timeout, at: now.saturating_add(timeout) });
-        let context = PickContext { hash_key: shared.endpoint.hash_key, ..PickContext::new() }.now(now);
+        let random = || shared.runtime.random();
+        let key =
+            inner.settings.hash_keys.key(&head.extensions, &head.headers, shared.endpoint.hash_key, random);
+        let context = PickContext { hash_key: key, ..PickContext::new() }.now(now);
         let body = Replay::new(body, inner.settings.replay_limit);
         let search = Search::new(Arc::clone(shared), context, deadline);
         Self { inner, head, body, search }

@@ -8,6 +8,7 @@ mod channel_changes;
 mod channel_connecting;
 mod channel_failures;
 mod channel_foreign;
+mod channel_hash_keys;
 mod channel_metrics;
 mod channel_policies;
 
