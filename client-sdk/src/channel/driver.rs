@@ -110,9 +110,10 @@ impl Driver {
                 Order::Rest
             };
             if let Some(owner) = self.owners.get(&instance.id) {
+                owner.instance_changed(Arc::clone(instance));
                 owner.order(order);
             } else {
-                let owner = self.shared.connect(instance.address.clone(), order);
+                let owner = self.shared.connect(Arc::clone(instance), order);
                 self.owners.insert(Arc::clone(&instance.id), owner);
             }
         }

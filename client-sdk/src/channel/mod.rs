@@ -18,7 +18,7 @@
 //! |---|---|
 //! | `builder`, `settings` | what a channel may be told |
 //! | `driver` | the view, the connections, and the routes that it publishes |
-//! | `connection`, `greeting` | one connection's states |
+//! | `connection`, `greeting`, `tls` | the connections to one instance, and their states |
 //! | `routes`, `chooser` | which instance a call goes to |
 //! | `service` | one call |
 //! | `request_body` | a request that can be sent again |
@@ -43,15 +43,19 @@ mod service;
 mod settings;
 mod shared;
 mod snapshot;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::sync::Arc;
 
 pub use builder::ChannelBuilder;
-pub use connection::{ConnectError, ConnectionState};
+pub use connection::{ConnectError, ConnectProblem, ConnectionState};
 pub use error::ChannelError;
 pub use response_body::ResponseBody;
 pub use routes::Standing;
 pub use snapshot::{ChannelSnapshot, InstanceSnapshot};
+#[cfg(feature = "tls")]
+pub use tls::{SERVER_NAME_TAG, Tls, TlsError};
 
 use self::{chooser::Chooser, driver::Driver, settings::Settings, shared::Shared};
 use crate::{

@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    ops::RangeInclusive,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
@@ -70,9 +71,9 @@ pub enum Standing {
     Removed,
 }
 
-/// The connections that a call was given to already, each by how often it had been opened.
+/// The connections that a call was given to already, each by the numbers of its HTTP/2 connections.
 #[derive(Default)]
-pub(super) struct Tried(Vec<(Arc<Connection>, u64)>);
+pub(super) struct Tried(Vec<(Arc<Connection>, RangeInclusive<u64>)>);
 
 /// What a call that finds no instance may hope for.
 pub(super) enum Outlook {
@@ -233,14 +234,24 @@ impl Entry {
 }
 
 impl Tried {
-    /// The call was offered to the nth connection to this instance.
+    /// The call was given to the nth connection to this instance.
     pub(super) fn add(&mut self, connection: &Arc<Connection>, nth: u64) {
-        self.0.push((Arc::clone(connection), nth));
+        self.0.push((Arc::clone(connection), nth..=nth));
     }
 
+    /// This instance does not want the call, whichever of its connections brings it.
+    pub(super) fn add_all(&mut self, connection: &Arc<Connection>) {
+        self.0.push((Arc::clone(connection), 0..=connection.opened()));
+    }
+
+    /// Whether the call was given to the nth connection to this instance.
+    pub(super) fn has(&self, connection: &Arc<Connection>, nth: u64) -> bool {
+        self.0.iter().any(|(tried, which)| Arc::ptr_eq(tried, connection) && which.contains(&nth))
+    }
+
+    /// Whether the call was given to every connection to this instance that takes requests.
     fn contains(&self, connection: &Arc<Connection>) -> bool {
-        let opened = connection.opened();
-        self.0.iter().any(|(tried, then)| Arc::ptr_eq(tried, connection) && *then == opened)
+        !connection.offers(|nth| self.has(connection, nth))
     }
 }
 

@@ -21,16 +21,13 @@ use std::{
     time::Duration,
 };
 
-use http::{
-    HeaderMap, Request, Response, Uri, request,
-    uri::{PathAndQuery, Scheme},
-};
+use http::{HeaderMap, Request, Response, Uri, request, uri::PathAndQuery};
 use tonic::Status;
 
 use super::{
     BalancedChannel, Inner,
     chooser::{Addresses, Chooser},
-    connection::Connection,
+    connection::{Connection, InFlight, Origin, Seat, Seating},
     error::{ChannelError, Fate, SharedError, fate},
     request_body::{Replay, RequestBody},
     response_body::ResponseBody,
@@ -181,20 +178,22 @@ impl Call {
     async fn attempt(&mut self, pick: Pick, connection: &Arc<Connection>) -> Result<Attempt, ChannelError> {
         let address = connection.address();
         // Counted first: a connection with something in flight is not gone.
-        let call = connection.begin(pick);
-        let Some((mut sender, nth)) = connection.sender() else {
-            self.tried.add(connection, connection.opened());
+        let mut call = connection.begin(pick);
+        let Some(seat) = self.seat(connection, &mut call).await? else {
+            self.tried.add(connection, 0);
             return Ok(Attempt::NotTaken);
         };
+        let Seat { mut sender, origin, nth } = seat;
         self.tried.add(connection, nth);
         let Some(body) = self.body.attempt() else {
             let limit = self.inner.shared.settings.replay_limit;
             let source = self.last.clone().unwrap_or_else(|| Arc::new(Status::unavailable("not taken")));
             return Err(ChannelError::NotReplayable { address: address.clone(), limit, source });
         };
-        let sent = sender.try_send_request(self.request(connection, body));
+        let sent = sender.try_send_request(self.request(origin, body));
         drop(sender);
-        let sent = self.before_deadline(sent, true, || format!("the answer of {address}")).await?;
+        let sent = self.before_deadline(sent, true, || format!("the answer of {address}")).await;
+        let sent = sent.map_err(|error| self.unless_queued(error))?;
         let mut error = match sent {
             Ok(response) => {
                 self.body.commit();
@@ -218,7 +217,10 @@ impl Call {
             return Ok(Attempt::NotTaken);
         }
         let error = match fate(address, error) {
-            Fate::Refused(error) => error,
+            Fate::Refused(error) => {
+                self.tried.add_all(connection);
+                error
+            }
             Fate::GoneAway(error) => {
                 connection.retire(nth);
                 error
@@ -232,13 +234,40 @@ impl Call {
         Ok(Attempt::NotTaken)
     }
 
-    fn request(&self, connection: &Connection, body: RequestBody) -> Request<RequestBody> {
+    /// A place on one of the instance's connections that the request was not given to yet.
+    async fn seat(
+        &self,
+        connection: &Arc<Connection>,
+        call: &mut InFlight,
+    ) -> Result<Option<Seat>, ChannelError> {
+        let tried = |nth| self.tried.has(connection, nth);
+        match call.seat(tried) {
+            Seating::Seated(seat) => Ok(Some(seat)),
+            Seating::None => Ok(None),
+            Seating::Full => {
+                let waiting_for = || format!("another connection to {}", connection.address());
+                self.before_deadline(call.wait_for_seat(tried), false, waiting_for).await
+            }
+        }
+    }
+
+    /// A call whose time was up before its connection had room for it has not been sent, and will not be.
+    fn unless_queued(&self, error: ChannelError) -> ChannelError {
+        match error {
+            ChannelError::DeadlineExceeded { timeout, reason, .. } if self.body.abandon() => {
+                ChannelError::DeadlineExceeded { timeout, sent: false, reason }
+            }
+            error => error,
+        }
+    }
+
+    fn request(&self, origin: Origin, body: RequestBody) -> Request<RequestBody> {
         let mut head = self.head.clone();
         // An authority that the caller set (`with_origin`) is kept.
         if head.uri.authority().is_none() {
             let mut parts = std::mem::take(&mut head.uri).into_parts();
-            parts.scheme = Some(Scheme::HTTP);
-            parts.authority = Some(connection.authority().clone());
+            parts.scheme = Some(origin.scheme);
+            parts.authority = Some(origin.authority);
             parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
             head.uri = Uri::from_parts(parts).expect("scheme, authority and path are all there");
         }

@@ -15,6 +15,10 @@ pub(super) struct Settings {
     pub(super) keepalive_interval: Duration,
     pub(super) keepalive_timeout: Duration,
     pub(super) keepalive_while_idle: bool,
+    /// At least 1.
+    pub(super) connections_per_instance: usize,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<super::tls::Tls>,
     /// Of an instance that could not be connected.
     pub(super) backoff: Bounds,
 }
@@ -30,6 +34,9 @@ impl Default for Settings {
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(5),
             keepalive_while_idle: true,
+            connections_per_instance: 1,
+            #[cfg(feature = "tls")]
+            tls: None,
             backoff: Bounds { base: Duration::from_millis(100), max: Duration::from_secs(30) },
         }
     }

@@ -16,7 +16,7 @@ use super::{
     settings::Settings,
 };
 use crate::{
-    model::{Address, Endpoint},
+    model::{Endpoint, Instance},
     runtime::Runtime,
 };
 
@@ -51,8 +51,8 @@ impl Shared {
     }
 
     /// Starts a connection.
-    pub(super) fn connect(&self, address: Address, order: Order) -> Owner {
-        Owner::start(address, order, Arc::clone(&self.settings), &self.runtime, Arc::clone(&self.wake))
+    pub(super) fn connect(&self, instance: Arc<Instance>, order: Order) -> Owner {
+        Owner::start(instance, order, Arc::clone(&self.settings), &self.runtime, Arc::clone(&self.wake))
     }
 
     pub(super) fn publish(&self, routes: Routes) {

@@ -37,7 +37,9 @@ pub struct InstanceSnapshot {
     pub standing: Standing,
     /// Calls that were sent and have not ended.
     pub in_flight: usize,
-    /// How often it was connected.
+    /// How many HTTP/2 connections to it are open and take calls.
+    pub connections: usize,
+    /// How often it was connected, all connections together.
     pub connects: u64,
     /// Why it could not be connected, if it could not.
     pub last_error: Option<String>,
@@ -50,6 +52,7 @@ impl ChannelSnapshot {
             state: entry.connection.state(),
             standing: routes.standing(entry),
             in_flight: entry.connection.in_flight(),
+            connections: entry.connection.lanes(),
             connects: entry.connection.opened(),
             last_error: entry.connection.last_error().map(|error| error.to_string()),
         });
