@@ -1,13 +1,17 @@
 //! The channel under real servers, misbehaving ones, and a view that changes.
 #![allow(clippy::disallowed_methods)] // a test may spawn
 
+mod h2_server;
 mod kit;
 
 mod channel_calls;
 mod channel_changes;
 mod channel_failures;
 mod channel_foreign;
+mod channel_lanes;
 mod channel_policies;
+#[cfg(feature = "tls")]
+mod channel_tls;
 
 use std::sync::Arc;
 
