@@ -120,7 +120,8 @@ impl<D: Discover> ChannelBuilder<D> {
         self
     }
 
-    /// How many HTTP/2 connections may be open to one instance at once. Default 1; 0 counts as 1.
+    /// How many HTTP/2 connections may be open to one instance at once: 1 to 1,000; what is beyond counts as the
+    /// nearest. Default 1.
     ///
     /// The first is opened as the channel sees fit. A further one is opened, one at a time, when all that are open have
     /// as many calls in flight as their peer allows (its first `SETTINGS_MAX_CONCURRENT_STREAMS`; 100 if it sets no
@@ -132,7 +133,7 @@ impl<D: Discover> ChannelBuilder<D> {
     /// and if that connection ends meanwhile, it goes elsewhere like any request that never left.
     #[must_use]
     pub fn connections_per_instance(mut self, max: usize) -> Self {
-        self.settings.connections_per_instance = max.max(1);
+        self.settings.connections_per_instance = max.clamp(1, 1000);
         self
     }
 

@@ -15,7 +15,7 @@ pub(super) struct Settings {
     pub(super) keepalive_interval: Duration,
     pub(super) keepalive_timeout: Duration,
     pub(super) keepalive_while_idle: bool,
-    /// At least 1.
+    /// 1 to 1,000.
     pub(super) connections_per_instance: usize,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<super::tls::Tls>,

@@ -3,7 +3,11 @@
 //! Owns the server name of an instance and the agreement on HTTP/2 (ALPN, RFC 7301; required by RFC 9113, 3.2). Does
 //! not own the byte stream below, nor the timeout that bounds the handshake. Cryptography is rustls on ring.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use http::uri::{Authority, Scheme};
 use rustls::{
@@ -32,6 +36,7 @@ const H2: &[u8] = b"h2";
 ///
 /// An instance whose name is none (a socket in the file system has no host), or who is somebody else, is not
 /// connected: see [`ConnectProblem`]. A name that changes closes nothing; it counts from the next connection on.
+/// Needs the feature `tls`, which is on by default.
 ///
 /// ```no_run
 /// # use std::sync::Arc;
@@ -140,13 +145,17 @@ impl Tls {
     /// Who the instance should be.
     pub(super) fn name(&self, instance: &Instance) -> Result<Named<'_>, ConnectProblem> {
         let name = match &self.names {
-            Names::One(name) => Some(name.clone()),
-            Names::By(name) => name(instance).or_else(|| own_name(instance)),
+            Names::One(name) => Ok(name.clone()),
+            // A function that panics must not take the connection's task with it.
+            Names::By(name) => match catch_unwind(AssertUnwindSafe(|| name(instance))) {
+                Ok(Some(name)) => Ok(name),
+                Ok(None) => own_name(instance),
+                Err(_) => Err("the function that names instances panicked"),
+            },
             Names::OfInstance => own_name(instance),
         };
-        let Some(name) = name else {
-            return Err(ConnectProblem::NoServerName { instance: Arc::clone(&instance.id) });
-        };
+        let name = name
+            .map_err(|reason| ConnectProblem::NoServerName { instance: Arc::clone(&instance.id), reason })?;
         let server_name = ServerName::try_from(name.clone()).ok();
         let authority = server_name.as_ref().and_then(|name| authority(name, instance));
         match (server_name, authority) {
@@ -218,13 +227,13 @@ fn trusting(
 }
 
 /// The name that the instance itself gives.
-fn own_name(instance: &Instance) -> Option<String> {
+fn own_name(instance: &Instance) -> Result<String, &'static str> {
     if let Some(name) = instance.tags.get(SERVER_NAME_TAG) {
-        return Some(name.clone().into_owned());
+        return Ok(name.clone().into_owned());
     }
     match instance.address.kind() {
-        AddressKind::Tcp { host, .. } => Some(host.to_owned()),
-        AddressKind::Unix(_) => None,
+        AddressKind::Tcp { host, .. } => Ok(host.to_owned()),
+        AddressKind::Unix(_) => Err("its address is a socket in the file system"),
     }
 }
 

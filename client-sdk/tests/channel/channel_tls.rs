@@ -244,7 +244,7 @@ async fn an_instance_without_a_usable_name_is_refused_before_it_is_dialled() {
     let error = refused(
         Authority::new().tls(),
         at(&nowhere, "a"),
-        |problem| matches!(problem, ConnectProblem::NoServerName { instance } if &**instance == "a"),
+        |problem| matches!(problem, ConnectProblem::NoServerName { instance, .. } if &**instance == "a"),
     )
     .await;
     assert!(error.contains("tls.server-name") && error.contains("`a`"), "{error}");

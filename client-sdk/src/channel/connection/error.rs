@@ -26,12 +26,14 @@ pub enum ConnectProblem {
     Timeout(Duration),
     /// TLS is asked for, and nothing says which name the instance's certificate should be for.
     #[error(
-        "instance `{instance}` has no TLS server name, for its address is not a host's; give it the tag \
-         `tls.server-name`, or name it with `Tls::server_name` or `Tls::server_name_by`"
+        "instance `{instance}` has no TLS server name, for {reason}; give it the tag `tls.server-name`, or name it with \
+         `Tls::server_name` or `Tls::server_name_by`"
     )]
     NoServerName {
         /// The instance's id.
         instance: Arc<str>,
+        /// Why nothing says it.
+        reason: &'static str,
     },
     /// TLS is asked for, and what should be the name in the instance's certificate is not a name.
     #[error(

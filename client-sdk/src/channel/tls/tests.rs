@@ -47,6 +47,9 @@ fn one_name_and_a_function_go_before_it() {
 fn what_is_no_name_is_said_with_the_instance_and_what_to_do() {
     let problem = authority_of(&tls(), at("unix:/run/a.sock")).expect_err("no name");
     assert!(problem.contains("`one`") && problem.contains("tls.server-name"), "{problem}");
+    let panics = tls().server_name_by(|_| panic!("on purpose"));
+    let problem = authority_of(&panics, at("a.internal:80")).expect_err("no name");
+    assert!(problem.contains("`one`") && problem.contains("panicked"), "{problem}");
     for bad in ["", "a b", "https://a.internal", "a.internal:80", "-a-.internal."] {
         let problem =
             authority_of(&tls(), at("10.0.0.7:80").tag(SERVER_NAME_TAG, bad)).expect_err("not a name");
