@@ -132,8 +132,8 @@ impl Policy for First {
 }
 
 impl Picker for FirstPicker {
-    fn pick(&self, _: &PickContext) -> Result<Pick, PickError> {
-        Ok(Pick::new(Arc::clone(&self.0)))
+    fn pick(&self, _: &PickContext) -> Result<Pick<'_>, PickError> {
+        Ok(Pick::of(Arc::clone(&self.0)))
     }
 }
 
@@ -152,13 +152,13 @@ async fn a_foreign_discover_works_with_our_balancer_with_follow_and_under_a_fore
     let ours = Balancer::builder(Arc::clone(&table), RoundRobin::with_seed(1)).build();
     let first = Balancer::builder(Arc::clone(&table), First).build();
     let followed = follow(Arc::clone(&table), Endpoint::new("s"), &Runtime::tokio());
-    let handle = first.handle(&Endpoint::new("s")).await.unwrap();
+    let mut handle = first.handle(&Endpoint::new("s")).await.unwrap();
     assert_eq!(text(ours.get(&Endpoint::new("s")).await.unwrap()).len(), 2);
-    assert_eq!(&*handle.pick(&PickContext::default()).unwrap().instance.id, "a:1");
+    assert_eq!(&*handle.pick(&PickContext::default()).unwrap().instance().id, "a:1");
     table.write("s", &[3, 2, 4]);
     pass().await;
     assert_eq!(text(ours.get(&Endpoint::new("s")).await.unwrap()).len(), 3);
-    assert_eq!(&*handle.pick(&PickContext::default()).unwrap().instance.id, "a:3");
+    assert_eq!(&*handle.pick(&PickContext::default()).unwrap().instance().id, "a:3");
     assert_eq!(followed.state().view.unwrap().instances.len(), 3);
     let error = ours.get(&Endpoint::new("unknown")).await.unwrap_err();
     assert_eq!(error.to_string(), "cannot discover default/unknown: no row for default/unknown");

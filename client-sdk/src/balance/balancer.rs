@@ -11,7 +11,8 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Cached, Candidates, LoadBalance, LoadBalanceError, Pick, PickContext, PickError, Picker, Policy, Refused,
-    cache::IDLE, entry::Entry,
+    cache::IDLE,
+    entry::{Current, Entry},
 };
 use crate::{
     discover::{
@@ -35,9 +36,9 @@ use crate::{
 /// let runtime = Runtime::tokio();
 /// let peers = Arc::new(StaticDiscover::parse(["10.0.0.7:8080", "10.0.0.8:8080"])?);
 /// let balancer = Balancer::builder(peers, RoundRobin::new(&runtime)).runtime(runtime).build();
-/// let greeter = balancer.handle(&Endpoint::new("greeter")).await?;
+/// let mut greeter = balancer.handle(&Endpoint::new("greeter")).await?;
 /// let pick = greeter.pick(&PickContext::default())?;
-/// println!("call {}", pick.instance.address);
+/// println!("call {}", pick.instance().address);
 /// # Ok(())
 /// # }
 /// ```
@@ -58,8 +59,13 @@ pub struct BalancerBuilder<D, P> {
 
 /// Picks among the instances of one endpoint: synchronously, without a lock, without an allocation. Cheap to clone.
 ///
-/// It follows the instances for as long as its [`Balancer`] lives.
-pub struct Handle<P: Policy>(Arc<Entry<P>>);
+/// It follows the instances for as long as its [`Balancer`] lives. Each pick is made on the newest instances; a handle
+/// keeps the picker that it used last, so that finding out that it is still the newest is all that a pick costs beyond
+/// the policy's own. That is why picking wants the handle for itself: whoever shares it clones it.
+pub struct Handle<P: Policy> {
+    entry: Arc<Entry<P>>,
+    cache: Current<P>,
+}
 
 impl<D: Discover, P: Policy> Balancer<D, P> {
     /// Builds a balancer.
@@ -78,9 +84,9 @@ impl<D: Discover, P: Policy> Balancer<D, P> {
             let instances = [Arc::new(Instance::builder(address.clone()).build())].into();
             entry.offer(View { instances, version: None });
             entry.build(&**self.cache.policy());
-            return Ok(Handle(Arc::new(entry)));
+            return Ok(Handle::new(Arc::new(entry)));
         }
-        self.entry(endpoint).await.map(Handle)
+        self.entry(endpoint).await.map(Handle::new)
     }
 
     /// Addresses for one request, in the order in which to try them.
@@ -158,9 +164,14 @@ impl<D: Discover, P: Policy> LoadBalance<D> for Balancer<D, P> {
 }
 
 impl<P: Policy> Handle<P> {
-    /// An instance for one request.
-    pub fn pick(&self, context: &PickContext) -> Result<Pick, PickError> {
-        match self.0.load().as_ref().and_then(|built| built.picker.as_ref()) {
+    fn new(entry: Arc<Entry<P>>) -> Self {
+        Self { cache: Entry::cached(&entry), entry }
+    }
+
+    /// An instance for one request. The pick borrows from the handle; [`Pick::into_owned`] ends that.
+    #[inline]
+    pub fn pick(&mut self, context: &PickContext) -> Result<Pick<'_>, PickError> {
+        match self.cache.load().as_ref().and_then(|built| built.picker.as_ref()) {
             Some(picker) => picker.pick(context),
             None => Err(PickError::NoInstances),
         }
@@ -168,13 +179,13 @@ impl<P: Policy> Handle<P> {
 
     /// How many instances may not be picked now, and why: for the message when [`pick`](Self::pick) finds none.
     pub fn refused(&self) -> Refused {
-        self.0.load().as_ref().map(|built| built.eligible.refused()).unwrap_or_default()
+        self.entry.load().as_ref().map(|built| built.eligible.refused()).unwrap_or_default()
     }
 }
 
 impl<P: Policy> Clone for Handle<P> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self { entry: Arc::clone(&self.entry), cache: self.cache.clone() }
     }
 }
 

@@ -49,8 +49,8 @@ impl<P: Policy> Candidates<P> {
             let Some(picker) = &built.picker else {
                 return Err(none(built.eligible.refused().to_string()));
             };
-            match picker.pick(&PickContext { hash_key: endpoint.hash_key }) {
-                Ok(pick) => pick.instance,
+            match picker.pick(&PickContext { hash_key: endpoint.hash_key, ..PickContext::new() }) {
+                Ok(pick) => Arc::clone(pick.instance()),
                 Err(PickError::NoInstances) => return Err(none("the policy chose none of them".to_owned())),
                 Err(error) => return Err(LoadBalanceError::Other(Arc::new(error))),
             }

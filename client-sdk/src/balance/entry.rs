@@ -8,6 +8,7 @@
 //! threads that bring views, one builds; it goes on until what it built is the newest.
 
 use std::{
+    ops::Deref,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -15,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::{ArcSwapOption, Guard};
+use arc_swap::{ArcSwapOption, Cache, Guard};
 use tokio::sync::{Semaphore, watch};
 
 use super::{Eligible, PickError, Policy};
@@ -28,6 +29,12 @@ pub(crate) struct Built<P> {
     pub(crate) picker: Option<P>,
     pub(crate) eligible: Eligible,
 }
+
+/// What an entry's picks are made on, kept by one who picks often: looked at again before each pick.
+pub(crate) type Current<P> = Cache<Published<P>, Option<Arc<Built<<P as Policy>::Picker>>>>;
+
+/// An entry, as the place where its newest picker is published.
+pub(crate) struct Published<P: Policy>(Arc<Entry<P>>);
 
 /// What first callers wait for.
 #[derive(Clone, Debug)]
@@ -47,6 +54,20 @@ pub(crate) struct Entry<P: Policy> {
     flights: AtomicU64,
     used: AtomicBool,
     retries: AtomicU64,
+}
+
+impl<P: Policy> Deref for Published<P> {
+    type Target = ArcSwapOption<Built<P::Picker>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0.current
+    }
+}
+
+impl<P: Policy> Clone for Published<P> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +103,11 @@ impl<P: Policy> Entry<P> {
     /// What picks are made on. `None` before the first view.
     pub(crate) fn load(&self) -> Guard<Option<Arc<Built<P::Picker>>>> {
         self.current.load()
+    }
+
+    /// The same, for one who picks often.
+    pub(crate) fn cached(this: &Arc<Self>) -> Current<P> {
+        Cache::new(Published(Arc::clone(this)))
     }
 
     pub(crate) fn is_ready(&self) -> bool {

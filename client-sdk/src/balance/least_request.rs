@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    Outcome, Pick, PickContext, PickError, Picker, Policy, Report, alias::AliasTable, loads::Loads,
+    Load, Outcome, Pick, PickContext, PickError, Picker, Policy, Report, alias::AliasTable, loads::Loads,
     random::Random,
 };
 use crate::{model::InstanceList, runtime::Runtime};
@@ -32,6 +32,8 @@ pub struct LeastRequest {
 pub struct LeastRequestPicker {
     instances: InstanceList,
     active: Box<[Arc<Active>]>,
+    /// The same, as what a pick reports to.
+    reports: Box<[Arc<dyn Report>]>,
     table: AliasTable,
     random: Random,
 }
@@ -56,9 +58,11 @@ impl Policy for LeastRequest {
     type Picker = LeastRequestPicker;
 
     fn build(&self, instances: &InstanceList) -> LeastRequestPicker {
+        let active = self.loads.of(instances, Active::default);
         LeastRequestPicker {
             instances: Arc::clone(instances),
-            active: self.loads.of(instances, Active::default),
+            reports: active.iter().map(|it| Arc::clone(it) as Arc<dyn Report>).collect(),
+            active,
             table: AliasTable::new(instances.iter().map(|instance| instance.weight)),
             random: Random::new(self.seeds.next()),
         }
@@ -77,20 +81,20 @@ impl LeastRequestPicker {
 }
 
 impl Picker for LeastRequestPicker {
-    fn pick(&self, _: &PickContext) -> Result<Pick, PickError> {
+    fn pick(&self, _: &PickContext) -> Result<Pick<'_>, PickError> {
         let (one, other) = draw_two(&self.table, &self.random)?;
         let chosen = if self.is_heavier(one, other) { other } else { one };
-        match (self.instances.get(chosen), self.active.get(chosen)) {
-            (Some(instance), Some(active)) => {
-                active.0.fetch_add(1, Ordering::Relaxed);
-                Ok(Pick::reporting(
-                    Arc::clone(instance),
-                    Arc::clone(active) as Arc<dyn Report>,
-                    Duration::ZERO,
-                ))
-            }
-            _ => Err(PickError::NoInstances),
-        }
+        let (Some(active), Some(report)) = (self.active.get(chosen), self.reports.get(chosen)) else {
+            return Err(PickError::NoInstances);
+        };
+        let pick = Pick::new(&self.instances, chosen)?;
+        active.0.fetch_add(1, Ordering::Relaxed);
+        Ok(pick.reporting(report, Duration::ZERO))
+    }
+
+    fn load(&self, index: usize) -> Option<Load> {
+        let in_flight = self.active.get(index)?.0.load(Ordering::Relaxed);
+        Some(Load { in_flight, latency: None })
     }
 }
 
@@ -126,8 +130,8 @@ mod tests {
         weights.iter().enumerate().map(build).collect()
     }
 
-    fn index(all: &InstanceList, pick: &Pick) -> usize {
-        all.iter().position(|it| it.id == pick.instance.id).expect("of the list")
+    fn index(all: &InstanceList, pick: &Pick<'_>) -> usize {
+        all.iter().position(|it| it.id == pick.instance().id).expect("of the list")
     }
 
     #[test]
@@ -167,7 +171,8 @@ mod tests {
     fn counts_survive_a_change_of_the_instances_and_end_with_their_picks() {
         let policy = LeastRequest::with_seed(1);
         let before = policy.build(&list(&[1, 1]));
-        let held: Vec<_> = (0..10).map(|_| before.pick(&PickContext::default()).expect("eligible")).collect();
+        let held: Vec<_> =
+            (0..10).map(|_| before.pick(&PickContext::default()).expect("eligible").into_owned()).collect();
         let after = policy.build(&list(&[1, 1, 1]));
         let active = |picker: &LeastRequestPicker| {
             picker.active.iter().map(|it| it.0.load(Ordering::Relaxed)).sum::<u32>()

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh64::xxh64;
 
-use super::{Pick, PickContext, PickError, Picker, Policy, ring_hash::mix};
+use super::{Connects, Pick, PickContext, PickError, Picker, Policy, ring_hash::mix};
 use crate::model::InstanceList;
 
 const DEFAULT_SIZE: u32 = 65_537;
@@ -76,6 +76,10 @@ impl Default for Maglev {
 impl Policy for Maglev {
     type Picker = MaglevPicker;
 
+    fn connects(&self) -> Connects {
+        Connects::OnDemand
+    }
+
     fn build(&self, instances: &InstanceList) -> MaglevPicker {
         let needed = u32::try_from(instances.len()).unwrap_or(u32::MAX).saturating_mul(PER_INSTANCE);
         let size = if needed < self.size { self.size } else { next_prime(needed.min(MAX_SIZE - 1) + 1) };
@@ -84,13 +88,13 @@ impl Policy for Maglev {
 }
 
 impl Picker for MaglevPicker {
-    fn pick(&self, context: &PickContext) -> Result<Pick, PickError> {
+    fn pick(&self, context: &PickContext) -> Result<Pick<'_>, PickError> {
         let key = context.hash_key.ok_or(PickError::NoHashKey)?;
         // Multiplied instead of divided: the high half of the product is the place.
         let place =
             usize::try_from((u128::from(mix(key)) * self.table.len() as u128) >> 64).unwrap_or(usize::MAX);
-        let instance = self.table.get(place).and_then(|number| self.instances.get(*number as usize));
-        instance.map(|instance| Pick::new(Arc::clone(instance))).ok_or(PickError::NoInstances)
+        let index = self.table.get(place).ok_or(PickError::NoInstances)?;
+        Pick::new(&self.instances, *index as usize)
     }
 }
 

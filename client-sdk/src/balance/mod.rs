@@ -6,6 +6,7 @@
 mod alias;
 mod balancer;
 mod cache;
+mod caller_order;
 mod candidates;
 mod driver;
 mod eligible;
@@ -22,6 +23,7 @@ mod weighted_random;
 
 pub use balancer::{Balancer, BalancerBuilder, Handle};
 pub use cache::Cached;
+pub use caller_order::CallerOrder;
 pub use candidates::Candidates;
 pub(crate) use driver::rebalance;
 pub use driver::{Addresses, Balanced, Driver};
@@ -34,7 +36,7 @@ pub use ring_hash::{RingHash, RingHashPicker};
 pub use round_robin::{RoundRobin, RoundRobinPicker};
 pub use weighted_random::{WeightedRandom, WeightedRandomPicker};
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use crate::{
     discover::Discover,
@@ -91,20 +93,89 @@ pub trait Policy: Send + Sync + 'static {
 
     /// A picker over `instances`. Called outside any lock; may take its time.
     fn build(&self, instances: &InstanceList) -> Self::Picker;
+
+    /// Whether its picks are to be connected before they are made. Default: [`Connects::Ahead`].
+    fn connects(&self) -> Connects {
+        Connects::Ahead
+    }
+}
+
+/// When a channel connects to the instances that a policy may pick.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Connects {
+    /// Before any call: the policy picks among the connected ones.
+    #[default]
+    Ahead,
+    /// With the first call that is picked for it: the policy must pick the same instance whether or not it is connected.
+    OnDemand,
+}
+
+/// What a picker knows of an instance's load.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Load {
+    /// Requests that were picked for it and have not ended.
+    pub in_flight: u32,
+    /// The average of its latency, where the policy keeps one.
+    pub latency: Option<Duration>,
 }
 
 /// Chooses, synchronously: no lock, no allocation, no waiting.
 pub trait Picker: Send + Sync + 'static {
     /// An instance, among those that the picker was built over.
-    fn pick(&self, context: &PickContext) -> Result<Pick, PickError>;
+    fn pick(&self, context: &PickContext) -> Result<Pick<'_>, PickError>;
+
+    /// What it knows of the load of the instance at an index: for people who look. Default: nothing.
+    fn load(&self, index: usize) -> Option<Load> {
+        let _ = index;
+        None
+    }
 }
 
 /// What a picker may know of the request.
+///
+/// ```
+/// use client_sdk::balance::PickContext;
+/// let context = PickContext::new().hash_key(42);
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct PickContext {
     /// What hash policies hash by.
     pub hash_key: Option<u64>,
+    /// How many picks for this request were not taken: hash policies go on to another instance.
+    pub attempt: u32,
+    /// The time by the runtime's clock, from whoever knows it already; may be some milliseconds old. `None`: a policy
+    /// that wants it reads the clock, which costs about as much as the whole pick.
+    pub now: Option<Duration>,
+}
+
+impl PickContext {
+    /// Of a request that nothing is known of.
+    pub const fn new() -> Self {
+        Self { hash_key: None, attempt: 0, now: None }
+    }
+
+    /// Sets what hash policies hash by.
+    #[must_use]
+    pub const fn hash_key(mut self, key: u64) -> Self {
+        self.hash_key = Some(key);
+        self
+    }
+
+    /// Sets how many picks for this request were not taken. Default 0.
+    #[must_use]
+    pub const fn attempt(mut self, attempt: u32) -> Self {
+        self.attempt = attempt;
+        self
+    }
+
+    /// Sets the time by the runtime's clock.
+    #[must_use]
+    pub const fn now(mut self, now: Duration) -> Self {
+        self.now = Some(now);
+        self
+    }
 }
 
 /// Why a picker did not choose.

@@ -16,7 +16,7 @@ use std::{
 };
 
 use super::{
-    Outcome, Pick, PickContext, PickError, Picker, Policy, Report, alias::AliasTable,
+    Load, Outcome, Pick, PickContext, PickError, Picker, Policy, Report, alias::AliasTable,
     least_request::draw_two, loads::Loads, random::Random,
 };
 use crate::{model::InstanceList, runtime::Runtime};
@@ -42,6 +42,8 @@ struct Settings {
 pub struct PeakEwmaPicker {
     instances: InstanceList,
     latencies: Box<[Arc<Latency>]>,
+    /// The same, as what a pick reports to.
+    reports: Box<[Arc<dyn Report>]>,
     table: AliasTable,
     random: Random,
     settings: Arc<Settings>,
@@ -101,9 +103,11 @@ impl Policy for PeakEwma {
     type Picker = PeakEwmaPicker;
 
     fn build(&self, instances: &InstanceList) -> PeakEwmaPicker {
+        let latencies = self.loads.of(instances, || Latency::new(&self.settings));
         PeakEwmaPicker {
             instances: Arc::clone(instances),
-            latencies: self.loads.of(instances, || Latency::new(&self.settings)),
+            reports: latencies.iter().map(|it| Arc::clone(it) as Arc<dyn Report>).collect(),
+            latencies,
             table: AliasTable::new(instances.iter().map(|instance| instance.weight)),
             random: Random::new(self.seeds.next()),
             settings: Arc::clone(&self.settings),
@@ -120,17 +124,24 @@ impl PeakEwmaPicker {
 }
 
 impl Picker for PeakEwmaPicker {
-    fn pick(&self, _: &PickContext) -> Result<Pick, PickError> {
+    fn pick(&self, context: &PickContext) -> Result<Pick<'_>, PickError> {
         let (one, other) = draw_two(&self.table, &self.random)?;
-        let now = self.settings.runtime.now();
+        let now = context.now.unwrap_or_else(|| self.settings.runtime.now());
         let chosen = if self.cost(other, now) < self.cost(one, now) { other } else { one };
-        match (self.instances.get(chosen), self.latencies.get(chosen)) {
-            (Some(instance), Some(latency)) => {
-                latency.pending.fetch_add(1, Ordering::Relaxed);
-                Ok(Pick::reporting(Arc::clone(instance), Arc::clone(latency) as Arc<dyn Report>, now))
-            }
-            _ => Err(PickError::NoInstances),
-        }
+        let (Some(latency), Some(report)) = (self.latencies.get(chosen), self.reports.get(chosen)) else {
+            return Err(PickError::NoInstances);
+        };
+        let pick = Pick::new(&self.instances, chosen)?;
+        latency.pending.fetch_add(1, Ordering::Relaxed);
+        Ok(pick.reporting(report, now))
+    }
+
+    fn load(&self, index: usize) -> Option<Load> {
+        let known = self.latencies.get(index)?;
+        let in_flight = known.pending.load(Ordering::Relaxed);
+        let average = Average::unpack(known.average.load(Ordering::Relaxed));
+        let faded = f64::from(average.millis) * known.fading(average, stamp(self.settings.runtime.now()));
+        Some(Load { in_flight, latency: Some(Duration::from_secs_f64(faded / 1_000.0)) })
     }
 }
 
@@ -247,7 +258,7 @@ mod tests {
         for _ in 0..rounds {
             let pick = picker.pick(&PickContext::default()).expect("eligible");
             let index =
-                picker.instances.iter().position(|it| it.id == pick.instance.id).expect("of the list");
+                picker.instances.iter().position(|it| it.id == pick.instance().id).expect("of the list");
             shares[index] += 1;
             let (outcome, millis) = answer(index);
             advance(Duration::from_millis(millis)).await;
@@ -308,7 +319,8 @@ mod tests {
     async fn what_was_learnt_survives_a_change_and_ends_with_its_picks() {
         let policy = policy();
         let before = policy.build(&list(&[1, 1]));
-        let held: Vec<_> = (0..10).map(|_| before.pick(&PickContext::default()).expect("eligible")).collect();
+        let held: Vec<_> =
+            (0..10).map(|_| before.pick(&PickContext::default()).expect("eligible").into_owned()).collect();
         let after = policy.build(&list(&[1, 1, 1]));
         let pending = |picker: &PeakEwmaPicker| {
             picker.latencies.iter().map(|it| it.pending.load(Ordering::Relaxed)).sum::<u32>()
@@ -322,7 +334,8 @@ mod tests {
     async fn one_instance_none_and_weights_of_0() {
         assert!(policy().build(&list(&[5])).pick(&PickContext::default()).is_ok());
         for weights in [&[][..], &[0], &[0, 0]] {
-            let refused = policy().build(&list(weights)).pick(&PickContext::default());
+            let picker = policy().build(&list(weights));
+            let refused = picker.pick(&PickContext::default());
             assert_eq!(refused.unwrap_err(), PickError::NoInstances);
         }
     }

@@ -1,14 +1,17 @@
 //! A chosen instance, and the guard that tells its policy how the request went.
 //!
 //! ```text
-//!   Picker::pick ──► Pick ──finish(outcome)──► Report::finished(outcome, since)
-//!                      └────────drop─────────► Report::finished(Outcome::Cancelled, since)
+//!   Picker::pick ──► Pick<'picker> ──finish(outcome)──► Report::finished(outcome, since)
+//!                      │       └─────────drop─────────► Report::finished(Outcome::Cancelled, since)
+//!                      └─into_owned──► Pick<'static>: the same, for as long as one likes
 //! ```
 //!
-//! A pick of a policy that learns nothing costs one atomic addition; one of a policy that learns a second.
+//! A pick borrows from its picker: counting references would cost more than choosing does (an atomic addition is half of
+//! what a whole pick takes).
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use super::PickError;
 use crate::model::Instance;
 
 /// How a request went.
@@ -30,56 +33,115 @@ pub trait Report: Send + Sync + 'static {
 
 /// A chosen instance. Finishing or dropping it tells the policy that the request has ended.
 #[must_use = "dropping a pick tells its policy that the request has ended"]
-#[non_exhaustive]
-pub struct Pick {
-    /// The instance.
-    pub instance: Arc<Instance>,
-    guard: Option<Guard>,
+pub struct Pick<'a> {
+    instance: Lent<'a, Instance>,
+    index: usize,
+    guard: Option<Guard<'a>>,
 }
 
-struct Guard {
+enum Lent<'a, T: ?Sized> {
+    Borrowed(&'a Arc<T>),
+    Owned(Arc<T>),
+}
+
+struct Guard<'a> {
     /// `None` once it is told.
-    report: Option<Arc<dyn Report>>,
+    report: Option<Lent<'a, dyn Report>>,
     since: Duration,
 }
 
-impl Pick {
-    /// The instance, with nothing to report to.
-    pub fn new(instance: Arc<Instance>) -> Self {
-        Self { instance, guard: None }
+impl<'a> Pick<'a> {
+    /// The instance at `index` of the list that the picker was built over. Fails if there is none.
+    #[inline]
+    pub fn new(instances: &'a [Arc<Instance>], index: usize) -> Result<Self, PickError> {
+        match instances.get(index) {
+            Some(instance) => Ok(Self { instance: Lent::Borrowed(instance), index, guard: None }),
+            None => Err(PickError::NoInstances),
+        }
     }
 
-    /// The instance, and who is told how the request went. `since` is handed to it: usually the time of the pick.
-    pub fn reporting(instance: Arc<Instance>, report: Arc<dyn Report>, since: Duration) -> Self {
-        Self { instance, guard: Some(Guard { report: Some(report), since }) }
+    /// An instance by itself, of no list.
+    pub fn of(instance: Arc<Instance>) -> Pick<'static> {
+        Pick { instance: Lent::Owned(instance), index: usize::MAX, guard: None }
+    }
+
+    /// Adds who is told how the request went. `since` is handed to it: usually the time of the pick.
+    #[inline]
+    pub fn reporting(mut self, report: &'a Arc<dyn Report>, since: Duration) -> Self {
+        self.guard = Some(Guard { report: Some(Lent::Borrowed(report)), since });
+        self
+    }
+
+    /// The instance.
+    #[inline]
+    pub fn instance(&self) -> &Arc<Instance> {
+        self.instance.get()
+    }
+
+    /// Where the instance stands in the list that the picker was built over.
+    #[inline]
+    pub fn index(&self) -> usize {
+        self.index
     }
 
     /// Says how the request went.
-    pub fn finish(self, outcome: Outcome) {
-        if let Some(mut guard) = self.guard {
+    pub fn finish(mut self, outcome: Outcome) {
+        if let Some(guard) = &mut self.guard {
             guard.tell(outcome);
         }
     }
+
+    /// The same pick, borrowing from nobody: for a request that outlives the borrow of its picker or handle.
+    pub fn into_owned(mut self) -> Pick<'static> {
+        let guard = self
+            .guard
+            .take()
+            .map(|mut guard| Guard { report: guard.report.take().map(Lent::into_owned), since: guard.since });
+        Pick { instance: self.instance.into_owned(), index: self.index, guard }
+    }
 }
 
-impl Guard {
+impl<T: ?Sized> Lent<'_, T> {
+    #[inline]
+    fn get(&self) -> &Arc<T> {
+        match self {
+            Self::Borrowed(it) => it,
+            Self::Owned(it) => it,
+        }
+    }
+
+    fn into_owned(self) -> Lent<'static, T> {
+        Lent::Owned(match self {
+            Self::Borrowed(it) => Arc::clone(it),
+            Self::Owned(it) => it,
+        })
+    }
+}
+
+impl Guard<'_> {
     fn tell(&mut self, outcome: Outcome) {
         if let Some(report) = self.report.take() {
-            report.finished(outcome, self.since);
+            report.get().finished(outcome, self.since);
         }
     }
 }
 
-impl Drop for Guard {
+impl Drop for Guard<'_> {
     fn drop(&mut self) {
         self.tell(Outcome::Cancelled);
     }
 }
 
-impl fmt::Debug for Pick {
+impl fmt::Debug for dyn Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Report").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Pick<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pick")
-            .field("instance", &self.instance)
+            .field("instance", self.instance())
             .field("reports", &self.guard.is_some())
             .finish()
     }
@@ -102,16 +164,25 @@ mod tests {
 
     #[test]
     fn a_policy_is_told_once_how_a_request_went() {
-        let instance = Arc::new(Instance::builder("a:1".parse().expect("valid")).build());
+        let instances = [Arc::new(Instance::builder("a:1".parse().expect("valid")).build())];
         let told = Arc::new(Told::default());
-        let pick =
-            || Pick::reporting(Arc::clone(&instance), Arc::clone(&told) as Arc<dyn Report>, Duration::ZERO);
+        let report = Arc::clone(&told) as Arc<dyn Report>;
+        let pick = || Pick::new(&instances, 0).expect("there").reporting(&report, Duration::ZERO);
         pick().finish(Outcome::Success);
         drop(pick());
         pick().finish(Outcome::Failure);
+        let owned = pick().into_owned();
+        assert_eq!(told.0.lock().expect("unpoisoned").len(), 3, "made another's, it has not ended");
+        drop(owned);
+        pick().into_owned().finish(Outcome::Success);
         assert_eq!(
             *told.0.lock().expect("unpoisoned"),
-            [Outcome::Success, Outcome::Cancelled, Outcome::Failure]
+            [Outcome::Success, Outcome::Cancelled, Outcome::Failure, Outcome::Cancelled, Outcome::Success]
         );
+    }
+
+    #[test]
+    fn a_place_outside_of_the_list_is_an_error() {
+        assert_eq!(Pick::new(&[], 0).unwrap_err(), PickError::NoInstances);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh64::xxh64;
 
-use super::{Pick, PickContext, PickError, Picker, Policy};
+use super::{Connects, Pick, PickContext, PickError, Picker, Policy};
 use crate::model::InstanceList;
 
 /// Points of an instance of middling weight.
@@ -48,6 +48,10 @@ impl RingHash {
 impl Policy for RingHash {
     type Picker = RingHashPicker;
 
+    fn connects(&self) -> Connects {
+        Connects::OnDemand
+    }
+
     fn build(&self, instances: &InstanceList) -> RingHashPicker {
         let per_weight = points_per_weight(instances.iter().map(|instance| instance.weight));
         let mut points = Vec::new();
@@ -79,11 +83,10 @@ impl RingHashPicker {
 }
 
 impl Picker for RingHashPicker {
-    fn pick(&self, context: &PickContext) -> Result<Pick, PickError> {
+    fn pick(&self, context: &PickContext) -> Result<Pick<'_>, PickError> {
         let key = context.hash_key.ok_or(PickError::NoHashKey)?;
         let point = self.point(key).ok_or(PickError::NoInstances)?;
-        let instance = self.instances.get(point.instance as usize).ok_or(PickError::NoInstances)?;
-        Ok(Pick::new(Arc::clone(instance)))
+        Pick::new(&self.instances, point.instance as usize)
     }
 }
 

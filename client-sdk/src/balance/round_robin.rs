@@ -98,7 +98,7 @@ impl Policy for RoundRobin {
 }
 
 impl Picker for RoundRobinPicker {
-    fn pick(&self, _: &PickContext) -> Result<Pick, PickError> {
+    fn pick(&self, _: &PickContext) -> Result<Pick<'_>, PickError> {
         let index = match &self.turns {
             Turns::Equal => modulo(self.turn(), self.instances.len()),
             Turns::Cycle(cycle) => {
@@ -111,10 +111,7 @@ impl Picker for RoundRobinPicker {
                 }
             },
         };
-        match index.and_then(|index| self.instances.get(index)) {
-            Some(instance) => Ok(Pick::new(Arc::clone(instance))),
-            None => Err(PickError::NoInstances),
-        }
+        Pick::new(&self.instances, index.ok_or(PickError::NoInstances)?)
     }
 }
 

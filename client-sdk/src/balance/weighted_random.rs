@@ -47,11 +47,9 @@ impl Policy for WeightedRandom {
 }
 
 impl Picker for WeightedRandomPicker {
-    fn pick(&self, _: &PickContext) -> Result<Pick, PickError> {
-        match self.table.draw(self.random.next()).and_then(|index| self.instances.get(index)) {
-            Some(instance) => Ok(Pick::new(Arc::clone(instance))),
-            None => Err(PickError::NoInstances),
-        }
+    fn pick(&self, _: &PickContext) -> Result<Pick<'_>, PickError> {
+        let index = self.table.draw(self.random.next()).ok_or(PickError::NoInstances)?;
+        Pick::new(&self.instances, index)
     }
 }
 

@@ -29,9 +29,9 @@ async fn never_tried<P: Policy>(policy: P) {
         ],
     );
     let balancer = Balancer::builder(Arc::clone(&fake), policy).build();
-    let handle = balancer.handle(&endpoint()).await.unwrap();
+    let mut handle = balancer.handle(&endpoint()).await.unwrap();
     for _ in 0..1000 {
-        let id = handle.pick(&PickContext::default()).unwrap().instance.id.clone();
+        let id = handle.pick(&PickContext::default()).unwrap().instance().id.clone();
         assert!(["a:1", "a:6"].contains(&&*id), "{id} was picked");
         let mut tried = ports(balancer.get_picker(&endpoint(), &fake).await.unwrap());
         tried.sort();
@@ -55,7 +55,7 @@ async fn all_weights_0_give_an_error_with_its_reason() {
         error.to_string(),
         "no instance of default/s takes requests: 3 instances: 2 of weight 0, 1 draining"
     );
-    let handle = balancer.handle(&endpoint()).await.unwrap();
+    let mut handle = balancer.handle(&endpoint()).await.unwrap();
     assert_eq!(handle.pick(&PickContext::default()).unwrap_err(), PickError::NoInstances);
     assert_eq!(handle.refused().weightless, 2);
 }
@@ -64,7 +64,7 @@ async fn all_weights_0_give_an_error_with_its_reason() {
 async fn an_empty_set_is_a_typed_error_and_never_pends() {
     let fake = Fake::with("s", &[]);
     let balancer = Balancer::builder(Arc::clone(&fake), RoundRobin::with_seed(1)).build();
-    let handle = balancer.handle(&endpoint()).await.unwrap();
+    let mut handle = balancer.handle(&endpoint()).await.unwrap();
     assert_eq!(handle.pick(&PickContext::default()).unwrap_err(), PickError::NoInstances);
     let error = balancer.get(&endpoint()).await.unwrap_err();
     assert!(
@@ -111,7 +111,7 @@ async fn a_stale_choice_after_a_removal_is_impossible() {
     let all = [1, 2, 3, 4, 5].map(|port| instance(port, 1));
     let fake = Fake::with("s", &all);
     let balancer = Balancer::builder(Arc::clone(&fake), RoundRobin::with_seed(1)).build();
-    let handle = balancer.handle(&endpoint()).await.unwrap();
+    let mut handle = balancer.handle(&endpoint()).await.unwrap();
     for already_tried in 1..4 {
         fake.publish("s", &all);
         settle().await;
@@ -124,7 +124,7 @@ async fn a_stale_choice_after_a_removal_is_impossible() {
         fake.publish("s", &left);
         settle().await;
         for _ in 0..100 {
-            assert_ne!(handle.pick(&PickContext::default()).unwrap().instance.id, gone.id);
+            assert_ne!(handle.pick(&PickContext::default()).unwrap().instance().id, gone.id);
         }
         // A request that is being retried does not go there either, but to the one that came; to each once.
         let mut told: Vec<_> = tried.into_iter().chain(ports(under_way)).collect();
@@ -139,11 +139,12 @@ async fn a_stale_choice_after_a_removal_is_impossible() {
 async fn a_change_of_weight_only_and_of_tags_only_reaches_the_picks() {
     let fake = Fake::with("s", &[instance(1, 1), instance(2, 1)]);
     let balancer = Balancer::builder(Arc::clone(&fake), RoundRobin::with_seed(1)).build();
-    let handle = balancer.handle(&endpoint()).await.unwrap();
+    let mut handle = balancer.handle(&endpoint()).await.unwrap();
     let tagged = Instance::builder("a:2".parse().unwrap()).weight(3).tag("v", "2").build();
     fake.publish("s", &[instance(1, 1), tagged]);
     settle().await;
-    let picks: Vec<_> = (0..4).map(|_| handle.pick(&PickContext::default()).unwrap().instance).collect();
+    let picks: Vec<_> =
+        (0..4).map(|_| handle.pick(&PickContext::default()).unwrap().instance().clone()).collect();
     assert_eq!(picks.iter().filter(|instance| instance.tags.contains_key("v")).count(), 3);
 }
 
@@ -153,7 +154,7 @@ async fn an_address_in_the_endpoint_bypasses_everything() {
     let balancer = Balancer::builder(Arc::clone(&fake), RoundRobin::with_seed(1)).build();
     let endpoint = Endpoint::builder("s").address("b:7".parse().unwrap()).build();
     assert_eq!(ports(balancer.get(&endpoint).await.unwrap()), ["b:7"]);
-    let handle = balancer.handle(&endpoint).await.unwrap();
-    assert_eq!(&*handle.pick(&PickContext::default()).unwrap().instance.id, "b:7");
+    let mut handle = balancer.handle(&endpoint).await.unwrap();
+    assert_eq!(&*handle.pick(&PickContext::default()).unwrap().instance().id, "b:7");
     assert_eq!((fake.discovers(), balancer.keys()), (0, 0));
 }

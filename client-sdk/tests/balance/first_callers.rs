@@ -261,7 +261,7 @@ async fn others_go_on_during_a_slow_build() {
     for key in 0..200 {
         let service = format!("s{key}");
         fake.set(&service, &[instance(1, 1)]);
-        let handle = balancer.handle(&Endpoint::new(service)).await.unwrap();
+        let mut handle = balancer.handle(&Endpoint::new(service)).await.unwrap();
         assert!(handle.pick(&PickContext::default()).is_ok());
     }
     assert!(slow.try_join_next().is_none());
@@ -275,7 +275,7 @@ async fn an_empty_answer_is_not_cached_for_good() {
     let fake = Fake::new(0, false);
     let balancer = Balancer::builder(Arc::clone(&fake), RoundRobin::with_seed(1)).build();
     let cached = cached();
-    let handle = balancer.handle(&endpoint()).await.unwrap();
+    let mut handle = balancer.handle(&endpoint()).await.unwrap();
     assert!(cached.get_picker(&endpoint(), &*fake).await.is_err());
     let before = fake.discovers();
     for _ in 0..100 {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use client_sdk::{
-    channel::{BalancedChannel, ChannelError, ConnectionState},
+    channel::{BalancedChannel, ChannelError, ConnectionState, RouteError},
     model::Instance,
 };
 use tonic::{Code, Request, Status, Streaming};
@@ -144,7 +144,10 @@ async fn a_call_that_waits_in_a_full_connection_is_bounded_by_its_deadline_and_n
     for _ in 0..3 {
         let status = check(&channel, "late", Some(Duration::from_millis(20))).await.expect_err("no room");
         assert_eq!(status.code(), Code::DeadlineExceeded);
-        assert!(matches!(typed(&status), ChannelError::DeadlineExceeded { sent: false, .. }), "{status:?}");
+        assert!(
+            matches!(typed(&status), ChannelError::Route(RouteError::DeadlineExceeded { .. })),
+            "{status:?}"
+        );
         assert!(typed(&status).never_left());
     }
     in_flight(&channel, 1).await;
@@ -183,7 +186,7 @@ async fn a_call_waits_for_a_further_connection_only_while_it_may_be_hoped_for() 
     let since = tokio::time::Instant::now();
     let status = check(&channel, "", Some(Duration::from_secs(1))).await.expect_err("no room");
     assert_eq!(since.elapsed().as_secs(), 1);
-    assert!(matches!(typed(&status), ChannelError::DeadlineExceeded { sent: false, .. }), "{status:?}");
+    assert!(matches!(typed(&status), ChannelError::Route(RouteError::DeadlineExceeded { .. })), "{status:?}");
     assert!(status.message().contains("another connection to a:1"), "{status:?}");
 
     // An earlier call ends first: that place is taken.
@@ -328,7 +331,7 @@ async fn an_instance_that_refuses_a_request_is_asked_once_however_many_connectio
     in_flight(&channel, 0).await;
     let before = server.read();
     let status = check(&channel, "refuse", None).await.expect_err("refused");
-    assert!(matches!(typed(&status), ChannelError::AllUnavailable { .. }), "{status:?}");
+    assert!(matches!(typed(&status), ChannelError::Route(RouteError::AllUnavailable { .. })), "{status:?}");
     assert_eq!(server.read(), before + 1);
     assert_eq!(channel.snapshot().instance("a").expect("there").connections, 3);
 }

@@ -21,7 +21,7 @@ use crate::{
 #[derive(Clone, Default)]
 struct Told(Arc<Mutex<Vec<Outcome>>>);
 
-struct First(InstanceList, Told);
+struct First(InstanceList, Arc<dyn Report>);
 
 impl Report for Told {
     fn finished(&self, outcome: Outcome, _: Duration) {
@@ -33,14 +33,13 @@ impl Policy for Told {
     type Picker = First;
 
     fn build(&self, instances: &InstanceList) -> First {
-        First(Arc::clone(instances), self.clone())
+        First(Arc::clone(instances), Arc::new(self.clone()))
     }
 }
 
 impl Picker for First {
-    fn pick(&self, _: &PickContext) -> Result<Pick, PickError> {
-        let first = self.0.first().ok_or(PickError::NoInstances)?;
-        Ok(Pick::reporting(Arc::clone(first), Arc::new(self.1.clone()), Duration::ZERO))
+    fn pick(&self, _: &PickContext) -> Result<Pick<'_>, PickError> {
+        Ok(Pick::new(&self.0, 0)?.reporting(&self.1, Duration::ZERO))
     }
 }
 

@@ -3,7 +3,9 @@
 use std::{io, sync::Arc, time::Duration};
 
 use client_sdk::{
-    channel::{ChannelError, ConnectError, ConnectProblem, ConnectionState, SERVER_NAME_TAG, Tls},
+    channel::{
+        ChannelError, ConnectError, ConnectProblem, ConnectionState, RouteError, SERVER_NAME_TAG, Tls,
+    },
     model::{Address, Instance},
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -109,7 +111,9 @@ async fn refused(
         .wait_until(|s| s.instances.first().is_some_and(|i| i.state == ConnectionState::TransientFailure))
         .await;
     let status = check(&channel).await.expect_err("not connected");
-    let ChannelError::AllUnavailable { connected: 0, last: Some(last), .. } = typed(&status) else {
+    let ChannelError::Route(RouteError::AllUnavailable { connected: 0, last: Some(last), .. }) =
+        typed(&status)
+    else {
         panic!("{status:?}")
     };
     let error: &ConnectError = last.downcast_ref().expect("why it is not connected");
@@ -169,7 +173,7 @@ async fn an_instance_that_is_somebody_else_is_refused_and_the_others_are_used() 
     let is_b = |address| at(address, "b").tag(SERVER_NAME_TAG, "b.internal");
     let fleet = Fleet::of([at(&a_address, "a").tag(SERVER_NAME_TAG, "a.internal"), is_b(&liar_address)]);
     let channel = builder(&fleet).tls(authority.tls()).build();
-    let failed = |s: &client_sdk::channel::ChannelSnapshot| {
+    let failed = |s: &client_sdk::channel::Snapshot| {
         s.instance("b").is_some_and(|b| b.state == ConnectionState::TransientFailure)
     };
     let snapshot = channel.wait_until(|s| s.chosen() == 1 && failed(s)).await;
@@ -301,7 +305,7 @@ async fn a_name_that_changes_reconnects_nothing_and_counts_from_the_next_connect
     let channel = builder(&fleet).tls(authority.tls()).wait_for_ready(true).build();
     check(&channel).await.expect("answered");
     fleet.set([named("new.internal")]);
-    let tag = |s: &client_sdk::channel::ChannelSnapshot| {
+    let tag = |s: &client_sdk::channel::Snapshot| {
         s.instance("a").and_then(|a| a.instance.tags.get(SERVER_NAME_TAG).cloned()).expect("a tag")
     };
     channel.wait_until(|s| tag(s) == "new.internal").await;

@@ -287,8 +287,8 @@ impl Policy for Always {
 }
 
 impl Picker for Chosen {
-    fn pick(&self, _: &PickContext) -> Result<Pick, PickError> {
-        Ok(Pick::new(Arc::clone(&self.0)))
+    fn pick(&self, _: &PickContext) -> Result<Pick<'_>, PickError> {
+        Ok(Pick::of(Arc::clone(&self.0)))
     }
 }
 

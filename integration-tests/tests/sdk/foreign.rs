@@ -104,8 +104,8 @@ async fn a_foreign_discover_works_under_the_channel_and_the_balancers() {
     let random =
         BalancedChannel::builder(Arc::clone(&table), greeter()).policy(WeightedRandom::new(&runtime)).build();
     let balancer = Balancer::builder(Arc::clone(&table), RoundRobin::new(&runtime)).build();
-    let handle = soon("a handle", balancer.handle(&greeter())).await.expect("discovered");
-    assert_eq!(handle.pick(&PickContext::default()).expect("picked").instance.address, a.address);
+    let mut handle = soon("a handle", balancer.handle(&greeter())).await.expect("discovered");
+    assert_eq!(handle.pick(&PickContext::default()).expect("picked").instance().address, a.address);
     for channel in [&round_robin, &random] {
         soon("a", channel.wait_until(|s| s.chosen() == 1)).await;
         assert_eq!(shares(channel, 10).await, [("a".to_owned(), 10)].into());
@@ -124,10 +124,10 @@ async fn a_foreign_discover_works_under_the_channel_and_the_balancers() {
         assert_eq!(shares(channel, 50).await.get("a"), Some(&50), "a killed one is passed over");
     }
     table.set(&[&a]);
-    let again = soon("a handle", balancer.handle(&greeter())).await.expect("discovered");
+    let mut again = soon("a handle", balancer.handle(&greeter())).await.expect("discovered");
     let gone = async {
-        while again.pick(&PickContext::default()).expect("picked").instance.address != a.address
-            || again.pick(&PickContext::default()).expect("picked").instance.address != a.address
+        while again.pick(&PickContext::default()).expect("picked").instance().address != a.address
+            || again.pick(&PickContext::default()).expect("picked").instance().address != a.address
         {
             tokio::task::yield_now().await;
         }

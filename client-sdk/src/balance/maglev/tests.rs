@@ -48,8 +48,8 @@ fn the_order_of_the_list_moves_nothing() {
     let one = Maglev::new().build(&list((0..20).map(|id| (id, 1))));
     let other = Maglev::new().build(&list((0..20).rev().map(|id| (id, 1))));
     for key in 0..5_000 {
-        let context = PickContext { hash_key: Some(key) };
-        let id = |picker: &MaglevPicker| picker.pick(&context).expect("an instance").instance.id.clone();
+        let context = PickContext::new().hash_key(key);
+        let id = |picker: &MaglevPicker| picker.pick(&context).expect("an instance").instance().id.clone();
         assert_eq!(id(&one), id(&other));
     }
 }
@@ -69,7 +69,8 @@ fn no_key_no_instance_and_weights_of_0_have_their_errors() {
     assert_eq!(picker.pick(&PickContext::default()).unwrap_err(), PickError::NoHashKey);
     assert_eq!(shares(&picker), [1.0, 0.0]);
     for weights in [vec![], vec![(0, 0)]] {
-        let refused = Maglev::new().build(&list(weights)).pick(&PickContext { hash_key: Some(1) });
+        let picker = Maglev::new().build(&list(weights));
+        let refused = picker.pick(&PickContext::new().hash_key(1));
         assert_eq!(refused.unwrap_err(), PickError::NoInstances);
     }
 }

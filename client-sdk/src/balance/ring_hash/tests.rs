@@ -16,8 +16,8 @@ fn list(weights: impl IntoIterator<Item = (usize, u32)>) -> InstanceList {
 }
 
 fn owner(picker: &RingHashPicker, key: u64) -> Arc<str> {
-    let context = PickContext { hash_key: Some(key) };
-    Arc::clone(&picker.pick(&context).expect("an instance").instance.id)
+    let context = PickContext::new().hash_key(key);
+    Arc::clone(&picker.pick(&context).expect("an instance").instance().id)
 }
 
 fn moved(before: &RingHashPicker, after: &RingHashPicker, keys: u64) -> Vec<(Arc<str>, Arc<str>)> {
@@ -76,7 +76,8 @@ fn no_key_no_instance_and_weights_of_0_have_their_errors() {
     let picker = RingHash::new().build(&list([(0, 1)]));
     assert_eq!(picker.pick(&PickContext::default()).unwrap_err(), PickError::NoHashKey);
     for weights in [vec![], vec![(0, 0)], vec![(0, 0), (1, 0)]] {
-        let refused = RingHash::new().build(&list(weights)).pick(&PickContext { hash_key: Some(1) });
+        let picker = RingHash::new().build(&list(weights));
+        let refused = picker.pick(&PickContext::new().hash_key(1));
         assert_eq!(refused.unwrap_err(), PickError::NoInstances);
     }
 }

@@ -14,8 +14,9 @@ fn list(weights: &[u32]) -> InstanceList {
 fn counts(picker: &WeightedRandomPicker, count: usize) -> Vec<u32> {
     let mut counts = vec![0; picker.instances.len()];
     for _ in 0..count {
-        let instance = picker.pick(&PickContext::default()).expect("eligible").instance;
-        counts[picker.instances.iter().position(|i| Arc::ptr_eq(i, &instance)).expect("of the list")] += 1;
+        let pick = picker.pick(&PickContext::default()).expect("eligible");
+        let instance = pick.instance();
+        counts[picker.instances.iter().position(|i| Arc::ptr_eq(i, instance)).expect("of the list")] += 1;
     }
     counts
 }
@@ -55,7 +56,7 @@ fn a_seed_repeats_the_picks() {
     let all = list(&[1, 2, 3]);
     let draw = |seed| {
         let picker = WeightedRandom::with_seed(seed).build(&all);
-        let id = |_| picker.pick(&PickContext::default()).unwrap().instance.id.clone();
+        let id = |_| picker.pick(&PickContext::default()).unwrap().instance().id.clone();
         (0..50).map(id).collect::<Vec<_>>()
     };
     assert_eq!(draw(1), draw(1));

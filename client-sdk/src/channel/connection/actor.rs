@@ -6,11 +6,12 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use super::{
-    Connection, Order, Phase,
+    Connection, Phase,
     error::{ConnectError, ConnectProblem},
     lane::{End, keep, until},
     open::Opener,
 };
+use crate::members::Order;
 
 /// A connection that breaks sooner than this after its greeting counts as a failure, so that a peer that greets and
 /// closes is not connected to in a hot loop.
@@ -40,9 +41,10 @@ impl Actor {
                 Order::Connect { .. } => {}
             }
             self.set(Phase::Connecting { last: last.clone() });
+            let instance = self.connection.instance.load_full();
             let opened = tokio::select! {
                 biased;
-                opened = self.opener.open() => opened,
+                opened = self.opener.open(&instance) => opened,
                 _ = until(&mut orders, |order| !matches!(order, Order::Connect { .. })) => continue,
             };
             let problem = match opened {

@@ -20,7 +20,7 @@ use crate::{
 pub(in crate::channel) struct InFlight {
     connection: Arc<Connection>,
     lane: Option<Arc<Lane>>,
-    pick: Option<Pick>,
+    pick: Option<Pick<'static>>,
 }
 
 /// A place on a lane. Hold it no longer than sending takes.
@@ -43,7 +43,7 @@ pub(in crate::channel) enum Seating {
 }
 
 impl InFlight {
-    pub(super) fn new(connection: Arc<Connection>, pick: Pick) -> Self {
+    pub(super) fn new(connection: Arc<Connection>, pick: Pick<'static>) -> Self {
         Self { connection, lane: None, pick: Some(pick) }
     }
 

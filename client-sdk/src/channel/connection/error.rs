@@ -5,7 +5,7 @@ use std::{error::Error, io, sync::Arc, time::Duration};
 use crate::model::Address;
 
 /// Why a connection could not be opened, or did not last. The source of a
-/// [`ChannelError::AllUnavailable`](crate::channel::ChannelError::AllUnavailable) when nothing else is known.
+/// [`RouteError::AllUnavailable`](crate::channel::RouteError::AllUnavailable) when nothing else is known.
 #[derive(Debug, thiserror::Error)]
 #[error("{address}: {problem}")]
 pub struct ConnectError {

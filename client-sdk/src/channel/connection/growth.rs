@@ -16,11 +16,12 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Connection, Order,
+    Connection,
     actor::SETTLED,
     lane::{End, keep, until},
     open::{Opened, Opener},
 };
+use crate::members::Order;
 
 /// How long a further connection stays without a call.
 pub(super) const IDLE: Duration = Duration::from_mins(1);
@@ -60,9 +61,10 @@ impl Growth {
                     if !self.connection.is_full() {
                         continue;
                     }
+                    let instance = self.connection.instance.load_full();
                     let opened = tokio::select! {
                         biased;
-                        opened = self.opener.open() => opened,
+                        opened = self.opener.open(&instance) => opened,
                         _ = until(&mut orders, |order| !matches!(order, Order::Connect { .. })) => continue,
                     };
                     match opened {

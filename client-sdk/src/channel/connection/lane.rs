@@ -21,10 +21,10 @@ use hyper::client::conn::http2::SendRequest;
 use tokio::sync::{Notify, watch};
 
 use super::{
-    Connection, Order,
+    Connection,
     open::{Opened, Origin, Running},
 };
-use crate::channel::request_body::RequestBody;
+use crate::{channel::request_body::RequestBody, members::Order};
 
 /// How many calls fill a lane whose peer sets no limit: the least that RFC 9113, 6.5.2, recommends to allow, and what
 /// clients assume before they know.

@@ -55,43 +55,17 @@ pub(super) use self::{
 use super::settings::Settings;
 use crate::{
     balance::Pick,
+    members::{ConnectionState, Member, Open, Order, SharedError},
     model::{Address, Instance},
     runtime::{Runtime, Task},
 };
-
-/// The state of the connection to one instance: of its best one, if there are several.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ConnectionState {
-    /// Not connected, and not asked to be.
-    Idle,
-    /// Being opened.
-    Connecting,
-    /// The peer greeted us, and takes requests.
-    Ready,
-    /// It could not be opened, or broke at once; tried again after a backoff.
-    TransientFailure,
-    /// Finishes what is in flight, then closes.
-    Draining,
-}
-
-/// What the driver wants of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
-    /// To be connected. A new incarnation ends a backoff: the process behind the address is another one.
-    Connect {
-        /// The instance's `create_revision`.
-        incarnation: u64,
-    },
-    /// To keep what is there, and open nothing.
-    Rest,
-    /// To finish and go.
-    Drain,
-}
 
 /// What the service and the driver see of a connection.
 #[derive(Debug)]
 pub(super) struct Connection {
     address: Address,
+    /// As it is known to be now; what changed counts from the next lane on.
+    instance: ArcSwap<Instance>,
     phase: ArcSwap<Phase>,
     /// Those that are open; mostly one.
     lanes: ArcSwap<Vec<Ready>>,
@@ -120,27 +94,24 @@ enum Phase {
     Draining,
 }
 
-/// A connection's owner: what the driver keeps. Dropping it ends the connection's tasks.
-#[derive(Debug)]
-pub(super) struct Owner {
-    pub(super) connection: Arc<Connection>,
-    orders: watch::Sender<Order>,
-    instance: Arc<ArcSwap<Instance>>,
-    _actor: Task,
-    _growth: Option<Task>,
+/// Opens connections.
+pub(super) struct Connector {
+    pub(super) settings: Arc<Settings>,
+    pub(super) runtime: Runtime,
 }
 
-impl Owner {
-    /// Starts the actor. `wake` is told of every change of state.
-    pub(super) fn start(
-        instance: Arc<Instance>,
-        order: Order,
-        settings: Arc<Settings>,
-        runtime: &Runtime,
+impl Open for Connector {
+    type Member = Connection;
+
+    fn open(
+        &self,
+        instance: &Arc<Instance>,
+        orders: watch::Receiver<Order>,
         wake: Arc<Notify>,
-    ) -> Self {
+    ) -> (Arc<Connection>, Task) {
         let connection = Arc::new(Connection {
             address: instance.address.clone(),
+            instance: ArcSwap::new(Arc::clone(instance)),
             phase: ArcSwap::from_pointee(Phase::Idle),
             lanes: ArcSwap::default(),
             opened: AtomicU64::new(0),
@@ -152,41 +123,37 @@ impl Owner {
             room: Notify::new(),
             wake,
         });
-        let (orders, receiver) = watch::channel(order);
-        let most = settings.connections_per_instance.saturating_sub(1);
-        let instance = Arc::new(ArcSwap::new(instance));
-        let opener = Opener { settings, runtime: runtime.clone(), instance: Arc::clone(&instance) };
+        let most = self.settings.connections_per_instance.saturating_sub(1);
+        let opener = Opener { settings: Arc::clone(&self.settings), runtime: self.runtime.clone() };
         let growth = (most > 0).then(|| {
             let growth = Growth { connection: Arc::clone(&connection), opener: opener.clone(), most };
-            runtime.spawn(growth.run(receiver.clone()))
+            self.runtime.spawn(growth.run(orders.clone()))
         });
         let actor = Actor { connection: Arc::clone(&connection), opener };
-        let actor = runtime.spawn(actor.run(receiver));
-        Self { connection, orders, instance, _actor: actor, _growth: growth }
+        let actor = self.runtime.spawn(async move {
+            let _growth = growth; // ends with the actor
+            actor.run(orders).await;
+        });
+        (connection, actor)
     }
 
-    /// Changes what is wanted.
-    pub(super) fn order(&self, order: Order) {
-        self.orders.send_if_modified(|current| std::mem::replace(current, order) != order);
-    }
-
-    /// The instance is another than it was, at the same address. What is open stays as it is.
-    pub(super) fn instance_changed(&self, instance: Arc<Instance>) {
-        self.instance.store(instance);
+    /// What is open stays as it is.
+    fn update(&self, connection: &Connection, instance: &Arc<Instance>) {
+        connection.instance.store(Arc::clone(instance));
     }
 }
 
-impl Connection {
-    pub(super) fn address(&self) -> &Address {
+impl Member for Connection {
+    fn address(&self) -> &Address {
         &self.address
     }
 
-    pub(super) fn state(&self) -> ConnectionState {
+    fn state(&self) -> ConnectionState {
         let phase = self.phase.load();
         if matches!(**phase, Phase::Draining) {
             return ConnectionState::Draining;
         }
-        if self.offers(|_| false) {
+        if self.has_open(|_| true) {
             return ConnectionState::Ready;
         }
         match **phase {
@@ -198,48 +165,44 @@ impl Connection {
         }
     }
 
-    /// How often it was opened, all lanes together.
-    pub(super) fn opened(&self) -> u64 {
-        self.opened.load(Ordering::Acquire)
-    }
-
-    /// How many lanes take requests.
-    pub(super) fn lanes(&self) -> usize {
-        self.lanes.load().iter().filter(|ready| ready.accepts()).count()
-    }
-
-    /// Whether a lane takes requests that is not one of those that were tried.
-    pub(super) fn offers(&self, tried: impl Fn(u64) -> bool) -> bool {
-        self.lanes.load().iter().any(|ready| ready.accepts() && !tried(ready.lane.nth))
-    }
-
-    pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Acquire)
-    }
-
-    /// Whether it drained to its end.
-    pub(super) fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Acquire)
-    }
-
-    /// What the last attempt failed with, if none succeeded since.
-    pub(super) fn last_error(&self) -> Option<Arc<ConnectError>> {
-        match &**self.phase.load() {
-            Phase::Connecting { last } => last.clone(),
-            Phase::TransientFailure { error } => Some(Arc::clone(error)),
-            Phase::Idle | Phase::Open { .. } | Phase::Draining => None,
-        }
-    }
-
-    /// Whether it is about to be connected, as far as one can tell: nothing went wrong yet.
-    pub(super) fn is_hopeful(&self) -> bool {
+    fn is_hopeful(&self) -> bool {
         match &**self.phase.load() {
             Phase::Idle | Phase::Connecting { last: None } => true,
-            Phase::Open { nth } => !self.offers(|other| other != *nth),
+            Phase::Open { nth } => !self.has_open(|other| other == *nth),
             Phase::Connecting { .. } | Phase::TransientFailure { .. } | Phase::Draining => false,
         }
     }
 
+    fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Acquire)
+    }
+
+    fn connections(&self) -> usize {
+        self.lanes.load().iter().filter(|ready| ready.accepts()).count()
+    }
+
+    fn offers(&self, tried: &dyn Fn(u64) -> bool) -> bool {
+        self.has_open(|nth| !tried(nth))
+    }
+
+    fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    fn last_error(&self) -> Option<SharedError> {
+        match &**self.phase.load() {
+            Phase::Connecting { last } => last.clone().map(|error| error as SharedError),
+            Phase::TransientFailure { error } => Some(Arc::clone(error) as SharedError),
+            Phase::Idle | Phase::Open { .. } | Phase::Draining => None,
+        }
+    }
+}
+
+impl Connection {
     /// The nth lane told a call that it goes away: the others stay, and it finishes its calls. hyper itself looks for
     /// a GOAWAY only when the next request comes.
     pub(super) fn retire(&self, nth: u64) {
@@ -249,7 +212,7 @@ impl Connection {
     }
 
     /// Counts a call.
-    pub(super) fn begin(self: &Arc<Self>, pick: Pick) -> InFlight {
+    pub(super) fn begin(self: &Arc<Self>, pick: Pick<'static>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         InFlight::new(Arc::clone(self), pick)
     }
@@ -265,6 +228,11 @@ impl Connection {
             lanes
         });
         (lane, running)
+    }
+
+    /// Whether one of these lanes takes requests.
+    fn has_open(&self, which: impl Fn(u64) -> bool) -> bool {
+        self.lanes.load().iter().any(|ready| ready.accepts() && which(ready.lane.nth))
     }
 
     /// Takes a lane off the list, and with it our sender.

@@ -2,7 +2,6 @@
 
 use std::{future::Future, io, sync::Arc};
 
-use arc_swap::ArcSwap;
 use http::uri::{Authority, Scheme};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -37,26 +36,24 @@ pub(super) struct Opened {
     pub(super) streams: Option<u32>,
 }
 
-/// Opens connections to one instance.
+/// Opens HTTP/2 connections.
 #[derive(Clone)]
 pub(super) struct Opener {
     pub(super) settings: Arc<Settings>,
     pub(super) runtime: Runtime,
-    /// As it is known to be now; what changed counts from the next connection on.
-    pub(super) instance: Arc<ArcSwap<Instance>>,
 }
 
 impl Opener {
-    pub(super) async fn open(&self) -> Result<Opened, ConnectProblem> {
+    pub(super) async fn open(&self, instance: &Instance) -> Result<Opened, ConnectProblem> {
         let limit = self.settings.connect_timeout;
-        match tokio::time::timeout(limit, self.handshake()).await {
+        match tokio::time::timeout(limit, self.handshake(instance)).await {
             Ok(opened) => opened,
             Err(_) => Err(ConnectProblem::Timeout(limit)),
         }
     }
 
-    async fn handshake(&self) -> Result<Opened, ConnectProblem> {
-        let (io, origin) = self.connect().await?;
+    async fn handshake(&self, instance: &Instance) -> Result<Opened, ConnectProblem> {
+        let (io, origin) = self.connect(instance).await?;
         let (io, greeting) = Greeting::new(io);
         let (sender, running) = http2::Builder::new(Executor(self.runtime.clone()))
             .timer(TokioTimer::new())
@@ -79,11 +76,10 @@ impl Opener {
     }
 
     #[cfg(feature = "tls")]
-    async fn connect(&self) -> Result<(Box<dyn Io>, Origin), ConnectProblem> {
-        let instance = self.instance.load_full();
+    async fn connect(&self, instance: &Instance) -> Result<(Box<dyn Io>, Origin), ConnectProblem> {
         // A name that is none is found out before anybody is dialled.
-        let named = self.settings.tls.as_ref().map(|tls| tls.name(&instance)).transpose()?;
-        let io = self.dial(&instance).await.map_err(ConnectProblem::Io)?;
+        let named = self.settings.tls.as_ref().map(|tls| tls.name(instance)).transpose()?;
+        let io = self.dial(instance).await.map_err(ConnectProblem::Io)?;
         match named {
             Some(named) => Ok((named.handshake(io).await?, named.origin())),
             None => Ok((io, Origin::plain(&instance.address))),
@@ -91,9 +87,8 @@ impl Opener {
     }
 
     #[cfg(not(feature = "tls"))]
-    async fn connect(&self) -> Result<(Box<dyn Io>, Origin), ConnectProblem> {
-        let instance = self.instance.load_full();
-        let io = self.dial(&instance).await.map_err(ConnectProblem::Io)?;
+    async fn connect(&self, instance: &Instance) -> Result<(Box<dyn Io>, Origin), ConnectProblem> {
+        let io = self.dial(instance).await.map_err(ConnectProblem::Io)?;
         Ok((io, Origin::plain(&instance.address)))
     }
 
