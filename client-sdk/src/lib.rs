@@ -7,6 +7,7 @@
 //! | [`balance`] | policies, pickers, the cache that turns them into [`LoadBalance`] and into handles | C2 |
 //! | [`channel`] | a tonic channel that balances over whatever is registered right now | C2 |
 //! | [`members`] | who is connected, who may be chosen, how a request finds one and waits for one | C1, C2 |
+//! | [`bridge`] | our discovery as tower's and as volo's, and tower's as ours | C1, C2 |
 //! | [`client`] | one connection to a set of registry endpoints, with failover | C3 |
 //! | [`registration`] | register, keep alive, register again, update, drain, deregister | C3, C4 |
 //! | [`watch`] | the stream of changes: one explicit reconnect state machine | W5, C3 |
@@ -14,6 +15,10 @@
 //! | [`runtime`] | clock, randomness, spawning and connecting, injected | |
 //!
 //! A change flows one way: `client → watch → view → discover → members (balance) → channel`.
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `volo` | no | `bridge::VoloDiscover`: any discovery of ours as a `volo::discovery::Discover` of volo 0.12 |
 //!
 //! The names that most programs need stand here at the root:
 //!
@@ -37,6 +42,7 @@
 
 mod backoff;
 pub mod balance;
+pub mod bridge;
 pub mod channel;
 pub mod client;
 pub mod discover;

@@ -93,7 +93,11 @@ impl BalancedChannel {
 
     fn start(shared: Shared<Connection>, settings: Settings, followed: Followed) -> Self {
         let (shared, settings) = (Arc::new(shared), Arc::new(settings));
-        let connector = Connector { settings: Arc::clone(&settings), runtime: shared.runtime.clone() };
+        let connector = Connector {
+            settings: Arc::clone(&settings),
+            runtime: shared.runtime.clone(),
+            meters: Arc::clone(&shared.meters),
+        };
         let driver = Driver::new(Arc::clone(&shared), connector, followed);
         let driver = shared.runtime.spawn(driver.run());
         Self { inner: Arc::new(Inner { shared, settings, _driver: driver }) }

@@ -27,8 +27,8 @@ use super::{
     response_body::ResponseBody,
 };
 use crate::{
-    balance::{Outcome, Pick, PickContext},
-    members::{Deadline, Member, RouteError, Search, within},
+    balance::{Outcome, PickContext},
+    members::{Deadline, Member, Ongoing, RouteError, Search, within},
     runtime::BoxFuture,
 };
 
@@ -77,8 +77,8 @@ impl Call {
 
     async fn run(mut self) -> Result<Response<ResponseBody>, ChannelError> {
         loop {
-            let (pick, connection) = self.search.next().await?;
-            if let Attempt::Answered(response) = self.attempt(pick, &connection).await? {
+            let (call, connection) = self.search.next().await?;
+            if let Attempt::Answered(response) = self.attempt(call, &connection).await? {
                 return Ok(response);
             }
         }
@@ -87,14 +87,15 @@ impl Call {
     /// Gives the request to one connection.
     async fn attempt(
         &mut self,
-        pick: Pick<'static>,
+        call: Ongoing,
         connection: &Arc<Connection>,
     ) -> Result<Attempt, ChannelError> {
         let address = connection.address();
         // Counted first: a connection with something in flight is not gone.
-        let mut call = connection.begin(pick);
+        let mut call = connection.begin(call);
         let Some(seat) = self.seat(connection, &mut call).await? else {
             self.search.not_taken(connection, 0, None);
+            call.not_taken();
             return Ok(Attempt::NotTaken);
         };
         let Seat { mut sender, origin, nth } = seat;
@@ -133,6 +134,7 @@ impl Call {
             match fate(address, error) {
                 Fate::Refused(error) => {
                     self.search.refused(connection, Arc::new(error));
+                    call.not_taken();
                     return Ok(Attempt::NotTaken);
                 }
                 Fate::GoneAway(error) => {
@@ -146,6 +148,7 @@ impl Call {
             }
         };
         self.search.not_taken(connection, nth, Some(Arc::new(error)));
+        call.not_taken();
         Ok(Attempt::NotTaken)
     }
 

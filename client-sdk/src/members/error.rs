@@ -76,6 +76,19 @@ pub enum RouteError {
 }
 
 impl RouteError {
+    /// The reason in a word, for counting.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::NoInstances { .. } => "no_instances",
+            Self::AllUnavailable { .. } => "all_unavailable",
+            Self::QueueFull { .. } => "queue_full",
+            Self::DeadlineExceeded { .. } => "deadline_exceeded",
+            Self::Discovery { .. } => "discovery",
+            Self::Pick { .. } => "pick",
+            Self::LoadBalance { .. } => "load_balance",
+        }
+    }
+
     /// What a load balancer's refusal means.
     pub(super) fn refused(endpoint: String, refusal: LoadBalanceError) -> Self {
         match refusal {

@@ -1,7 +1,7 @@
 //! The instances of one endpoint, as something that requests go to: what the channel and the tower layer have in common.
 //!
 //! Owns who is kept connected, who may be chosen, and how a request finds one and waits for one. Does not own what a
-//! connection is ([`Member`] is all it knows of one) nor what a request is.
+//! connection is (the trait `Member` is all it knows of one) nor what a request is.
 //!
 //! ```text
 //!   view ---> driver ---> a member each (orders: connect, rest, drain)
@@ -21,6 +21,7 @@
 //! | `chooser` | a policy or somebody's `LoadBalance`, without their types |
 //! | `search`, `tried` | one request's way to a member |
 //! | `shared` | what requests and the driver share: the routes, the queue |
+//! | `ongoing`, `meters` | a request that an instance has, and what is counted |
 //! | `settings` | what all of it may be told |
 //! | `error`, `snapshot` | what a caller is told |
 //!
@@ -32,6 +33,8 @@ mod chooser;
 mod driver;
 mod error;
 mod member;
+mod meters;
+mod ongoing;
 mod routes;
 mod search;
 mod settings;
@@ -46,6 +49,8 @@ pub use error::RouteError;
 pub(crate) use error::{SharedError, innermost};
 pub use member::ConnectionState;
 pub(crate) use member::{Member, Open, Order};
+pub(crate) use meters::Meters;
+pub(crate) use ongoing::Ongoing;
 pub(crate) use search::{Deadline, Search, within};
 pub(crate) use settings::Settings;
 pub(crate) use shared::Shared;

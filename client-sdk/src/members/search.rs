@@ -13,8 +13,8 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use super::{
-    Chooser, Member, RouteError, Shared, SharedError, chooser::Addresses, routes::Found, shared::Place,
-    standing::Outlook, tried::Tried,
+    Chooser, Member, Ongoing, RouteError, Shared, SharedError, chooser::Addresses, routes::Found,
+    shared::Place, standing::Outlook, tried::Tried,
 };
 use crate::balance::{LoadBalanceError, Pick, PickContext};
 
@@ -63,7 +63,18 @@ impl<M: Member> Search<M> {
     }
 
     /// The next member to give the request to; waits for one if there is hope, or if it is to wait for ready.
-    pub(crate) async fn next(&mut self) -> Result<(Pick<'static>, Arc<M>), RouteError> {
+    pub(crate) async fn next(&mut self) -> Result<(Ongoing, Arc<M>), RouteError> {
+        let found = self.find().await;
+        match found {
+            Ok((pick, member)) => Ok((Ongoing::begin(pick, &self.shared.meters), member)),
+            Err(error) => {
+                self.shared.meters.no_instance(&error);
+                Err(error)
+            }
+        }
+    }
+
+    async fn find(&mut self) -> Result<(Pick<'static>, Arc<M>), RouteError> {
         loop {
             let (version, refusal) = match self.ask_balancer().await? {
                 Ok(()) => match self.choose()? {

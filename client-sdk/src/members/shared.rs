@@ -8,7 +8,7 @@ use std::sync::{
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 
-use super::{Chooser, Member, RouteError, Settings, Snapshot, routes::Routes};
+use super::{Chooser, Member, Meters, RouteError, Settings, Snapshot, routes::Routes};
 use crate::{balance::CallerOrder, model::Endpoint, runtime::Runtime};
 
 pub(crate) struct Shared<M> {
@@ -21,6 +21,7 @@ pub(crate) struct Shared<M> {
     pub(super) routes: ArcSwap<Routes<M>>,
     /// The version of the routes, for whoever waits for the next.
     pub(super) published: watch::Sender<u64>,
+    pub(crate) meters: Arc<Meters>,
     /// Told of every change of a member.
     pub(super) wake: Arc<Notify>,
     waiting: AtomicUsize,
@@ -38,6 +39,7 @@ impl<M: Member> Shared<M> {
         chooser: Chooser,
     ) -> Self {
         Self {
+            meters: Arc::new(Meters::new(&endpoint)),
             endpoint,
             settings,
             runtime,
@@ -86,6 +88,7 @@ impl<M: Member> Shared<M> {
     pub(super) fn queue(self: &Arc<Self>) -> Result<Place<M>, RouteError> {
         let limit = self.settings.queue_limit;
         let place = Place(Arc::clone(self));
+        self.meters.waits();
         if self.waiting.fetch_add(1, Ordering::AcqRel) >= limit {
             return Err(RouteError::QueueFull { endpoint: self.endpoint.to_string(), limit });
         }
@@ -96,5 +99,6 @@ impl<M: Member> Shared<M> {
 impl<M> Drop for Place<M> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.0.meters.waits_no_more();
     }
 }

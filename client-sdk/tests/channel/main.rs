@@ -10,6 +10,7 @@ mod channel_connecting;
 mod channel_failures;
 mod channel_foreign;
 mod channel_lanes;
+mod channel_metrics;
 mod channel_policies;
 #[cfg(feature = "tls")]
 mod channel_tls;

@@ -51,6 +51,7 @@ impl Actor {
                 Ok(opened) => {
                     let since = self.opener.runtime.now();
                     let (lane, running) = self.connection.admit(opened);
+                    self.opener.meters.connected();
                     self.set(Phase::Open { nth: lane.nth });
                     let draining = || self.set(Phase::Draining);
                     if keep(&self.connection, &lane, running, &mut orders, None, draining).await
@@ -71,6 +72,7 @@ impl Actor {
                 break;
             }
             failures = failures.saturating_add(1);
+            self.opener.meters.not_connected();
             let error = Arc::new(ConnectError::new(self.connection.address.clone(), problem));
             tracing::debug!(%error, failures, "not connected");
             self.set(Phase::TransientFailure { error: Arc::clone(&error) });

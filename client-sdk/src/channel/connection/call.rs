@@ -9,18 +9,14 @@ use super::{
     lane::{Lane, Ready},
     open::Origin,
 };
-use crate::{
-    balance::{Outcome, Pick},
-    channel::request_body::RequestBody,
-    model::Address,
-};
+use crate::{balance::Outcome, channel::request_body::RequestBody, members::Ongoing, model::Address};
 
-/// A call in flight. Holds its pick, whose policy is told how it ends.
+/// A call in flight.
 #[derive(Debug)]
 pub(in crate::channel) struct InFlight {
     connection: Arc<Connection>,
     lane: Option<Arc<Lane>>,
-    pick: Option<Pick<'static>>,
+    call: Option<Ongoing>,
 }
 
 /// A place on a lane. Hold it no longer than sending takes.
@@ -43,8 +39,8 @@ pub(in crate::channel) enum Seating {
 }
 
 impl InFlight {
-    pub(super) fn new(connection: Arc<Connection>, pick: Pick<'static>) -> Self {
-        Self { connection, lane: None, pick: Some(pick) }
+    pub(super) fn new(connection: Arc<Connection>, call: Ongoing) -> Self {
+        Self { connection, lane: None, call: Some(call) }
     }
 
     pub(in crate::channel) fn address(&self) -> &Address {
@@ -91,10 +87,17 @@ impl InFlight {
         }
     }
 
-    /// The call has ended, and how. One that is dropped was given up, or never left.
+    /// The call has ended, and how. One that is dropped was given up.
     pub(in crate::channel) fn finish(mut self, outcome: Outcome) {
-        if let Some(pick) = self.pick.take() {
-            pick.finish(outcome);
+        if let Some(call) = self.call.take() {
+            call.finish(outcome);
+        }
+    }
+
+    /// The instance did not take the call.
+    pub(in crate::channel) fn not_taken(mut self) {
+        if let Some(call) = self.call.take() {
+            call.not_taken();
         }
     }
 }

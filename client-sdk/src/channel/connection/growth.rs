@@ -81,6 +81,7 @@ impl Growth {
                     }
                 }
             }
+            self.opener.meters.not_connected();
             self.connection.may_grow(false);
             let delay = self.opener.settings.backoff.pause(failures, &self.opener.runtime);
             tokio::select! {
@@ -100,6 +101,7 @@ impl Growth {
         let runtime = self.opener.runtime.clone();
         let (lane, running) = connection.admit(opened);
         connection.changed();
+        self.opener.meters.connected();
         self.opener.runtime.detach(async move {
             let since = runtime.now();
             let end = keep(&connection, &lane, running, &mut orders, Some(IDLE), || {}).await;

@@ -54,8 +54,7 @@ pub(super) use self::{
 };
 use super::settings::Settings;
 use crate::{
-    balance::Pick,
-    members::{ConnectionState, Member, Open, Order, SharedError},
+    members::{ConnectionState, Member, Meters, Ongoing, Open, Order, SharedError},
     model::{Address, Instance},
     runtime::{Runtime, Task},
 };
@@ -98,6 +97,7 @@ enum Phase {
 pub(super) struct Connector {
     pub(super) settings: Arc<Settings>,
     pub(super) runtime: Runtime,
+    pub(super) meters: Arc<Meters>,
 }
 
 impl Open for Connector {
@@ -124,7 +124,8 @@ impl Open for Connector {
             wake,
         });
         let most = self.settings.connections_per_instance.saturating_sub(1);
-        let opener = Opener { settings: Arc::clone(&self.settings), runtime: self.runtime.clone() };
+        let (settings, meters) = (Arc::clone(&self.settings), Arc::clone(&self.meters));
+        let opener = Opener { settings, runtime: self.runtime.clone(), meters };
         let growth = (most > 0).then(|| {
             let growth = Growth { connection: Arc::clone(&connection), opener: opener.clone(), most };
             self.runtime.spawn(growth.run(orders.clone()))
@@ -212,9 +213,9 @@ impl Connection {
     }
 
     /// Counts a call.
-    pub(super) fn begin(self: &Arc<Self>, pick: Pick<'static>) -> InFlight {
+    pub(super) fn begin(self: &Arc<Self>, call: Ongoing) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
-        InFlight::new(Arc::clone(self), pick)
+        InFlight::new(Arc::clone(self), call)
     }
 
     /// Lists a lane. Whoever does it says [`changed`](Self::changed) then.

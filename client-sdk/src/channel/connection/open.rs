@@ -13,6 +13,7 @@ use crate::{
         request_body::RequestBody,
         settings::Settings,
     },
+    members::Meters,
     model::{Address, AddressKind, Instance},
     runtime::{BoxFuture, Io, Runtime},
 };
@@ -41,6 +42,7 @@ pub(super) struct Opened {
 pub(super) struct Opener {
     pub(super) settings: Arc<Settings>,
     pub(super) runtime: Runtime,
+    pub(super) meters: Arc<Meters>,
 }
 
 impl Opener {
