@@ -1,3 +1,5 @@
+//! Whose certificate is expected, and what cannot be used; handshakes are tested with real servers.
+
 use super::*;
 use crate::model::{Address, InstanceBuilder};
 
