@@ -235,6 +235,32 @@ async fn a_further_connection_that_cannot_be_opened_is_tried_again_with_backoff_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_further_connection_that_is_closed_at_once_is_not_opened_in_a_hot_loop() {
+    let server = H2Server::new(Some(1));
+    let fleet = Fleet::of([Instance::builder("a:1".parse().expect("valid")).id("a")]);
+    let channel = builder(&fleet).connections_per_instance(2).runtime(server.world(|_| Ok(true))).build();
+    let _held = watch(&channel).await;
+    tokio::spawn({
+        let server = server.clone();
+        async move {
+            for further in 1.. {
+                server.until(|now| now.len() > further).await;
+                server.links()[further].close.notify_one();
+            }
+        }
+    });
+    let since = tokio::time::Instant::now();
+    while since.elapsed() < Duration::from_secs(10) {
+        // Answered, lost with the connection, or too late: as it happens.
+        let _ = check(&channel, "", Some(Duration::from_millis(100))).await;
+        let opened = server.links().len();
+        assert!(opened <= 12, "{opened} after {:?}, doubling from 100 ms", since.elapsed());
+    }
+    assert!(server.links().len() >= 4, "it is tried again");
+    assert!(!server.now()[0].closed);
+}
+
+#[tokio::test(start_paused = true)]
 async fn further_connections_close_after_a_while_without_a_call_and_the_first_stays() {
     let server = H2Server::new(Some(1));
     let fleet = Fleet::of([Instance::builder("a:1".parse().expect("valid")).id("a")]);
