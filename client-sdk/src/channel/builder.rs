@@ -147,6 +147,31 @@ impl<D: Discover> ChannelBuilder<D> {
         self
     }
 
+    /// Speaks TLS to every instance. Default: no. See [`Tls`](super::Tls) for whose certificate is expected.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: super::Tls) -> Self {
+        self.settings.tls = Some(tls);
+        self
+    }
+
+    /// How many HTTP/2 connections may be open to one instance at once: 1 to 1,000; what is beyond counts as the
+    /// nearest. Default 1.
+    ///
+    /// The first is opened as the channel sees fit. A further one is opened, one at a time, when all that are open have
+    /// as many calls in flight as their peer allows (its first `SETTINGS_MAX_CONCURRENT_STREAMS`; 100 if it sets no
+    /// limit), and closes again after 60 s without a call, 120 s at the latest. If it cannot be opened, that is tried
+    /// again after the [`backoff`](Self::backoff).
+    ///
+    /// A call goes to the connection with the fewest calls. One that finds all full waits while another is being
+    /// opened; where there will be none, it waits in a connection until an earlier call ends. Its deadline bounds both,
+    /// and if that connection ends meanwhile, it goes elsewhere like any request that never left.
+    #[must_use]
+    pub fn connections_per_instance(mut self, max: usize) -> Self {
+        self.settings.connections_per_instance = max.clamp(1, 1000);
+        self
+    }
+
     /// The outside world. Default: the real one.
     #[must_use]
     pub fn runtime(mut self, runtime: Runtime) -> Self {

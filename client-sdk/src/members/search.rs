@@ -96,6 +96,17 @@ impl<M: Member> Search<M> {
         }
     }
 
+    /// This member does not want the request, however it is connected.
+    pub(crate) fn refused(&mut self, member: &Arc<M>, error: SharedError) {
+        self.tried.add_all(member);
+        self.last = Some(error);
+    }
+
+    /// Whom the request was given to.
+    pub(crate) fn tried(&self) -> &Tried<M> {
+        &self.tried
+    }
+
     /// What the last attempt failed with.
     pub(crate) fn last(&self) -> Option<&SharedError> {
         self.last.as_ref()
