@@ -10,7 +10,7 @@
 //!
 //! Each choice reads the newest routes (C2), and no member is given the same request twice on one connection.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{borrow::Cow, future::Future, sync::Arc, time::Duration};
 
 use super::{
     Chooser, Member, Ongoing, RouteError, Shared, SharedError, chooser::Addresses, routes::Found,
@@ -123,6 +123,17 @@ impl<M: Member> Search<M> {
         }
     }
 
+    /// This member does not want the request, however it is connected.
+    pub(crate) fn refused(&mut self, member: &Arc<M>, error: SharedError) {
+        self.tried.add_all(member);
+        self.last = Some(error);
+    }
+
+    /// Whom the request was given to.
+    pub(crate) fn tried(&self) -> &Tried<M> {
+        &self.tried
+    }
+
     /// What the last attempt failed with.
     pub(crate) fn last(&self) -> Option<&SharedError> {
         self.last.as_ref()
@@ -147,8 +158,12 @@ impl<M: Member> Search<M> {
             return Ok(Ok(()));
         }
         let seen = self.look();
-        let asked = balance.addresses(&shared.endpoint);
-        let answer = within(self.remaining(), asked).await;
+        // A load balancer knows of the request what the endpoint says.
+        let mut endpoint = Cow::Borrowed(&shared.endpoint);
+        if self.context.hash_key != shared.endpoint.hash_key {
+            endpoint.to_mut().hash_key = self.context.hash_key;
+        }
+        let answer = within(self.remaining(), balance.addresses(&endpoint)).await;
         Ok(match answer.map_err(|_| self.too_late("the load balancer's answer"))? {
             Ok(addresses) => {
                 let looks = ROUNDS * shared.routes.load().entries.len();

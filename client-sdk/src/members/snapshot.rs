@@ -41,7 +41,9 @@ pub struct InstanceSnapshot {
     pub in_flight: usize,
     /// What the policy knows of its load. `None`: nothing, or it does not choose among such.
     pub load: Option<Load>,
-    /// How often it was connected.
+    /// How many connections to it are open and take requests.
+    pub connections: usize,
+    /// How often it was connected, all connections together.
     pub connects: u64,
     /// Why it could not be connected, if it could not.
     pub last_error: Option<String>,
@@ -57,6 +59,7 @@ impl Snapshot {
             standing: routes.standing(entry),
             in_flight: entry.member.in_flight(),
             load: loads.get(&*entry.instance.id).copied().filter(|_| !entry.removed),
+            connections: entry.member.connections(),
             connects: entry.member.opened(),
             last_error: entry.member.last_error().map(|error| error.to_string()),
         });
