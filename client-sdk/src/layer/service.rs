@@ -37,8 +37,11 @@ pub(super) struct Keys<Req> {
 /// - A service is chosen among those that are made and alive. One that is busy (its `poll_ready` is pending) is passed over; if
 ///   all are, the request waits until one is not.
 /// - The policy is told of a success if the answer is `Ok`, of a failure if it is `Err`, and of neither if the answer is
-///   dropped before. A request is in flight until its future has ended: services whose answers go on (streamed bodies) may
-///   resolve theirs later, or count for themselves.
+///   dropped before. A service whose `Ok` can mean that its instance failed (an HTTP 503) is best made to answer that as an
+///   error, or a policy that learns likes what fails fast. A request is in flight until its future has ended: what goes on after
+///   that (a streamed body) is not counted.
+/// - A service that is ready is kept so until it is called, with whatever it reserved for that: limit what all instances
+///   share outside of this, not in each service.
 /// - With the last clone dropped, and the last answer given, all services are dropped.
 pub struct LoadBalanced<S, Req> {
     inner: Arc<Inner<S, Req>>,

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use client_sdk::layer::{ConnectionState, LoadBalancedError, RouteError};
 use tokio::time::Instant;
+use tower::{Service, ServiceBuilder};
 
-use crate::kit::{Always, Answer, Fleet, Host, World, all_wait, ask, builder, over, who};
+use crate::kit::{Always, Answer, Fleet, Host, Req, World, all_wait, ask, builder, over, who};
 
 async fn answered(answer: Answer) -> String {
     answer.await.expect("no panic").expect("served")
@@ -213,6 +214,34 @@ async fn a_request_given_up_in_flight_gives_its_place_back() {
     held.abort();
     assert_eq!(answered(waits).await, "a");
     assert_eq!(balanced.snapshot().instance("a").expect("there").in_flight, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn towers_own_limits_and_buffers_are_waited_for() {
+    let world = World::default();
+    let hosts = world.hosts(["a", "b"]);
+    let fleet = Fleet::of(hosts.iter().map(Host::instance));
+    let make = ServiceBuilder::new()
+        .map_response(|served| ServiceBuilder::new().concurrency_limit(2).buffer::<Req>(4).service(served))
+        .service(world.clone());
+    let balanced = builder(&fleet).service(make);
+    balanced.wait_until(|now| now.chosen() == 2).await;
+    let answers: Vec<_> = (0..20)
+        .map(|_| {
+            let mut balanced = balanced.clone();
+            tokio::spawn(async move { balanced.call("hold").await })
+        })
+        .collect();
+    all_wait().await;
+    let snapshot = balanced.snapshot();
+    assert_eq!(snapshot.waiting, 16);
+    assert!(snapshot.instances.iter().all(|it| it.busy && it.in_flight == 2), "{snapshot:?}");
+    for host in &hosts {
+        host.open(20);
+    }
+    for answer in answers {
+        answer.await.expect("no panic").expect("served");
+    }
 }
 
 /// On real threads, where everything happens at once.
