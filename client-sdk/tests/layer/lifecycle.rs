@@ -130,6 +130,34 @@ async fn a_service_that_ends_after_each_answer_is_made_anew_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_comes_after_its_service_ended_ends_the_backoff() {
+    let world = World::default();
+    let a = world.host("a");
+    a.at_once(1); // so that it waits for its next request, and is told
+    let fleet = Fleet::of([a.instance()]);
+    let backoff = Duration::from_secs(30);
+    let balanced = builder(&fleet).backoff(backoff, backoff).service(world.clone());
+    let held = ask(&balanced, "hold");
+    a.arrived().await;
+    a.doom("connection: close");
+    balanced.wait_until(|now| now.instances[0].state == ConnectionState::TransientFailure).await;
+    a.open(1);
+    assert_eq!(held.await.expect("no panic").expect("served"), "a");
+    let began = Instant::now();
+    balanced.wait_until(|now| now.instances[0].connects == 2).await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    // Without an answer it stands.
+    let held = ask(&balanced, "hold");
+    a.arrived().await;
+    a.doom("connection reset");
+    balanced.wait_until(|now| now.instances[0].state == ConnectionState::TransientFailure).await;
+    held.abort();
+    let began = Instant::now();
+    balanced.wait_until(|now| now.instances[0].connects == 3).await;
+    assert!(began.elapsed() >= backoff / 2, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn making_takes_no_longer_than_the_timeout() {
     let world = World::default();
     let [hangs, unready] = world.hosts(["hangs", "unready"]);
