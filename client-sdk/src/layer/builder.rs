@@ -4,10 +4,13 @@ use std::{marker::PhantomData, sync::Arc, time::Duration};
 
 use tower::{BoxError, Layer, Service};
 
-use super::{LoadBalanced, Target, actor, service::Keys};
+use super::{
+    LoadBalanced, Target, actor,
+    service::{Judge, Keys},
+};
 use crate::{
     backoff::Bounds,
-    balance::{CallerOrder, LoadBalance, MissingKey, Policy, RoundRobin},
+    balance::{CallerOrder, LoadBalance, MissingKey, Outcome, Policy, RoundRobin},
     discover::{Discover, follow},
     members::{self, Chooser, Shared},
     model::{Address, Endpoint, Instance},
@@ -42,12 +45,12 @@ use crate::{
 /// ```
 ///
 /// Each service that it makes follows the endpoint by itself; the policy, or the load balancer, is one for all of them.
-pub struct LoadBalanceLayer<D, Req, T = Address> {
-    recipe: LoadBalanceBuilder<D, Req, T>,
+pub struct LoadBalanceLayer<D, Req, Res, T = Address> {
+    recipe: LoadBalanceBuilder<D, Req, Res, T>,
 }
 
 /// Builds a [`LoadBalanceLayer`], or a [`LoadBalanced`] service at once. Made by [`LoadBalanceLayer::builder`].
-pub struct LoadBalanceBuilder<D, Req, T = Address> {
+pub struct LoadBalanceBuilder<D, Req, Res, T = Address> {
     discover: Arc<D>,
     endpoint: Endpoint,
     chooser: Option<Chooser>,
@@ -55,14 +58,15 @@ pub struct LoadBalanceBuilder<D, Req, T = Address> {
     members: members::Settings,
     caller: Option<CallerOrder>,
     keys: Keys<Req>,
+    judge: Option<Arc<Judge<Res>>>,
     runtime: Option<Runtime>,
     target: PhantomData<fn(T)>,
 }
 
-impl<D: Discover, Req> LoadBalanceLayer<D, Req> {
+impl<D: Discover, Req, Res> LoadBalanceLayer<D, Req, Res> {
     /// Builds a layer over the instances that `discover` names for `endpoint`. An endpoint with an address is called there,
     /// whatever is discovered.
-    pub fn builder(discover: Arc<D>, endpoint: Endpoint) -> LoadBalanceBuilder<D, Req> {
+    pub fn builder(discover: Arc<D>, endpoint: Endpoint) -> LoadBalanceBuilder<D, Req, Res> {
         let members = members::Settings::default();
         let make_timeout = members.default_wait;
         let backoff = Bounds { base: Duration::from_millis(100), max: Duration::from_secs(30) };
@@ -74,13 +78,14 @@ impl<D: Discover, Req> LoadBalanceLayer<D, Req> {
             members,
             caller: None,
             keys: Keys { of: None, missing: MissingKey::default() },
+            judge: None,
             runtime: None,
             target: PhantomData,
         }
     }
 }
 
-impl<D: Discover, Req, T> LoadBalanceBuilder<D, Req, T> {
+impl<D: Discover, Req, Res, T> LoadBalanceBuilder<D, Req, Res, T> {
     /// How to choose among the instances that have a service. Default: [`RoundRobin`].
     #[must_use]
     pub fn policy(mut self, policy: impl Policy) -> Self {
@@ -112,10 +117,18 @@ impl<D: Discover, Req, T> LoadBalanceBuilder<D, Req, T> {
         self
     }
 
+    /// What an answer means for the instance that gave it, for policies that learn: without it each is a success, so one that
+    /// fails fast (an HTTP 503) looks good. An error of the service is a failure in any case.
+    #[must_use]
+    pub fn outcome(mut self, of: impl Fn(&Res) -> Outcome + Send + Sync + 'static) -> Self {
+        self.judge = Some(Arc::new(of));
+        self
+    }
+
     /// Has services made for the whole instance, its tags included, instead of its address alone. A service is made for
     /// what the instance is then; other tags or another weight make no new one.
     #[must_use]
-    pub fn by_instance(self) -> LoadBalanceBuilder<D, Req, Arc<Instance>> {
+    pub fn by_instance(self) -> LoadBalanceBuilder<D, Req, Res, Arc<Instance>> {
         LoadBalanceBuilder {
             discover: self.discover,
             endpoint: self.endpoint,
@@ -124,6 +137,7 @@ impl<D: Discover, Req, T> LoadBalanceBuilder<D, Req, T> {
             members: self.members,
             caller: self.caller,
             keys: self.keys,
+            judge: self.judge,
             runtime: self.runtime,
             target: PhantomData,
         }
@@ -196,18 +210,18 @@ impl<D: Discover, Req, T> LoadBalanceBuilder<D, Req, T> {
     }
 
     /// The layer.
-    pub fn build(self) -> LoadBalanceLayer<D, Req, T> {
+    pub fn build(self) -> LoadBalanceLayer<D, Req, Res, T> {
         LoadBalanceLayer { recipe: self }
     }
 
     /// The service itself, over what `make` makes. Must be called where its runtime can spawn: in a tokio runtime, for the
     /// default one. It starts to discover and to make services at once.
-    pub fn service<M, S>(self, make: M) -> LoadBalanced<S, Req>
+    pub fn service<M, S>(self, make: M) -> LoadBalanced<S, Req, Res>
     where
         M: Service<T, Response = S> + Clone + Send + 'static,
         M::Error: Into<BoxError>,
         M::Future: Send,
-        S: Service<Req> + Send + 'static,
+        S: Service<Req, Response = Res> + Send + 'static,
         S::Error: Into<BoxError>,
         T: Target,
         Req: 'static,
@@ -222,30 +236,30 @@ impl<D: Discover, Req, T> LoadBalanceBuilder<D, Req, T> {
         let followed = follow(self.discover, self.endpoint.clone(), &runtime);
         let caller = self.caller.unwrap_or_else(|| CallerOrder::new(runtime.random()));
         let shared = Shared::new(self.endpoint, self.members, caller, runtime, chooser);
-        LoadBalanced::start(shared, self.settings, followed, self.keys, make)
+        LoadBalanced::start(shared, self.settings, followed, self.keys, self.judge, make)
     }
 }
 
-impl<M, S, D, Req, T> Layer<M> for LoadBalanceLayer<D, Req, T>
+impl<M, S, D, Req, Res, T> Layer<M> for LoadBalanceLayer<D, Req, Res, T>
 where
     M: Service<T, Response = S> + Clone + Send + 'static,
     M::Error: Into<BoxError>,
     M::Future: Send,
-    S: Service<Req> + Send + 'static,
+    S: Service<Req, Response = Res> + Send + 'static,
     S::Error: Into<BoxError>,
     D: Discover,
     T: Target,
     Req: 'static,
 {
-    type Service = LoadBalanced<S, Req>;
+    type Service = LoadBalanced<S, Req, Res>;
 
     /// As [`LoadBalanceBuilder::service`].
-    fn layer(&self, make: M) -> LoadBalanced<S, Req> {
+    fn layer(&self, make: M) -> LoadBalanced<S, Req, Res> {
         self.recipe.clone().service(make)
     }
 }
 
-impl<D, Req, T> Clone for LoadBalanceBuilder<D, Req, T> {
+impl<D, Req, Res, T> Clone for LoadBalanceBuilder<D, Req, Res, T> {
     fn clone(&self) -> Self {
         Self {
             discover: Arc::clone(&self.discover),
@@ -255,19 +269,20 @@ impl<D, Req, T> Clone for LoadBalanceBuilder<D, Req, T> {
             members: self.members.clone(),
             caller: self.caller,
             keys: self.keys.clone(),
+            judge: self.judge.clone(),
             runtime: self.runtime.clone(),
             target: PhantomData,
         }
     }
 }
 
-impl<D, Req, T> Clone for LoadBalanceLayer<D, Req, T> {
+impl<D, Req, Res, T> Clone for LoadBalanceLayer<D, Req, Res, T> {
     fn clone(&self) -> Self {
         Self { recipe: self.recipe.clone() }
     }
 }
 
-impl<D, Req, T> std::fmt::Debug for LoadBalanceBuilder<D, Req, T> {
+impl<D, Req, Res, T> std::fmt::Debug for LoadBalanceBuilder<D, Req, Res, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LoadBalanceBuilder")
             .field("endpoint", &self.endpoint)
@@ -276,7 +291,7 @@ impl<D, Req, T> std::fmt::Debug for LoadBalanceBuilder<D, Req, T> {
     }
 }
 
-impl<D, Req, T> std::fmt::Debug for LoadBalanceLayer<D, Req, T> {
+impl<D, Req, Res, T> std::fmt::Debug for LoadBalanceLayer<D, Req, Res, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LoadBalanceLayer").field("endpoint", &self.recipe.endpoint).finish_non_exhaustive()
     }

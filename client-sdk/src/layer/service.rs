@@ -20,6 +20,9 @@ use crate::{
     runtime::{BoxFuture, Task},
 };
 
+/// What an answer means for its instance.
+pub(super) type Judge<Res> = dyn Fn(&Res) -> Outcome + Send + Sync;
+
 type KeyOf<Req> = dyn Fn(&Req) -> Option<u64> + Send + Sync;
 
 /// Where the hash keys of requests come from.
@@ -36,24 +39,26 @@ pub(super) struct Keys<Req> {
 ///   given away yet; one that was given to a service is never given to another.
 /// - A service is chosen among those that are made and alive. One that is busy (its `poll_ready` is pending) is passed over; if
 ///   all are, the request waits until one is not.
-/// - The policy is told of a success if the answer is `Ok`, of a failure if it is `Err`, and of neither if the answer is
-///   dropped before. A service whose `Ok` can mean that its instance failed (an HTTP 503) is best made to answer that as an
-///   error, or a policy that learns likes what fails fast. A request is in flight until its future has ended: what goes on after
-///   that (a streamed body) is not counted.
+/// - The policy is told of a success if the answer is `Ok` (or of what
+///   [`outcome`](super::LoadBalanceBuilder::outcome) makes of it), of a failure if it is `Err`, and of neither if the request is
+///   given up. A request is in flight until its future has ended: what goes on after that (a streamed body) is not counted.
 /// - A service that is ready is kept so until it is called, with whatever it reserved for that: limit what all instances
 ///   share outside of this, not in each service.
 /// - With the last clone dropped, and the last answer given, all services are dropped.
-pub struct LoadBalanced<S, Req> {
-    inner: Arc<Inner<S, Req>>,
+///
+/// `S` is the service that is made for each instance, `Req` what it is asked, `Res` what it answers.
+pub struct LoadBalanced<S, Req, Res> {
+    inner: Arc<Inner<S, Req, Res>>,
 }
 
-struct Inner<S, Req> {
+struct Inner<S, Req, Res> {
     shared: Arc<Shared<Slot<S>>>,
     keys: Keys<Req>,
+    judge: Option<Arc<Judge<Res>>>,
     _driver: Task,
 }
 
-impl<S: Send + 'static, Req> LoadBalanced<S, Req> {
+impl<S: Send + 'static, Req, Res> LoadBalanced<S, Req, Res> {
     /// What it knows and does right now.
     pub fn snapshot(&self) -> Snapshot {
         self.inner.shared.snapshot()
@@ -70,6 +75,7 @@ impl<S: Send + 'static, Req> LoadBalanced<S, Req> {
         settings: actor::Settings,
         followed: Followed,
         keys: Keys<Req>,
+        judge: Option<Arc<Judge<Res>>>,
         make: M,
     ) -> Self
     where
@@ -92,20 +98,21 @@ impl<S: Send + 'static, Req> LoadBalanced<S, Req> {
         };
         let driver = Driver::new(Arc::clone(&shared), slots, followed);
         let driver = shared.runtime.spawn(driver.run());
-        Self { inner: Arc::new(Inner { shared, keys, _driver: driver }) }
+        Self { inner: Arc::new(Inner { shared, keys, judge, _driver: driver }) }
     }
 }
 
-impl<S, Req> Service<Req> for LoadBalanced<S, Req>
+impl<S, Req, Res> Service<Req> for LoadBalanced<S, Req, Res>
 where
-    S: Service<Req> + Send + 'static,
+    S: Service<Req, Response = Res> + Send + 'static,
     S::Future: Send,
     S::Error: Into<BoxError>,
     Req: Send + 'static,
+    Res: 'static,
 {
-    type Response = S::Response;
+    type Response = Res;
     type Error = LoadBalancedError;
-    type Future = BoxFuture<'static, Result<S::Response, LoadBalancedError>>;
+    type Future = BoxFuture<'static, Result<Res, LoadBalancedError>>;
 
     /// Always ready: waiting for an instance happens in the call.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), LoadBalancedError>> {
@@ -119,12 +126,12 @@ where
     }
 }
 
-impl<S, Req> Inner<S, Req>
+impl<S, Req, Res> Inner<S, Req, Res>
 where
-    S: Service<Req> + Send + 'static,
+    S: Service<Req, Response = Res> + Send + 'static,
     S::Error: Into<BoxError>,
 {
-    async fn run(&self, mut request: Req) -> Result<S::Response, LoadBalancedError> {
+    async fn run(&self, mut request: Req) -> Result<Res, LoadBalancedError> {
         let mut search = Search::new(Arc::clone(&self.shared), self.context(&request), None);
         loop {
             let (call, slot) = search.next().await?;
@@ -140,7 +147,7 @@ where
             slot.answered();
             return match answer {
                 Ok(response) => {
-                    in_flight.finish(Outcome::Success);
+                    in_flight.finish(self.judge.as_ref().map_or(Outcome::Success, |of| of(&response)));
                     Ok(response)
                 }
                 Err(error) => {
@@ -168,13 +175,13 @@ impl<Req> Clone for Keys<Req> {
     }
 }
 
-impl<S, Req> Clone for LoadBalanced<S, Req> {
+impl<S, Req, Res> Clone for LoadBalanced<S, Req, Res> {
     fn clone(&self) -> Self {
         Self { inner: Arc::clone(&self.inner) }
     }
 }
 
-impl<S, Req> std::fmt::Debug for LoadBalanced<S, Req> {
+impl<S, Req, Res> std::fmt::Debug for LoadBalanced<S, Req, Res> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LoadBalanced").field("endpoint", &self.inner.shared.endpoint).finish_non_exhaustive()
     }

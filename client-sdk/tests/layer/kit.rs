@@ -30,7 +30,7 @@ use tower::{BoxError, Service};
 /// A request, which says how it is to be answered: at once, `hold` when the gate opens, `fail` with an error.
 pub(crate) type Req = &'static str;
 
-pub(crate) type Balanced = LoadBalanced<Served, Req>;
+pub(crate) type Balanced = LoadBalanced<Served, Req, String>;
 
 /// All that can be connected to.
 #[derive(Clone, Default)]
@@ -340,7 +340,7 @@ impl Drop for Place {
     }
 }
 
-pub(crate) fn builder(fleet: &Fleet) -> LoadBalanceBuilder<Fleet, Req> {
+pub(crate) fn builder<Res>(fleet: &Fleet) -> LoadBalanceBuilder<Fleet, Req, Res> {
     LoadBalanceLayer::builder(Arc::new(fleet.clone()), Endpoint::new("greeter"))
 }
 

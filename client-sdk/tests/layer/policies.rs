@@ -20,7 +20,7 @@ use tower::Service;
 
 use crate::kit::{Fleet, Host, Makes, Req, World, all_wait, ask, builder, who};
 
-type Builder = LoadBalanceBuilder<Fleet, Req>;
+type Builder = LoadBalanceBuilder<Fleet, Req, String>;
 
 /// A request's name is its key.
 fn key(request: Req) -> u64 {
@@ -195,6 +195,23 @@ async fn a_policy_is_told_how_a_request_ended() {
     let told = told.0.lock().expect("unpoisoned").clone();
     assert_eq!(told, [Outcome::Success, Outcome::Failure, Outcome::Cancelled]);
     assert_eq!(a.calls(), 3, "a request is given to one service, once");
+}
+
+/// linkerd2-proxy #4537.
+#[tokio::test(start_paused = true)]
+async fn a_fast_failing_endpoint_is_not_preferred_where_answers_can_mean_that() {
+    let world = World::default();
+    let [fails, works] = world.hosts(["fails", "works"]);
+    let fleet = Fleet::of([&fails, &works].map(Host::instance));
+    let mut balanced = builder(&fleet)
+        .policy(PeakEwma::new(&Runtime::tokio()))
+        .outcome(|who: &String| if who == "fails" { Outcome::Failure } else { Outcome::Success })
+        .service(world.clone());
+    balanced.wait_until(|now| now.chosen() == 2).await;
+    for _ in 0..100 {
+        balanced.call("").await.expect("an answer, such as it is");
+    }
+    assert!(fails.calls() < 10, "{} of 100", fails.calls());
 }
 
 /// The addresses in the order of the list, whatever their state.

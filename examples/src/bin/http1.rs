@@ -61,6 +61,9 @@ impl Service<Request<Empty<Bytes>>> for Http1 {
     }
 }
 
+/// All connections as one service.
+type Greeters = LoadBalanced<Http1, Request<Empty<Bytes>>, Response<Incoming>>;
+
 /// Connects to an address.
 async fn connect(address: Address) -> Result<Http1, BoxError> {
     let stream = TcpStream::connect(address.as_str()).await?;
@@ -90,7 +93,7 @@ async fn main() -> Result<(), BoxError> {
 }
 
 /// Asks twenty times, and says who answered.
-async fn ask(balanced: &LoadBalanced<Http1, Request<Empty<Bytes>>>) -> Result<String, BoxError> {
+async fn ask(balanced: &Greeters) -> Result<String, BoxError> {
     let mut who = BTreeSet::new();
     for _ in 0..20 {
         let request = Request::get("/").header(HOST, "greeter").body(Empty::new())?;
