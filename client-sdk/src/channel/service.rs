@@ -64,7 +64,7 @@ enum Attempt {
 
 impl Call {
     fn new(inner: Arc<Inner>, request: Request<tonic::body::Body>) -> Self {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let shared = &inner.shared;
         let now = shared.runtime.now();
         let deadline =
@@ -72,6 +72,8 @@ impl Call {
         let random = || shared.runtime.random();
         let key =
             inner.settings.hash_keys.key(&head.extensions, &head.headers, shared.endpoint.hash_key, random);
+        // They are for whoever stands before the channel; copies of them for each attempt would go nowhere.
+        head.extensions = http::Extensions::new();
         let context = PickContext { hash_key: key, ..PickContext::new() }.now(now);
         let body = Replay::new(body, inner.settings.replay_limit);
         let search = Search::new(Arc::clone(shared), context, deadline);

@@ -54,7 +54,16 @@ impl Actor {
                     self.opener.meters.connected();
                     self.set(Phase::Open { nth: lane.nth });
                     let draining = || self.set(Phase::Draining);
-                    if keep(&self.connection, &lane, running, &mut orders, None, draining).await
+                    if keep(
+                        &self.connection,
+                        &lane,
+                        running,
+                        &self.opener.runtime,
+                        &mut orders,
+                        None,
+                        draining,
+                    )
+                    .await
                         == End::Orphaned
                     {
                         return;

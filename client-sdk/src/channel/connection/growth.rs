@@ -104,7 +104,7 @@ impl Growth {
         self.opener.meters.connected();
         self.opener.runtime.detach(async move {
             let since = runtime.now();
-            let end = keep(&connection, &lane, running, &mut orders, Some(IDLE), || {}).await;
+            let end = keep(&connection, &lane, running, &runtime, &mut orders, Some(IDLE), || {}).await;
             let failed = end == End::Closed && runtime.now().saturating_sub(since) < SETTLED;
             let _ = tell.try_send(failed); // nobody counts any more
         });

@@ -18,13 +18,13 @@ use std::{
 };
 
 use hyper::client::conn::http2::SendRequest;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::{
     Connection,
     open::{Opened, Origin, Running},
 };
-use crate::{channel::request_body::RequestBody, members::Order};
+use crate::{channel::request_body::RequestBody, members::Order, runtime::Runtime};
 
 /// How many calls fill a lane whose peer sets no limit: the least that RFC 9113, 6.5.2, recommends to allow, and what
 /// clients assume before they know.
@@ -150,10 +150,13 @@ impl Ready {
 
 /// Runs a lane until it takes no more calls, and takes it off the list of its connection then. Drained, or without a
 /// call for the `idle` time, it gets no new ones and those that it has are sent off. `draining` is told before that.
+///
+/// What runs the lane is a task of its own, so that a call wakes nobody who only waits for an end.
 pub(super) async fn keep(
     connection: &Connection,
     lane: &Lane,
-    mut running: Running,
+    running: Running,
+    runtime: &Runtime,
     orders: &mut watch::Receiver<Order>,
     idle: Option<Duration>,
     draining: impl FnOnce(),
@@ -165,9 +168,14 @@ pub(super) async fn keep(
             () = lane.idle(idle) => true,
         }
     };
+    let (tell, mut ended) = oneshot::channel();
+    let task = runtime.spawn(async move {
+        let _ = running.await; // however it ends, its calls know better
+        let _ = tell.send(()); // nobody waits if it is dropped
+    });
     let end = tokio::select! {
         biased;
-        _ = &mut running => End::Closed,
+        _ = &mut ended => End::Closed,
         // Dropping it leaves its calls to finish by themselves.
         () = lane.retired() => End::Closed,
         wanted = finish => if wanted { End::Finished } else { End::Orphaned },
@@ -175,8 +183,9 @@ pub(super) async fn keep(
     connection.dismiss(lane.nth);
     if end == End::Finished {
         // Without our sender the connection ends once the calls that hold theirs have sent their requests.
-        let _ = running.await; // however it ends, its calls know better
+        let _ = ended.await;
     }
+    drop(task);
     tracing::debug!(address = %connection.address, nth = lane.nth, ?end, "connection takes no more requests");
     end
 }
