@@ -14,6 +14,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -78,14 +79,18 @@ impl<O: Open> Driver<O> {
                     self.take_view();
                 }
                 () = shared.wake.notified() => {
-                    if !self.is_urgent() {
+                    let mut gathered = pin!(tokio::time::sleep(GATHER));
+                    while !self.is_urgent() {
                         tokio::select! {
                             biased;
                             changed = self.followed.receiver().changed(), if !closed => {
                                 closed = changed.is_err();
                                 self.take_view();
+                                break;
                             }
-                            () = tokio::time::sleep(GATHER) => {}
+                            () = &mut gathered => break,
+                            // Something that a request waits for may come among the rest.
+                            () = shared.wake.notified() => {}
                         }
                     }
                 }

@@ -1,16 +1,23 @@
 //! Who is connected: ahead of calls to a bound, or with the first call that is for it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use client_sdk::{
     balance::{CallerOrder, Maglev, RingHash},
     channel::{ConnectionState, Snapshot, Standing},
-    model::{Address, Endpoint, Instance, InstanceBuilder},
+    model::{Address, Endpoint, Instance, InstanceBuilder, Status},
 };
 use tonic::Code;
 
 use crate::{
     builder,
+    h2_server::H2Server,
     kit::{Act, Fleet, Server, blocking, who, world, world_but},
     typed,
 };
@@ -194,4 +201,75 @@ async fn a_call_that_all_refused_who_are_to_be_connected_waits_for_nobody() {
         "{status}"
     );
     assert_eq!(since.elapsed(), Duration::ZERO, "the third stays at rest, so there is nothing to wait for");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_call_for_a_key_waits_for_its_connection_and_for_nothing_else() {
+    let fleet = Fleet::of((1..=3).map(instance));
+    let channel = hashing(&fleet, 7).policy(RingHash::new()).runtime(world(Act::NotFound)).build();
+    channel.wait_until(|s| s.discovered).await;
+    let since = tokio::time::Instant::now();
+    let status = who(&channel).await.expect_err("not found, as all of them say");
+    assert_eq!(
+        (status.code(), since.elapsed()),
+        (Code::NotFound, Duration::ZERO),
+        "changes are not gathered"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_takes_no_requests_is_kept_while_it_lasts_and_not_opened_again() {
+    let changes: [fn(InstanceBuilder) -> InstanceBuilder; 3] =
+        [|a| a.status(Status::Draining), |a| a.status(Status::Down), |a| a.weight(0)];
+    for change in changes {
+        let server = H2Server::new(None);
+        let fleet = Fleet::of([instance(1).id("a")]);
+        let channel = builder(&fleet).runtime(server.world(|_| Ok(true))).build();
+        channel.wait_until(|s| s.chosen() == 1).await;
+        fleet.set([change(instance(1).id("a"))]);
+        channel.wait_until(|s| s.chosen() == 0).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(!server.now()[0].closed);
+        server.links()[0].close.notify_one();
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        let a = channel.snapshot().instance("a").cloned().expect("there");
+        assert_eq!((a.state, server.links().len()), (ConnectionState::Idle, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_greets_and_closes_is_not_connected_to_in_a_hot_loop() {
+    let server = H2Server::new(None);
+    let fleet = Fleet::of([instance(1).id("a")]);
+    let channel = builder(&fleet).runtime(server.world(|_| Ok(true))).build();
+    let since = tokio::time::Instant::now();
+    while since.elapsed() < Duration::from_secs(10) {
+        channel.wait_until(|s| s.chosen() == 1).await;
+        let links = server.links();
+        assert!(links.len() <= 12, "{} after {:?}, doubling from 100 ms", links.len(), since.elapsed());
+        links[links.len() - 1].close.notify_one();
+        channel.wait_until(|s| s.chosen() == 0).await;
+    }
+    assert!(server.links().len() >= 4, "it is tried again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_incarnation_starts_the_backoff_over() {
+    let (server, attempts) = (H2Server::new(None), Arc::new(AtomicUsize::new(0)));
+    let world = server.world({
+        let attempts = Arc::clone(&attempts);
+        move |_| {
+            attempts.fetch_add(1, Ordering::SeqCst);
+            Err(std::io::Error::other("nobody is there"))
+        }
+    });
+    let fleet = Fleet::of([instance(1).revisions(1, 1)]);
+    let hour = Duration::from_hours(1);
+    let _channel = builder(&fleet).runtime(world).backoff(Duration::from_millis(100), hour).build();
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    fleet.set([instance(1).revisions(2, 2)]);
+    attempts.store(0, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let attempts = attempts.load(Ordering::SeqCst);
+    assert!((3..=6).contains(&attempts), "{attempts} in 1 s, doubling from 100 ms");
 }

@@ -13,7 +13,7 @@ use client_sdk::{
         Connects, LoadBalance, LoadBalanceError, Pick, PickContext, PickError, Picker, Policy, RoundRobin,
         RoundRobinPicker,
     },
-    channel::{BalancedChannel, ChannelError, RouteError},
+    channel::{BalancedChannel, ChannelError, RouteError, Standing},
     discover::{Discover, ViewReceiver},
     model::{Address, Change, Endpoint, Instance, InstanceList, Status},
 };
@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use tonic::Code;
 
 use crate::{
-    kit::{Act, Fleet, Peer, Server, who},
+    kit::{Act, Always, Fleet, Peer, Server, who},
     typed,
 };
 
@@ -351,4 +351,16 @@ async fn a_policy_is_asked_once_when_to_connect() {
     let policy = Whimsical(AtomicUsize::new(0));
     let channel = BalancedChannel::builder(fleet, Endpoint::new("greeter")).policy(policy).build();
     assert_eq!(who(&channel).await.expect("answered"), "a");
+}
+
+#[tokio::test]
+async fn where_a_policy_insists_others_will_do_and_those_that_are_not_held_first() {
+    let (peer, held, c) = (Peer::start(|_| Act::Refuse).await, Server::start("held"), Server::start("c"));
+    let fleet = Arc::new(Fleet::of([peer.instance("peer"), held.instance().held(true), c.instance()]));
+    let channel = BalancedChannel::builder(fleet, Endpoint::new("greeter")).policy(Always("peer")).build();
+    channel.wait_until(|s| s.chosen() == 2 && s.instances[1].standing == Standing::Held).await;
+    for calls in 1..=6 {
+        assert_eq!(who(&channel).await.expect("answered"), "c");
+        assert_eq!((peer.seen(), held.calls()), (calls, 0));
+    }
 }

@@ -443,3 +443,37 @@ async fn dropping_the_last_clone_closes_every_connection() {
     drop(channel);
     server.until(|now| now.len() == 3 && now.iter().all(|now| now.closed)).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_further_connection_that_has_a_call_now_and_then_stays() {
+    let server = H2Server::new(Some(1));
+    let fleet = Fleet::of([Instance::builder("a:1".parse().expect("valid")).id("a")]);
+    let channel = builder(&fleet).connections_per_instance(2).runtime(server.world(|_| Ok(true))).build();
+    let _held = watch(&channel).await;
+    for _ in 0..30 {
+        check(&channel, "", None).await.expect("answered by the other connection");
+        tokio::time::sleep(Duration::from_secs(20)).await;
+    }
+    assert_eq!(server.now().iter().map(|now| now.closed).collect::<Vec<_>>(), [false, false]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_waits_for_a_further_connection_goes_elsewhere_when_the_only_one_ends() {
+    let server = H2Server::new(Some(1));
+    let world = server.world(|attempt| Ok(attempt < 2)); // further ones hang
+    let fleet =
+        Fleet::of(["a", "b"].map(|id| Instance::builder(format!("{id}:1").parse().expect("valid")).id(id)));
+    let channel = builder(&fleet).policy(Always("a")).connections_per_instance(2).runtime(world).build();
+    channel.wait_until(|s| s.chosen() == 2).await;
+    let _held = watch(&channel).await;
+    let waits = tokio::spawn({
+        let channel = channel.clone();
+        async move { check(&channel, "", None).await }
+    });
+    in_flight(&channel, 2).await;
+    let full = server.held().iter().position(|held| *held == 1).expect("one is");
+    let since = tokio::time::Instant::now();
+    server.links()[full].close.notify_one();
+    waits.await.expect("ran").expect("answered by b");
+    assert_eq!(since.elapsed(), Duration::ZERO, "whatever becomes of the other connection");
+}

@@ -97,3 +97,42 @@ async fn a_snapshot_tells_the_load_that_the_policy_goes_by() {
         call.await.expect("no panic").expect("answered");
     }
 }
+
+#[tokio::test]
+async fn what_waits_and_what_is_in_flight_is_counted_until_it_ends_however_it_ends() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let server = Server::start("a");
+    let fleet = Fleet::unknown();
+    let channel = builder(&fleet).queue_limit(2).build();
+    let call = || {
+        let channel = channel.clone();
+        tokio::spawn(async move { blocking(&channel).await })
+    };
+    let [served, given_up] = [call(), call()];
+    while channel.snapshot().waiting < 2 {
+        tokio::task::yield_now().await;
+    }
+    who(&channel).await.expect_err("the queue is full");
+    // As they changed since the last look.
+    let gauges = |waiting: f64, in_flight: f64| {
+        let now = counted(&snapshotter);
+        let gauge = |name: &str| now.get(name).copied().unwrap_or(0.0);
+        assert_eq!((gauge("requests_waiting"), gauge("requests_in_flight")), (waiting, in_flight), "{now:?}");
+        now
+    };
+    let now = gauges(2.0, 0.0);
+    assert_eq!(now["no_instance_total queue_full"], 1.0, "{now:?}");
+    given_up.abort();
+    given_up.await.expect_err("given up while it waited");
+    gauges(-1.0, 0.0);
+    fleet.set([server.instance()]);
+    server.arrived().await;
+    gauges(-1.0, 1.0);
+    served.abort();
+    served.await.expect_err("given up in flight");
+    let now = gauges(0.0, -1.0);
+    assert_eq!(now["requests_ended_total cancelled"], 1.0, "{now:?}");
+    assert_eq!(channel.snapshot().waiting, 0);
+}

@@ -1,8 +1,12 @@
 //! The life of services: made, driven, failed, made anew, drained, whether or not anybody asks for anything.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use client_sdk::{
+    balance::CallerOrder,
     layer::{ConnectionState, LoadBalancedError, RouteError, Standing},
     model::{Instance, Status},
 };
@@ -313,4 +317,46 @@ async fn a_thousand_instances_get_no_more_services_ahead_than_is_said() {
     all_wait().await;
     assert_eq!(hosts.iter().map(Host::made).sum::<usize>(), 10);
     assert!(policy.1.load(Ordering::SeqCst) <= 10, "{} pickers", policy.built());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_too_many_is_kept_until_those_that_are_preferred_are_there() {
+    let world = World::default();
+    let hosts = world.hosts(["a", "b", "c"]);
+    let order = CallerOrder::named("me");
+    let built: Vec<_> = hosts.iter().map(|host| Arc::new(host.instance().build())).collect();
+    let ranked = order.sort(&built);
+    let at = |place: usize| hosts.iter().find(|host| host.address() == ranked[place].address).expect("there");
+    let (first, third) = (at(0), at(2));
+    first.makes(Makes::Errors);
+    let fleet = Fleet::of(hosts.iter().map(Host::instance));
+    let balanced = builder(&fleet).caller(order).connect_ahead(2).service(world.clone());
+    balanced.wait_until(|now| now.chosen() == 2).await;
+    // Another process is there, and may come up: the one in its place stays until it has.
+    first.makes(Makes::Nothing);
+    fleet.set(hosts.iter().map(|host| host.instance().revisions(9, 9)));
+    all_wait().await;
+    assert_eq!((balanced.snapshot().chosen(), third.made(), third.alive()), (2, 1, 1));
+    first.makes(Makes::Services);
+    balanced
+        .wait_until(|now| {
+            now.chosen() == 2 && now.instance(&ranked[2].id).is_some_and(|it| it.standing == Standing::Spare)
+        })
+        .await;
+    all_wait().await;
+    assert_eq!((first.alive(), third.alive()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_only_fails_requests_and_ends_is_not_made_anew_in_a_hot_loop() {
+    let world = World::default();
+    let a = world.host("a");
+    let (balanced, _fleet) = over(&world, [&a]).await;
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(10) {
+        ask(&balanced, "fail").await.expect("no panic").expect_err("it fails, or is not there");
+        a.doom("connection reset");
+        all_wait().await;
+    }
+    assert!((4..=12).contains(&a.made()), "{} in 10 s, doubling from 100 ms", a.made());
 }

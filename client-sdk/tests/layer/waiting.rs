@@ -1,8 +1,18 @@
 //! Busy services, and the requests that wait for them.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use client_sdk::layer::{ConnectionState, LoadBalancedError, RouteError};
+use client_sdk::{
+    balance::{Pick, PickContext, PickError, Picker, Policy, RoundRobin, RoundRobinPicker},
+    layer::{ConnectionState, LoadBalancedError, RouteError},
+    model::InstanceList,
+};
 use tokio::time::Instant;
 use tower::{Service, ServiceBuilder};
 
@@ -275,4 +285,49 @@ async fn no_wake_up_is_lost_on_many_threads() {
     }
     let calls: usize = hosts.iter().map(Host::calls).sum();
     assert!(calls >= 64 * 170, "{calls}");
+}
+
+/// A wake-up that the policy wastes goes to the next.
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_fails_the_request_whose_turn_it_is_leaves_the_others_theirs() {
+    struct Moody(Arc<AtomicBool>, RoundRobin);
+    struct Mood(Arc<AtomicBool>, RoundRobinPicker);
+
+    impl Policy for Moody {
+        type Picker = Mood;
+
+        fn build(&self, instances: &InstanceList) -> Mood {
+            Mood(Arc::clone(&self.0), self.1.build(instances))
+        }
+    }
+
+    impl Picker for Mood {
+        fn pick(&self, context: &PickContext) -> Result<Pick<'_>, PickError> {
+            if self.0.swap(false, Ordering::SeqCst) {
+                Err(PickError::NoInstances)
+            } else {
+                self.1.pick(context)
+            }
+        }
+    }
+
+    let world = World::default();
+    let a = world.host("a");
+    a.at_once(1);
+    let fails = Arc::new(AtomicBool::new(false));
+    let policy = Moody(Arc::clone(&fails), RoundRobin::with_seed(1));
+    let fleet = Fleet::of([a.instance()]);
+    let balanced = builder(&fleet).policy(policy).service(world.clone());
+    let held = ask(&balanced, "hold");
+    a.arrived().await;
+    let [one, other] = [ask(&balanced, ""), ask(&balanced, "")];
+    all_wait().await;
+    assert_eq!(balanced.snapshot().waiting, 2);
+    fails.store(true, Ordering::SeqCst);
+    a.open(1);
+    answered(held).await;
+    all_wait().await;
+    assert!(one.is_finished() && other.is_finished(), "{:?}", balanced.snapshot());
+    let failed = [one.await, other.await].into_iter().filter(|it| it.as_ref().expect("no panic").is_err());
+    assert_eq!(failed.count(), 1);
 }

@@ -56,7 +56,21 @@ impl Member for Turning {
     }
 }
 
-fn publish(shared: &Shared<Turning>, instance: &Arc<Instance>, member: &Arc<Turning>) {
+fn shared(chooser: Chooser, settings: Settings) -> Arc<Shared<Turning>> {
+    let caller = CallerOrder::new(1);
+    Arc::new(Shared::new(Endpoint::new("x"), settings, caller, Runtime::tokio(), chooser))
+}
+
+fn instance() -> Arc<Instance> {
+    Arc::new(Instance::builder("a:1".parse().expect("valid")).build())
+}
+
+/// Connecting for so many looks.
+fn turning(instance: &Instance, looks: usize) -> Arc<Turning> {
+    Arc::new(Turning { address: instance.address.clone(), looks: AtomicUsize::new(looks) })
+}
+
+fn routes(shared: &Shared<Turning>, instance: &Arc<Instance>, member: &Arc<Turning>) -> Routes<Turning> {
     let entry = Entry {
         instance: Arc::clone(instance),
         member: Arc::clone(member),
@@ -64,8 +78,19 @@ fn publish(shared: &Shared<Turning>, instance: &Arc<Instance>, member: &Arc<Turn
         wanted: true,
         removed: false,
     };
-    let before = shared.routes.load();
-    shared.publish(Routes::build(&before, vec![entry], true, None, &shared.chooser));
+    Routes::build(&shared.routes.load(), vec![entry], true, None, &shared.chooser)
+}
+
+/// The driver lists the new routes, and tells of them only then.
+#[tokio::test]
+async fn routes_that_are_there_but_not_told_of_yet_are_looked_at_before_a_request_fails() {
+    let shared = shared(Chooser::policy(RoundRobin::with_seed(1)), Settings::default());
+    let mut search = Search::new(Arc::clone(&shared), PickContext::new(), None);
+    let Ok(Choice::None { seen, hope }) = search.choose() else { panic!("nothing is known") };
+    let instance = instance();
+    shared.routes.store(Arc::new(routes(&shared, &instance, &turning(&instance, 0))));
+    assert!(search.wait(seen, hope, None).await.is_ok(), "it looks again");
+    assert!(matches!(search.choose(), Ok(Choice::Member(..))));
 }
 
 #[tokio::test(start_paused = true)]
@@ -74,14 +99,9 @@ async fn a_member_that_becomes_ready_while_a_request_looks_fails_no_request() {
         [(Chooser::policy(RoundRobin::with_seed(1)), false), (Chooser::policy(Maglev::new()), true)]
     {
         for looks in 0..12 {
-            let caller = CallerOrder::new(1);
-            let (settings, runtime) = (Settings::default(), Runtime::tokio());
-            let shared =
-                Arc::new(Shared::new(Endpoint::new("x"), settings, caller, runtime, chooser.clone()));
-            let address: Address = "a:1".parse().expect("valid");
-            let instance = Arc::new(Instance::builder(address.clone()).build());
-            let member = Arc::new(Turning { address, looks: AtomicUsize::new(0) });
-            publish(&shared, &instance, &member);
+            let (shared, instance) = (shared(chooser.clone(), Settings::default()), instance());
+            let member = turning(&instance, 0);
+            shared.publish(routes(&shared, &instance, &member));
             member.looks.store(looks, SeqCst);
             let context = PickContext::new().hash_key(7);
             let mut search = Search::new(Arc::clone(&shared), context, None);
@@ -92,7 +112,7 @@ async fn a_member_that_becomes_ready_while_a_request_looks_fails_no_request() {
                 () = tokio::task::yield_now() => {
                     // It told the driver that it changed.
                     member.looks.store(0, SeqCst);
-                    publish(&shared, &instance, &member);
+                    shared.publish(routes(&shared, &instance, &member));
                     next.await
                 }
             };
