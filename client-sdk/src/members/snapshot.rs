@@ -51,12 +51,12 @@ pub struct InstanceSnapshot {
 
 impl Snapshot {
     pub(super) fn of<M: Member>(shared: &Shared<M>, routes: &Routes<M>) -> Self {
-        let loads = routes.loads();
+        let (loads, any_not_held) = (routes.loads(), routes.any_not_held());
         let instances = routes.entries.iter().map(|entry| InstanceSnapshot {
             instance: Arc::clone(&entry.instance),
             state: entry.member.state(),
             busy: entry.member.state() == ConnectionState::Ready && !entry.member.is_free(),
-            standing: routes.standing(entry),
+            standing: routes.standing(entry, any_not_held),
             in_flight: entry.member.in_flight(),
             load: loads.get(&*entry.instance.id).copied().filter(|_| !entry.removed),
             connections: entry.member.connections(),

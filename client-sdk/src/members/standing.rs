@@ -70,8 +70,13 @@ impl<M: Member> Routes<M> {
         if eligible().any(coming) { Outlook::Hopeful(error) } else { Outlook::Bleak(error) }
     }
 
+    /// Whether requests go to any that is not held: then those that are wait.
+    pub(super) fn any_not_held(&self) -> bool {
+        self.entries.iter().any(|entry| !entry.instance.held && self.takes(entry))
+    }
+
     /// Whether the entry is chosen, and why not.
-    pub(super) fn standing(&self, entry: &Entry<M>) -> Standing {
+    pub(super) fn standing(&self, entry: &Entry<M>, any_not_held: bool) -> Standing {
         let instance = &entry.instance;
         if entry.removed {
             return Standing::Removed;
@@ -91,8 +96,7 @@ impl<M: Member> Routes<M> {
                 _ => Standing::NotConnected,
             };
         }
-        let others = || self.entries.iter().any(|other| !other.instance.held && self.takes(other));
-        if instance.held && others() { Standing::Held } else { Standing::Chosen }
+        if instance.held && any_not_held { Standing::Held } else { Standing::Chosen }
     }
 }
 

@@ -452,7 +452,7 @@ async fn a_further_connection_that_has_a_call_now_and_then_stays() {
     let _held = watch(&channel).await;
     for _ in 0..30 {
         check(&channel, "", None).await.expect("answered by the other connection");
-        tokio::time::sleep(Duration::from_secs(20)).await;
+        tokio::time::sleep(Duration::from_secs(17)).await; // between the looks of each 60 s
     }
     assert_eq!(server.now().iter().map(|now| now.closed).collect::<Vec<_>>(), [false, false]);
 }

@@ -13,16 +13,17 @@ use crate::{
     runtime::Runtime,
 };
 
-/// Connecting for so many looks at it, then ready.
+/// Connecting for so many looks at it, then as it says.
 struct Turning {
     address: Address,
+    then: ConnectionState,
     looks: AtomicUsize,
 }
 
 impl Turning {
     fn look(&self) -> ConnectionState {
         let left = self.looks.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
-        if left.is_ok() { ConnectionState::Connecting } else { ConnectionState::Ready }
+        if left.is_ok() { ConnectionState::Connecting } else { self.then }
     }
 }
 
@@ -36,7 +37,7 @@ impl Member for Turning {
     }
 
     fn is_hopeful(&self) -> bool {
-        self.look() == ConnectionState::Connecting
+        matches!(self.look(), ConnectionState::Idle | ConnectionState::Connecting)
     }
 
     fn opened(&self) -> u64 {
@@ -65,20 +66,31 @@ fn instance() -> Arc<Instance> {
     Arc::new(Instance::builder("a:1".parse().expect("valid")).build())
 }
 
-/// Connecting for so many looks.
+/// Ready after so many looks.
 fn turning(instance: &Instance, looks: usize) -> Arc<Turning> {
-    Arc::new(Turning { address: instance.address.clone(), looks: AtomicUsize::new(looks) })
+    member(instance, looks, ConnectionState::Ready)
 }
 
-fn routes(shared: &Shared<Turning>, instance: &Arc<Instance>, member: &Arc<Turning>) -> Routes<Turning> {
-    let entry = Entry {
+fn member(instance: &Instance, looks: usize, then: ConnectionState) -> Arc<Turning> {
+    Arc::new(Turning { address: instance.address.clone(), then, looks: AtomicUsize::new(looks) })
+}
+
+fn entry(instance: &Arc<Instance>, member: &Arc<Turning>, wanted: bool) -> Entry<Turning> {
+    Entry {
         instance: Arc::clone(instance),
         member: Arc::clone(member),
         demand: Arc::default(),
-        wanted: true,
+        wanted,
         removed: false,
-    };
-    Routes::build(&shared.routes.load(), vec![entry], true, None, &shared.chooser)
+    }
+}
+
+fn routes(shared: &Shared<Turning>, instance: &Arc<Instance>, member: &Arc<Turning>) -> Routes<Turning> {
+    over(shared, vec![entry(instance, member, true)])
+}
+
+fn over(shared: &Shared<Turning>, entries: Vec<Entry<Turning>>) -> Routes<Turning> {
+    Routes::build(&shared.routes.load(), entries, true, None, &shared.chooser)
 }
 
 /// The driver lists the new routes, and tells of them only then.
@@ -120,4 +132,25 @@ async fn a_member_that_becomes_ready_while_a_request_looks_fails_no_request() {
             assert_eq!(found, Ok(()), "on demand: {on_demand}, ready after {looks} looks");
         }
     }
+}
+
+/// Between a failure and the driver's hearing of it.
+#[tokio::test(start_paused = true)]
+async fn a_request_waits_for_one_more_where_one_that_was_to_be_connected_failed() {
+    let settings = Settings { connect_ahead: 1, ..Settings::default() };
+    let shared = shared(Chooser::policy(RoundRobin::with_seed(1)), settings);
+    let [a, b] = ["a:1", "b:1"].map(|it| Arc::new(Instance::builder(it.parse().expect("valid")).build()));
+    let failed = member(&a, 0, ConnectionState::TransientFailure);
+    let at_rest = member(&b, 0, ConnectionState::Idle);
+    shared.publish(over(&shared, vec![entry(&a, &failed, true), entry(&b, &at_rest, false)]));
+    let mut search = Search::new(Arc::clone(&shared), PickContext::new(), None);
+    let mut next = std::pin::pin!(search.next());
+    tokio::select! {
+        biased;
+        found = &mut next => panic!("{:?}", found.map(drop).map_err(|error| error.to_string())),
+        () = tokio::task::yield_now() => {}
+    }
+    shared.publish(over(&shared, vec![entry(&a, &failed, true), entry(&b, &turning(&b, 0), true)]));
+    let (_, found) = next.await.expect("the one more");
+    assert_eq!(found.address, b.address);
 }
