@@ -183,7 +183,7 @@ impl<O: Open> Driver<O> {
     fn is_urgent(&self) -> bool {
         let routes = self.shared.routes.load();
         if routes.on_demand {
-            return self.shared.waiting() > 0 || self.owners.values().any(Owner::is_newly_asked);
+            return self.shared.waiting() > 0 || routes.entries.iter().any(Entry::is_newly_asked);
         }
         !routes.is_open() && self.owners.values().any(|owner| owner.member.state() == ConnectionState::Ready)
     }

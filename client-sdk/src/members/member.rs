@@ -133,11 +133,6 @@ impl<M: Member> Owner<M> {
         self.orders.send_if_modified(|current| std::mem::replace(current, order) != order);
     }
 
-    /// Whether a request asked for it, and it was not told to connect yet.
-    pub(super) fn is_newly_asked(&self) -> bool {
-        self.demand.is_asked() && !self.is_wanted()
-    }
-
     /// Whether it is wanted to be connected.
     pub(super) fn is_wanted(&self) -> bool {
         matches!(*self.orders.borrow(), Order::Connect { .. })

@@ -279,6 +279,11 @@ impl<M: Member> Entry<M> {
         !self.removed && self.instance.takes_requests()
     }
 
+    /// Whether a request asked for it, and it was not told to connect yet.
+    pub(super) fn is_newly_asked(&self) -> bool {
+        self.demand.is_asked() && !self.wanted && self.is_eligible()
+    }
+
     /// Whether it is connected and takes no request at this moment.
     fn is_busy(&self) -> bool {
         self.member.state() == ConnectionState::Ready && !self.member.is_free()

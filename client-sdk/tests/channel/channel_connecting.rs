@@ -14,6 +14,7 @@ use client_sdk::{
     model::{Address, Endpoint, Instance, InstanceBuilder, Status},
 };
 use tonic::Code;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::{
     builder,
@@ -273,4 +274,20 @@ async fn a_new_incarnation_starts_the_backoff_over() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let attempts = attempts.load(Ordering::SeqCst);
     assert!((3..=6).contains(&attempts), "{attempts} in 1 s, doubling from 100 ms");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_for_and_takes_no_more_requests_hurries_nobody() {
+    let server = H2Server::new(None);
+    let fleet = Fleet::of([instance(1).id("a")]);
+    let channel = hashing(&fleet, 7).policy(RingHash::new()).runtime(server.world(|_| Ok(true))).build();
+    let mut health = HealthClient::new(channel.clone());
+    health.check(HealthCheckRequest::default()).await.expect("answered");
+    fleet.set([instance(1).id("a").status(Status::Draining)]);
+    channel.wait_until(|s| s.chosen() == 0).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let since = tokio::time::Instant::now();
+    server.links()[0].close.notify_one();
+    channel.wait_until(|s| s.instances[0].state == ConnectionState::Idle).await;
+    assert_eq!(since.elapsed(), Duration::from_millis(5), "its changes are gathered");
 }
