@@ -211,7 +211,8 @@ async fn a_fast_failing_endpoint_is_not_preferred_where_answers_can_mean_that() 
     for _ in 0..100 {
         balanced.call("").await.expect("an answer, such as it is");
     }
-    assert!(fails.calls() < 10, "{} of 100", fails.calls());
+    // Half of them if it did not know, and most if it went by how fast they are answered.
+    assert!(fails.calls() < 30, "{} of 100", fails.calls());
 }
 
 /// The addresses in the order of the list, whatever their state.
