@@ -10,6 +10,7 @@ mod candidates;
 mod driver;
 mod eligible;
 mod entry;
+mod hash_key;
 mod least_request;
 mod loads;
 mod maglev;
@@ -26,6 +27,7 @@ pub use candidates::Candidates;
 pub(crate) use driver::rebalance;
 pub use driver::{Addresses, Balanced, Driver};
 pub use eligible::{Eligible, Refused};
+pub use hash_key::{HashKey, HashKeys, MissingKey};
 pub use least_request::{LeastRequest, LeastRequestPicker};
 pub use maglev::{Maglev, MaglevPicker, TableSizeError};
 pub use peak_ewma::{PeakEwma, PeakEwmaPicker};
@@ -185,7 +187,8 @@ pub enum PickError {
     NoInstances,
     /// The policy hashes, and the request names no hash key.
     #[error(
-        "the policy needs a hash key and the request has none; set `Endpoint::hash_key` or `PickContext::hash_key`"
+        "the policy needs a hash key and the request has none; insert a `HashKey` into its extensions, send the header that \
+         `HashKeys::header` names, set `Endpoint::hash_key` or `PickContext::hash_key`, or choose `MissingKey::Random`"
     )]
     NoHashKey,
 }

@@ -17,7 +17,7 @@ fn picks(picker: &RoundRobinPicker, count: usize) -> Vec<usize> {
     let index = |instance: &Arc<Instance>| picker.instances.iter().position(|i| Arc::ptr_eq(i, instance));
     (0..count)
         .map(|_| {
-            index(&picker.pick(&PickContext::default()).expect("eligible").instance()).expect("of the list")
+            index(picker.pick(&PickContext::default()).expect("eligible").instance()).expect("of the list")
         })
         .collect()
 }

@@ -16,7 +16,7 @@ fn counts(picker: &WeightedRandomPicker, count: usize) -> Vec<u32> {
     for _ in 0..count {
         let pick = picker.pick(&PickContext::default()).expect("eligible");
         let instance = pick.instance();
-        counts[picker.instances.iter().position(|i| Arc::ptr_eq(i, &instance)).expect("of the list")] += 1;
+        counts[picker.instances.iter().position(|i| Arc::ptr_eq(i, instance)).expect("of the list")] += 1;
     }
     counts
 }
