@@ -5,12 +5,16 @@
 
 mod alias;
 mod balancer;
+mod bound;
+mod bounded;
 mod cache;
 mod candidates;
 mod driver;
 mod eligible;
 mod entry;
+mod fading;
 mod hash_key;
+mod jump;
 mod least_request;
 mod loads;
 mod maglev;
@@ -19,15 +23,19 @@ mod pick;
 mod random;
 mod ring_hash;
 mod round_robin;
+mod spread;
 mod weighted_random;
 
 pub use balancer::{Balancer, BalancerBuilder, Handle};
+pub use bound::LoadFactorError;
+pub use bounded::{Bounded, BoundedPicker};
 pub use cache::Cached;
 pub use candidates::Candidates;
 pub(crate) use driver::rebalance;
 pub use driver::{Addresses, Balanced, Driver};
 pub use eligible::{Eligible, Refused};
 pub use hash_key::{HashKey, HashKeys, MissingKey};
+pub use jump::Places;
 pub use least_request::{LeastRequest, LeastRequestPicker};
 pub use maglev::{Maglev, MaglevPicker, TableSizeError};
 pub use peak_ewma::{PeakEwma, PeakEwmaPicker};
