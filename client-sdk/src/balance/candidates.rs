@@ -22,6 +22,8 @@ enum State<P: Policy> {
     /// The endpoint names an address: no balancing.
     Fixed(Option<Address>),
     First(Arc<Entry<P>>, Arc<Instance>),
+    /// The first was taken. What retries need is made when there is one: few requests come to that.
+    Taken(Arc<Entry<P>>, Arc<Instance>),
     Retry(Box<Retry<P>>),
 }
 
@@ -66,11 +68,18 @@ impl<P: Policy> Iterator for Candidates<P> {
         match std::mem::replace(&mut self.state, State::Fixed(None)) {
             State::Fixed(address) => address,
             State::First(entry, picked) => {
+                let address = picked.address.clone();
+                self.state = State::Taken(entry, picked);
+                Some(address)
+            }
+            State::Taken(entry, picked) => {
                 let random = fastrand::Rng::with_seed(entry.retry_seed());
                 let tried = HashSet::from([Arc::clone(&picked.id)]);
                 let queue = BinaryHeap::new();
-                self.state = State::Retry(Box::new(Retry { entry, tried, random, of: None, queue }));
-                Some(picked.address.clone())
+                let mut retry = Box::new(Retry { entry, tried, random, of: None, queue });
+                let next = retry.next();
+                self.state = State::Retry(retry);
+                next
             }
             State::Retry(mut retry) => {
                 let next = retry.next();
