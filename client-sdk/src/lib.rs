@@ -6,13 +6,19 @@
 //! | [`discover`] | the [`Discover`] trait, and its implementations: over the registry, static, weighted static | C1 |
 //! | [`balance`] | policies, pickers, the cache that turns them into [`LoadBalance`] and into handles | C2 |
 //! | [`channel`] | a tonic channel that balances over whatever is registered right now | C2 |
+//! | [`members`] | who is connected, who may be chosen, how a request finds one and waits for one | C1, C2 |
+//! | [`bridge`] | our discovery as tower's and as volo's, and tower's as ours | C1, C2 |
 //! | [`client`] | one connection to a set of registry endpoints, with failover | C3 |
 //! | [`registration`] | register, keep alive, register again, update, drain, deregister | C3, C4 |
 //! | [`watch`] | the stream of changes: one explicit reconnect state machine | W5, C3 |
 //! | [`view`] | pure: a message in, a `Change` out, the digest checked | W2, W4, W8 |
 //! | [`runtime`] | clock, randomness, spawning and connecting, injected | |
 //!
-//! A change flows one way: `client → watch → view → discover → balance → channel`.
+//! A change flows one way: `client → watch → view → discover → members (balance) → channel`.
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `volo` | no | `bridge::VoloDiscover`: any discovery of ours as a `volo::discovery::Discover` of volo 0.12 |
 //!
 //! The names that most programs need stand here at the root:
 //!
@@ -36,9 +42,11 @@
 
 mod backoff;
 pub mod balance;
+pub mod bridge;
 pub mod channel;
 pub mod client;
 pub mod discover;
+pub mod members;
 pub mod model;
 pub mod registration;
 pub mod runtime;

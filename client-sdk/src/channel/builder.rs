@@ -2,15 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{
-    BalancedChannel,
-    chooser::{Chooser, WithDiscovery},
-    settings::Settings,
-};
+use super::{BalancedChannel, settings::Settings};
 use crate::{
     backoff::Bounds,
-    balance::{LoadBalance, Policy, RoundRobin},
+    balance::{CallerOrder, LoadBalance, Policy, RoundRobin},
     discover::{Discover, follow},
+    members::{self, Chooser, Shared, WithDiscovery},
     model::Endpoint,
     runtime::Runtime,
 };
@@ -21,18 +18,28 @@ pub struct ChannelBuilder<D> {
     endpoint: Endpoint,
     chooser: Option<Chooser>,
     settings: Settings,
+    members: members::Settings,
+    caller: Option<CallerOrder>,
     runtime: Option<Runtime>,
 }
 
 impl<D: Discover> ChannelBuilder<D> {
     pub(super) fn new(discover: Arc<D>, endpoint: Endpoint) -> Self {
-        Self { discover, endpoint, chooser: None, settings: Settings::default(), runtime: None }
+        Self {
+            discover,
+            endpoint,
+            chooser: None,
+            settings: Settings::default(),
+            members: members::Settings::default(),
+            caller: None,
+            runtime: None,
+        }
     }
 
     /// How to choose among the connected instances. Default: [`RoundRobin`].
     #[must_use]
     pub fn policy(mut self, policy: impl Policy) -> Self {
-        self.chooser = Some(Chooser::Policy(Box::new(policy)));
+        self.chooser = Some(Chooser::policy(policy));
         self
     }
 
@@ -51,7 +58,7 @@ impl<D: Discover> ChannelBuilder<D> {
     /// failed yet.
     #[must_use]
     pub fn wait_for_ready(mut self, wait: bool) -> Self {
-        self.settings.wait_for_ready = wait;
+        self.members.wait_for_ready = wait;
         self
     }
 
@@ -59,14 +66,33 @@ impl<D: Discover> ChannelBuilder<D> {
     /// deadline, or 30 s if they have none. A call's own deadline always bounds it too.
     #[must_use]
     pub fn max_wait(mut self, wait: Duration) -> Self {
-        self.settings.max_wait = Some(wait);
+        self.members.max_wait = Some(wait);
         self
     }
 
     /// How many calls may wait for an instance at once; more fail with `QueueFull`. Default 1,024.
     #[must_use]
     pub fn queue_limit(mut self, calls: usize) -> Self {
-        self.settings.queue_limit = calls;
+        self.members.queue_limit = calls;
+        self
+    }
+
+    /// How many instances are connected before any call, if there are more. Default 100; at least 1.
+    ///
+    /// Which ones is the caller's own order ([`CallerOrder`]), and for each of them that fails one more is connected. So
+    /// many callers of many instances keep few connections each, and all instances are about equally connected. Policies
+    /// that connect on demand ([`Connects::OnDemand`](crate::balance::Connects)) connect none ahead.
+    #[must_use]
+    pub fn connect_ahead(mut self, instances: usize) -> Self {
+        self.members.connect_ahead = instances.max(1);
+        self
+    }
+
+    /// In which order this caller prefers instances. Default: a random one. Give it the process's stable name, so that it
+    /// prefers the same instances after a restart.
+    #[must_use]
+    pub fn caller(mut self, caller: CallerOrder) -> Self {
+        self.caller = Some(caller);
         self
     }
 
@@ -82,6 +108,7 @@ impl<D: Discover> ChannelBuilder<D> {
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.settings.connect_timeout = timeout;
+        self.members.default_wait = timeout;
         self
     }
 
@@ -128,9 +155,11 @@ impl<D: Discover> ChannelBuilder<D> {
             Some(Chooser::LoadBalance(_)) if bypass => None,
             chooser => chooser,
         };
-        let chooser = chooser.unwrap_or_else(|| Chooser::Policy(Box::new(RoundRobin::new(&runtime))));
+        let chooser = chooser.unwrap_or_else(|| Chooser::policy(RoundRobin::new(&runtime)));
         let followed = follow(self.discover, self.endpoint.clone(), &runtime);
-        BalancedChannel::start(self.endpoint, self.settings, runtime, chooser, followed)
+        let caller = self.caller.unwrap_or_else(|| CallerOrder::new(runtime.random()));
+        let shared = Shared::new(self.endpoint, self.members, caller, runtime, chooser);
+        BalancedChannel::start(shared, self.settings, followed)
     }
 }
 

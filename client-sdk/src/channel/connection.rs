@@ -37,25 +37,11 @@ use super::{
     settings::Settings,
 };
 use crate::{
-    balance::{Outcome, Pick},
-    model::{Address, AddressKind},
+    balance::Outcome,
+    members::{ConnectionState, Member, Meters, Ongoing, Open, Order, SharedError},
+    model::{Address, AddressKind, Instance},
     runtime::{BoxFuture, Runtime, Task},
 };
-
-/// The state of the connection to one instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ConnectionState {
-    /// Not connected, and not asked to be.
-    Idle,
-    /// Being opened.
-    Connecting,
-    /// The peer greeted us, and takes requests.
-    Ready,
-    /// It could not be opened, or broke at once; tried again after a backoff.
-    TransientFailure,
-    /// Finishes what is in flight, then closes.
-    Draining,
-}
 
 /// Why a connection could not be opened, or did not last.
 #[derive(Debug, thiserror::Error)]
@@ -84,20 +70,6 @@ enum ConnectProblem {
 /// closes is not connected to in a hot loop.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// What the driver wants of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
-    /// To be connected. A new incarnation ends a backoff: the process behind the address is another one.
-    Connect {
-        /// The instance's `create_revision`.
-        incarnation: u64,
-    },
-    /// To keep what is there, and open nothing.
-    Rest,
-    /// To finish and go.
-    Drain,
-}
-
 /// What the service and the driver see of a connection.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -123,30 +95,30 @@ enum Phase {
     Draining,
 }
 
-/// A call in flight. Holds its pick, whose policy is told how it ends.
+/// A call in flight.
 #[derive(Debug)]
 pub(super) struct InFlight {
     connection: Arc<Connection>,
-    pick: Option<Pick<'static>>,
+    call: Option<Ongoing>,
 }
 
-/// A connection's owner: what the driver keeps. Dropping it ends the actor.
-#[derive(Debug)]
-pub(super) struct Owner {
-    pub(super) connection: Arc<Connection>,
-    orders: watch::Sender<Order>,
-    _actor: Task,
+/// Opens connections.
+pub(super) struct Connector {
+    pub(super) settings: Arc<Settings>,
+    pub(super) runtime: Runtime,
+    pub(super) meters: Arc<Meters>,
 }
 
-impl Owner {
-    /// Starts the actor. `wake` is told of every change of state.
-    pub(super) fn start(
-        address: Address,
-        order: Order,
-        settings: Arc<Settings>,
-        runtime: &Runtime,
+impl Open for Connector {
+    type Member = Connection;
+
+    fn open(
+        &self,
+        instance: &Arc<Instance>,
+        orders: watch::Receiver<Order>,
         wake: Arc<Notify>,
-    ) -> Self {
+    ) -> (Arc<Connection>, Task) {
+        let address = instance.address.clone();
         let authority = match address.kind() {
             AddressKind::Tcp { .. } => address.as_str().parse().ok(),
             AddressKind::Unix(_) => None,
@@ -162,28 +134,19 @@ impl Owner {
             settled: Notify::new(),
             gone: AtomicBool::new(false),
         });
-        let (orders, receiver) = watch::channel(order);
-        let actor = Actor { connection: Arc::clone(&connection), settings, runtime: runtime.clone(), wake };
-        let actor = runtime.spawn(actor.run(receiver));
-        Self { connection, orders, _actor: actor }
-    }
-
-    /// Changes what is wanted.
-    pub(super) fn order(&self, order: Order) {
-        self.orders.send_if_modified(|current| std::mem::replace(current, order) != order);
+        let (settings, runtime) = (Arc::clone(&self.settings), self.runtime.clone());
+        let meters = Arc::clone(&self.meters);
+        let actor = Actor { connection: Arc::clone(&connection), settings, runtime, meters, wake };
+        (connection, self.runtime.spawn(actor.run(orders)))
     }
 }
 
-impl Connection {
-    pub(super) fn address(&self) -> &Address {
+impl Member for Connection {
+    fn address(&self) -> &Address {
         &self.address
     }
 
-    pub(super) fn authority(&self) -> &Authority {
-        &self.authority
-    }
-
-    pub(super) fn state(&self) -> ConnectionState {
+    fn state(&self) -> ConnectionState {
         match &**self.phase.load() {
             Phase::Idle => ConnectionState::Idle,
             Phase::Ready { sender, nth } if self.accepts(sender, *nth) => ConnectionState::Ready,
@@ -194,36 +157,38 @@ impl Connection {
         }
     }
 
-    /// How often it was opened.
-    pub(super) fn opened(&self) -> u64 {
-        self.opened.load(Ordering::Acquire)
-    }
-
-    pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Acquire)
-    }
-
-    /// Whether it drained to its end.
-    pub(super) fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Acquire)
-    }
-
-    /// What the last attempt failed with, if none succeeded since.
-    pub(super) fn last_error(&self) -> Option<Arc<ConnectError>> {
-        match &**self.phase.load() {
-            Phase::Connecting { last } => last.clone(),
-            Phase::TransientFailure { error } => Some(Arc::clone(error)),
-            Phase::Idle | Phase::Ready { .. } | Phase::Draining => None,
-        }
-    }
-
-    /// Whether it is about to be connected, as far as one can tell: nothing went wrong yet.
-    pub(super) fn is_hopeful(&self) -> bool {
+    fn is_hopeful(&self) -> bool {
         match &**self.phase.load() {
             Phase::Idle | Phase::Connecting { last: None } => true,
             Phase::Ready { sender, nth } => !self.accepts(sender, *nth),
             Phase::Connecting { .. } | Phase::TransientFailure { .. } | Phase::Draining => false,
         }
+    }
+
+    fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Acquire)
+    }
+
+    fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    fn last_error(&self) -> Option<SharedError> {
+        match &**self.phase.load() {
+            Phase::Connecting { last } => last.clone().map(|error| error as SharedError),
+            Phase::TransientFailure { error } => Some(Arc::clone(error) as SharedError),
+            Phase::Idle | Phase::Ready { .. } | Phase::Draining => None,
+        }
+    }
+}
+
+impl Connection {
+    pub(super) fn authority(&self) -> &Authority {
+        &self.authority
     }
 
     /// Where to send requests, if it is ready, and how often it had been opened. Hold it no longer than sending takes.
@@ -246,9 +211,9 @@ impl Connection {
     }
 
     /// Counts a call.
-    pub(super) fn begin(self: &Arc<Self>, pick: Pick<'static>) -> InFlight {
+    pub(super) fn begin(self: &Arc<Self>, call: Ongoing) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
-        InFlight { connection: Arc::clone(self), pick: Some(pick) }
+        InFlight { connection: Arc::clone(self), call: Some(call) }
     }
 }
 
@@ -257,10 +222,17 @@ impl InFlight {
         &self.connection.address
     }
 
-    /// The call has ended, and how. One that is dropped was given up, or never left.
+    /// The call has ended, and how. One that is dropped was given up.
     pub(super) fn finish(mut self, outcome: Outcome) {
-        if let Some(pick) = self.pick.take() {
-            pick.finish(outcome);
+        if let Some(call) = self.call.take() {
+            call.finish(outcome);
+        }
+    }
+
+    /// The instance did not take the call.
+    pub(super) fn not_taken(mut self) {
+        if let Some(call) = self.call.take() {
+            call.not_taken();
         }
     }
 }
@@ -277,6 +249,7 @@ struct Actor {
     connection: Arc<Connection>,
     settings: Arc<Settings>,
     runtime: Runtime,
+    meters: Arc<Meters>,
     wake: Arc<Notify>,
 }
 
@@ -310,6 +283,7 @@ impl Actor {
                 Ok((sender, connection)) => {
                     let since = self.runtime.now();
                     let nth = self.connection.opened.fetch_add(1, Ordering::AcqRel) + 1;
+                    self.meters.connected();
                     self.set(Phase::Ready { sender, nth });
                     self.keep(connection, nth, &mut orders).await;
                     let lasted = self.runtime.now().saturating_sub(since);
@@ -325,6 +299,7 @@ impl Actor {
                 break;
             }
             failures = failures.saturating_add(1);
+            self.meters.not_connected();
             let error = Arc::new(ConnectError { address: self.connection.address.clone(), problem });
             tracing::debug!(%error, failures, "not connected");
             self.set(Phase::TransientFailure { error: Arc::clone(&error) });

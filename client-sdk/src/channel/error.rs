@@ -8,73 +8,36 @@ use std::{error::Error, sync::Arc, time::Duration};
 use tonic::{Code, Status};
 
 use crate::{
-    balance::{LoadBalanceError, PickError},
+    balance::PickError,
+    members::{RouteError, innermost},
     model::Address,
 };
-
-/// Any error, shared.
-pub(super) type SharedError = Arc<dyn Error + Send + Sync>;
 
 /// Why a call through a [`BalancedChannel`](super::BalancedChannel) failed.
 ///
 /// | error | code | the request |
 /// |---|---|---|
-/// | [`NoInstances`](Self::NoInstances), [`AllUnavailable`](Self::AllUnavailable), [`Discovery`](Self::Discovery), [`LoadBalance`](Self::LoadBalance), [`NotReplayable`](Self::NotReplayable) | `UNAVAILABLE` | was not processed |
-/// | [`QueueFull`](Self::QueueFull) | `RESOURCE_EXHAUSTED` | was not processed |
-/// | [`Pick`](Self::Pick) | `INVALID_ARGUMENT`; `UNAVAILABLE` if the policy chose none | was not processed |
-/// | [`DeadlineExceeded`](Self::DeadlineExceeded) | `DEADLINE_EXCEEDED` | `sent` tells |
+/// | [`RouteError::NoInstances`], [`AllUnavailable`](RouteError::AllUnavailable), [`Discovery`](RouteError::Discovery), [`LoadBalance`](RouteError::LoadBalance) | `UNAVAILABLE` | was not sent |
+/// | [`RouteError::QueueFull`] | `RESOURCE_EXHAUSTED` | was not sent |
+/// | [`RouteError::Pick`] | `INVALID_ARGUMENT` for a missing hash key, else `UNAVAILABLE` | was not sent |
+/// | [`RouteError::DeadlineExceeded`] | `DEADLINE_EXCEEDED` | was not sent |
+/// | [`NotReplayable`](Self::NotReplayable) | `UNAVAILABLE` | was not processed |
+/// | [`DeadlineExceeded`](Self::DeadlineExceeded) | `DEADLINE_EXCEEDED` | may have been processed |
 /// | [`Lost`](Self::Lost) | `UNAVAILABLE` | may have been processed |
 /// | [`Reset`](Self::Reset) | by the reset's reason | may have been processed |
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChannelError {
-    /// The view is known, and nothing in it takes requests.
-    #[error("no instance of {endpoint} takes requests: {reason}")]
-    NoInstances {
-        /// The endpoint.
-        endpoint: String,
-        /// How many there are, and why none is chosen.
-        reason: String,
-    },
-    /// There are instances that take requests, and none could be given this one.
-    #[error("{}", all_unavailable(endpoint, *instances, *connected, last.as_ref()))]
-    AllUnavailable {
-        /// The endpoint.
-        endpoint: String,
-        /// How many instances may be chosen.
-        instances: usize,
-        /// How many of them are connected, and did not take the request.
-        connected: usize,
-        /// The last thing that went wrong.
-        last: Option<Arc<dyn Error + Send + Sync>>,
-    },
-    /// Too many calls wait for an instance already.
-    #[error(
-        "{limit} calls to {endpoint} wait for an instance already, which is the channel's queue limit; try again later"
-    )]
-    QueueFull {
-        /// The endpoint.
-        endpoint: String,
-        /// The limit.
-        limit: usize,
-    },
-    /// The call's own deadline (`grpc-timeout`) passed.
+    /// No instance could be given the call.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// The call's own deadline (`grpc-timeout`) passed after the request had been sent.
     #[error("the deadline of {} ms passed: {reason}", timeout.as_millis())]
     DeadlineExceeded {
         /// The whole time that the caller gave the call.
         timeout: Duration,
-        /// Whether the request had been sent.
-        sent: bool,
         /// What the call waited for.
         reason: String,
-    },
-    /// No view is known yet.
-    #[error("{endpoint} is not discovered yet: {}", reason(source.as_ref()))]
-    Discovery {
-        /// The endpoint.
-        endpoint: String,
-        /// The discovery's own error. `None`: no answer yet.
-        source: Option<Arc<dyn Error + Send + Sync>>,
     },
     /// The connection ended after the request had been written to it: it may have been processed, or not.
     #[error(
@@ -111,22 +74,6 @@ pub enum ChannelError {
         /// Why the instance did not take it.
         source: Arc<dyn Error + Send + Sync>,
     },
-    /// The policy did not choose.
-    #[error("cannot choose an instance of {endpoint}: {source}")]
-    Pick {
-        /// The endpoint.
-        endpoint: String,
-        /// The policy's own error.
-        source: PickError,
-    },
-    /// The load balancer did not choose.
-    #[error("the load balancer of {endpoint} failed: {source}")]
-    LoadBalance {
-        /// The endpoint.
-        endpoint: String,
-        /// The load balancer's own error.
-        source: LoadBalanceError,
-    },
     /// The caller's own stream of requests failed.
     #[error("the request's own stream failed: {0}")]
     Request(Status),
@@ -140,27 +87,17 @@ impl ChannelError {
 
     /// Whether the request certainly was not processed, so that even a call that is not idempotent may be made again.
     pub fn never_left(&self) -> bool {
-        !matches!(
-            self,
-            Self::Lost { .. }
-                | Self::Reset { .. }
-                | Self::Request(_)
-                | Self::DeadlineExceeded { sent: true, .. }
-        )
+        matches!(self, Self::Route(_) | Self::NotReplayable { .. })
     }
 
     fn code(&self) -> Code {
         match self {
-            Self::NoInstances { .. }
-            | Self::AllUnavailable { .. }
-            | Self::Discovery { .. }
-            | Self::LoadBalance { .. }
-            | Self::NotReplayable { .. }
-            | Self::Pick { source: PickError::NoInstances, .. }
-            | Self::Lost { .. } => Code::Unavailable,
-            Self::QueueFull { .. } => Code::ResourceExhausted,
-            Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,
-            Self::Pick { .. } => Code::InvalidArgument,
+            Self::Route(RouteError::QueueFull { .. }) => Code::ResourceExhausted,
+            Self::Route(RouteError::DeadlineExceeded { .. }) | Self::DeadlineExceeded { .. } => {
+                Code::DeadlineExceeded
+            }
+            Self::Route(RouteError::Pick { source: PickError::NoHashKey, .. }) => Code::InvalidArgument,
+            Self::Route(_) | Self::NotReplayable { .. } | Self::Lost { .. } => Code::Unavailable,
             Self::Reset { code, .. } => *code,
             Self::Request(status) => status.code(),
         }
@@ -230,34 +167,4 @@ fn code_of(reason: h2::Reason) -> Code {
         h2::Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
         _ => Code::Internal,
     }
-}
-
-fn all_unavailable(endpoint: &str, instances: usize, connected: usize, last: Option<&SharedError>) -> String {
-    let noun = if instances == 1 { "instance" } else { "instances" };
-    let why = match connected {
-        0 => "none connected".to_owned(),
-        n => format!("{n} connected, none took the request"),
-    };
-    match last {
-        Some(last) => format!("{instances} {noun} of {endpoint}, {why}; last: {}", innermost(last)),
-        None => format!("{instances} {noun} of {endpoint}, {why}"),
-    }
-}
-
-fn reason(source: Option<&SharedError>) -> String {
-    source.map_or_else(|| "no answer yet".to_owned(), ToString::to_string)
-}
-
-/// hyper's errors keep what really happened in their sources.
-fn innermost(error: &SharedError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        source = error.source();
-    }
-    text
 }

@@ -5,59 +5,51 @@
 //! connection itself, whose real state it knows.
 //!
 //! ```text
-//!   view ---> driver ---> a connection each (connects, drains: whether or not there are calls)
-//!               |                |
-//!               | routes         | state
-//!               v                v
-//!   call ---> choose ---------> send ---> response
-//!               ^                 |
-//!               +--- never left --+
+//!   call ---> search (crate::members) ---> send ---> response
+//!               ^                            |
+//!               +------- never left ---------+
 //! ```
 //!
 //! | file | what it owns |
 //! |---|---|
 //! | `builder`, `settings` | what a channel may be told |
-//! | `driver` | the view, the connections, and the routes that it publishes |
 //! | `connection`, `greeting` | one connection's states |
-//! | `routes`, `chooser` | which instance a call goes to |
 //! | `service` | one call |
 //! | `request_body` | a request that can be sent again |
 //! | `response_body` | an answer that counts until it ends |
-//! | `error`, `snapshot` | what a caller is told |
+//! | `error` | what a caller is told |
 //! | `outcome` | what a policy is told |
 //!
-//! Keeps C2 (`routes`: what is known to be gone, draining, down or of weight 0 gets no new request; `connection`: what
-//! is in flight to it finishes) and its part of C3 (HTTP/2 keepalive).
+//! Keeps its part of C2 (`connection`: what is in flight to an instance that goes finishes) and of C3 (HTTP/2 keepalive);
+//! which instances are connected and chosen is the business of [`crate::members`].
 
 mod builder;
-mod chooser;
 mod connection;
-mod driver;
 mod error;
 mod greeting;
 mod outcome;
 mod request_body;
 mod response_body;
-mod routes;
 mod service;
 mod settings;
-mod shared;
-mod snapshot;
 
 use std::sync::Arc;
 
 pub use builder::ChannelBuilder;
-pub use connection::{ConnectError, ConnectionState};
+pub use connection::ConnectError;
 pub use error::ChannelError;
 pub use response_body::ResponseBody;
-pub use routes::Standing;
-pub use snapshot::{ChannelSnapshot, InstanceSnapshot};
 
-use self::{chooser::Chooser, driver::Driver, settings::Settings, shared::Shared};
+use self::{
+    connection::{Connection, Connector},
+    settings::Settings,
+};
+pub use crate::members::{ConnectionState, InstanceSnapshot, RouteError, Snapshot, Standing};
 use crate::{
     discover::{Discover, Followed},
+    members::{Driver, Shared},
     model::Endpoint,
-    runtime::{Runtime, Task},
+    runtime::Task,
 };
 
 /// Calls an endpoint's instances: give it to a generated client. Cheap to clone.
@@ -72,7 +64,8 @@ pub struct BalancedChannel {
 }
 
 pub(crate) struct Inner {
-    shared: Arc<Shared>,
+    shared: Arc<Shared<Connection>>,
+    settings: Arc<Settings>,
     _driver: Task,
 }
 
@@ -84,38 +77,26 @@ impl BalancedChannel {
     }
 
     /// What the channel knows and does right now.
-    pub fn snapshot(&self) -> ChannelSnapshot {
-        ChannelSnapshot::of(&self.inner.shared, &self.inner.shared.routes.load())
+    pub fn snapshot(&self) -> Snapshot {
+        self.inner.shared.snapshot()
     }
 
     /// Waits until the channel looks as asked, for example until some instances are connected. Looks again whenever the
     /// view, an instance's standing or its connection changed; counts of calls alone wake nobody.
-    pub async fn wait_until(&self, mut looks: impl FnMut(&ChannelSnapshot) -> bool) -> ChannelSnapshot {
-        let mut published = self.inner.shared.published.subscribe();
-        loop {
-            published.mark_unchanged();
-            let snapshot = self.snapshot();
-            if looks(&snapshot) {
-                return snapshot;
-            }
-            if published.changed().await.is_err() {
-                // The sender lives as long as this channel.
-                return snapshot;
-            }
-        }
+    pub async fn wait_until(&self, looks: impl FnMut(&Snapshot) -> bool) -> Snapshot {
+        self.inner.shared.wait_until(looks).await
     }
 
-    fn start(
-        endpoint: Endpoint,
-        settings: Settings,
-        runtime: Runtime,
-        chooser: Chooser,
-        followed: Followed,
-    ) -> Self {
-        let shared = Arc::new(Shared::new(endpoint, settings, runtime, chooser));
-        let driver = Driver::new(Arc::clone(&shared), followed);
+    fn start(shared: Shared<Connection>, settings: Settings, followed: Followed) -> Self {
+        let (shared, settings) = (Arc::new(shared), Arc::new(settings));
+        let connector = Connector {
+            settings: Arc::clone(&settings),
+            runtime: shared.runtime.clone(),
+            meters: Arc::clone(&shared.meters),
+        };
+        let driver = Driver::new(Arc::clone(&shared), connector, followed);
         let driver = shared.runtime.spawn(driver.run());
-        Self { inner: Arc::new(Inner { shared, _driver: driver }) }
+        Self { inner: Arc::new(Inner { shared, settings, _driver: driver }) }
     }
 }
 

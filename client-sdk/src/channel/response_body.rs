@@ -78,7 +78,6 @@ impl Body for ResponseBody {
                 ready!(deadline.sleep.as_mut().poll(cx));
                 Some(Err(ChannelError::DeadlineExceeded {
                     timeout: deadline.timeout,
-                    sent: true,
                     reason: format!("{} had not finished its answer", open.call.address()),
                 }))
             }

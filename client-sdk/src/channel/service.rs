@@ -1,21 +1,16 @@
-//! One call: choose, send, and as long as the request has not left, choose again.
+//! One call: search for a connection, send, and as long as the request has not left, search on.
 //!
 //! ```text
-//!            no instance                  a change, or the time is up
-//!   choose --------------> wait for one ------------------------------> choose | error
-//!     | instance
-//!     v      handed back, refused, beyond GOAWAY
-//!   send ---------------------------------------> choose among the others
-//!     | answer begins            | anything else
-//!     v                          v
-//!   response                   error: it may have been processed
+//!   search ---> send ---- handed back, refused, beyond GOAWAY ---> search among the others
+//!                 | answer begins            | anything else
+//!                 v                          v
+//!              response                    error: it may have been processed
 //! ```
 //!
-//! Keeps C2 and *at most once*: each choice reads the newest routes, no connection is given the same request twice, and
-//! a request that may have been processed is never sent again.
+//! Keeps *at most once*: a request that may have been processed is never sent again. How an instance is chosen and
+//! waited for is the business of [`crate::members`].
 
 use std::{
-    future::Future,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -29,21 +24,16 @@ use tonic::Status;
 
 use super::{
     BalancedChannel, Inner,
-    chooser::{Addresses, Chooser},
     connection::Connection,
-    error::{ChannelError, Fate, SharedError, fate},
+    error::{ChannelError, Fate, fate},
     request_body::{Replay, RequestBody},
     response_body::ResponseBody,
-    routes::{Outlook, Tried},
-    shared::Place,
 };
 use crate::{
-    balance::{LoadBalanceError, Outcome, Pick, PickContext},
+    balance::{Outcome, PickContext},
+    members::{Deadline, Member, Ongoing, Search, within},
     runtime::BoxFuture,
 };
-
-/// A foreign load balancer's addresses may repeat and never end; so many times the number of instances are looked at.
-const ROUNDS: usize = 4;
 
 impl tower::Service<Request<tonic::body::Body>> for BalancedChannel {
     type Response = Response<ResponseBody>;
@@ -66,33 +56,7 @@ struct Call {
     inner: Arc<Inner>,
     head: request::Parts,
     body: Replay,
-    deadline: Option<Deadline>,
-    tried: Tried,
-    /// What the last attempt failed with.
-    last: Option<SharedError>,
-    waited: Option<Waited>,
-}
-
-/// The caller's own.
-#[derive(Clone, Copy)]
-struct Deadline {
-    timeout: Duration,
-    at: Duration,
-}
-
-struct Waited {
-    _place: Place,
-    /// When to stop waiting for an instance.
-    until: Duration,
-}
-
-/// How a round over the instances ended.
-enum Round {
-    Answered(Response<ResponseBody>),
-    /// Nobody took it; with the version of the routes that were read last.
-    Nobody(u64),
-    /// The load balancer names nobody.
-    Refused(u64, LoadBalanceError),
+    search: Search<Connection>,
 }
 
 #[allow(clippy::large_enum_variant)] // moved once; a box would cost every call an allocation
@@ -104,105 +68,58 @@ enum Attempt {
 impl Call {
     fn new(inner: Arc<Inner>, request: Request<tonic::body::Body>) -> Self {
         let (head, body) = request.into_parts();
-        let now = || inner.shared.runtime.now();
-        let deadline = grpc_timeout(&head.headers)
-            .map(|timeout| Deadline { timeout, at: now().saturating_add(timeout) });
-        let body = Replay::new(body, inner.shared.settings.replay_limit);
-        Self { inner, head, body, deadline, tried: Tried::default(), last: None, waited: None }
+        let shared = &inner.shared;
+        let now = shared.runtime.now();
+        let deadline =
+            grpc_timeout(&head.headers).map(|timeout| Deadline { timeout, at: now.saturating_add(timeout) });
+        let context = PickContext { hash_key: shared.endpoint.hash_key, ..PickContext::new() }.now(now);
+        let body = Replay::new(body, inner.settings.replay_limit);
+        let search = Search::new(Arc::clone(shared), context, deadline);
+        Self { inner, head, body, search }
     }
 
     async fn run(mut self) -> Result<Response<ResponseBody>, ChannelError> {
         loop {
-            let (version, refusal) = match self.round().await? {
-                Round::Answered(response) => return Ok(response),
-                Round::Nobody(version) => (version, None),
-                Round::Refused(version, refusal) => (version, Some(refusal)),
-            };
-            self.wait(version, refusal).await?;
-        }
-    }
-
-    /// Offers the request to each instance that it was not given to yet.
-    async fn round(&mut self) -> Result<Round, ChannelError> {
-        let shared = Arc::clone(&self.inner.shared);
-        let (mut addresses, mut looks) = match &shared.chooser {
-            Chooser::Policy(_) => (None, 0),
-            Chooser::LoadBalance(balance) => {
-                let version = shared.routes.load().version;
-                let asked = balance.addresses(&shared.endpoint);
-                match self.before_deadline(asked, false, || "the load balancer's answer".to_owned()).await? {
-                    Ok(addresses) => (Some(addresses), ROUNDS * shared.routes.load().entries.len()),
-                    Err(refusal) => return Ok(Round::Refused(version, refusal)),
-                }
-            }
-        };
-        loop {
-            let (version, choice) = self.choose(addresses.as_mut(), &mut looks)?;
-            let Some((pick, connection)) = choice else { return Ok(Round::Nobody(version)) };
-            if let Attempt::Answered(response) = self.attempt(pick, &connection).await? {
-                return Ok(Round::Answered(response));
+            let (call, connection) = self.search.next().await?;
+            if let Attempt::Answered(response) = self.attempt(call, &connection).await? {
+                return Ok(response);
             }
         }
-    }
-
-    /// The next instance by the newest routes, and their version.
-    #[allow(clippy::type_complexity)] // a pair, named in the line above
-    fn choose(
-        &self,
-        addresses: Option<&mut Addresses>,
-        looks: &mut usize,
-    ) -> Result<(u64, Option<(Pick<'static>, Arc<Connection>)>), ChannelError> {
-        let shared = &self.inner.shared;
-        let routes = shared.routes.load();
-        let choice = match (&shared.chooser, addresses) {
-            (Chooser::Policy(policy), _) => {
-                let context = PickContext { hash_key: shared.endpoint.hash_key, ..PickContext::new() };
-                routes.pick(&**policy, &context, &self.tried).map_err(|source| {
-                    let endpoint = shared.endpoint.to_string();
-                    ChannelError::Pick { endpoint, source }
-                })?
-            }
-            (Chooser::LoadBalance(_), Some(addresses)) => loop {
-                if *looks == 0 {
-                    break None;
-                }
-                *looks -= 1;
-                let Some(address) = addresses.next() else { break None };
-                if let Some(choice) = routes.at(&address, &self.tried) {
-                    break Some(choice);
-                }
-            },
-            (Chooser::LoadBalance(_), None) => None,
-        };
-        Ok((routes.version, choice.map(|(pick, connection)| (pick, Arc::clone(connection)))))
     }
 
     /// Gives the request to one connection.
     async fn attempt(
         &mut self,
-        pick: Pick<'static>,
+        call: Ongoing,
         connection: &Arc<Connection>,
     ) -> Result<Attempt, ChannelError> {
         let address = connection.address();
         // Counted first: a connection with something in flight is not gone.
-        let call = connection.begin(pick);
+        let call = connection.begin(call);
         let Some((mut sender, nth)) = connection.sender() else {
-            self.tried.add(connection, connection.opened());
+            self.search.not_taken(connection, connection.opened(), None);
+            call.not_taken();
             return Ok(Attempt::NotTaken);
         };
-        self.tried.add(connection, nth);
         let Some(body) = self.body.attempt() else {
-            let limit = self.inner.shared.settings.replay_limit;
-            let source = self.last.clone().unwrap_or_else(|| Arc::new(Status::unavailable("not taken")));
+            let limit = self.inner.settings.replay_limit;
+            let source =
+                self.search.last().cloned().unwrap_or_else(|| Arc::new(Status::unavailable("not taken")));
             return Err(ChannelError::NotReplayable { address: address.clone(), limit, source });
         };
         let sent = sender.try_send_request(self.request(connection, body));
         drop(sender);
-        let sent = self.before_deadline(sent, true, || format!("the answer of {address}")).await?;
+        let deadline = self.search.deadline();
+        let sent = within(deadline.map(|deadline| self.search.left(deadline.at)), sent).await;
+        let sent = sent.map_err(|_| ChannelError::DeadlineExceeded {
+            timeout: deadline.map_or(Duration::ZERO, |deadline| deadline.timeout),
+            reason: format!("waiting for the answer of {address}"),
+        })?;
         let mut error = match sent {
             Ok(response) => {
                 self.body.commit();
-                let left = self.deadline.map(|deadline| (deadline.timeout, self.left(deadline.at)));
+                let left = self.search.deadline();
+                let left = left.map(|deadline| (deadline.timeout, self.search.left(deadline.at)));
                 let (head, body) = response.into_parts();
                 let body = ResponseBody::new(&head.headers, body, call, left);
                 return Ok(Attempt::Answered(Response::from_parts(head, body)));
@@ -217,22 +134,23 @@ impl Call {
         let never_sent = handed_back || self.body.untouched();
         let error = error.into_error();
         tracing::debug!(%address, %error, handed_back, "not answered");
-        if never_sent {
-            self.last = Some(Arc::new(error));
-            return Ok(Attempt::NotTaken);
-        }
-        let error = match fate(address, error) {
-            Fate::Refused(error) => error,
-            Fate::GoneAway(error) => {
-                connection.retire(nth);
-                error
-            }
-            Fate::Unknown(error) => {
-                call.finish(Outcome::Failure);
-                return Err(error);
+        let error = if never_sent {
+            error
+        } else {
+            match fate(address, error) {
+                Fate::Refused(error) => error,
+                Fate::GoneAway(error) => {
+                    connection.retire(nth);
+                    error
+                }
+                Fate::Unknown(error) => {
+                    call.finish(Outcome::Failure);
+                    return Err(error);
+                }
             }
         };
-        self.last = Some(Arc::new(error));
+        self.search.not_taken(connection, nth, Some(Arc::new(error)));
+        call.not_taken();
         Ok(Attempt::NotTaken)
     }
 
@@ -249,78 +167,6 @@ impl Call {
         head.version = http::Version::HTTP_2;
         Request::from_parts(head, body)
     }
-
-    /// Waits until there are newer routes than those of `version`. Fails if there is nothing to wait for, or no longer.
-    async fn wait(&mut self, version: u64, refusal: Option<LoadBalanceError>) -> Result<(), ChannelError> {
-        let shared = Arc::clone(&self.inner.shared);
-        let mut published = shared.published.subscribe();
-        if *published.borrow_and_update() > version {
-            return Ok(());
-        }
-        let outlook = shared.routes.load().outlook(&shared.endpoint, self.last.as_ref());
-        let (hopeful, error) = match (outlook, refusal) {
-            (Outlook::Hopeful(error), None) => (true, error),
-            (Outlook::Bleak(error), None) => (false, error),
-            (Outlook::Hopeful(_), Some(refusal)) => (true, self.refused(refusal)),
-            (Outlook::Bleak(_), Some(refusal)) => (false, self.refused(refusal)),
-        };
-        if !hopeful && !shared.settings.wait_for_ready {
-            return Err(error);
-        }
-        if self.waited.is_none() {
-            let until = shared.runtime.now().saturating_add(shared.settings.longest_wait());
-            // A caller's own deadline says how long it waits, if it chose to wait at all.
-            let until = if shared.settings.wait_for_ready && shared.settings.max_wait.is_none() {
-                self.deadline.map_or(until, |deadline| deadline.at)
-            } else {
-                until
-            };
-            self.waited = Some(Waited { _place: shared.queue()?, until });
-        }
-        let until = self.waited.as_ref().map_or(Duration::ZERO, |waited| waited.until);
-        let changed = tokio::time::timeout(self.left(until), published.changed());
-        match self.before_deadline(changed, false, || error.to_string()).await? {
-            Ok(_) => Ok(()),
-            Err(_) => match self.deadline {
-                Some(deadline) if deadline.at <= until => {
-                    Err(deadline_exceeded(deadline, false, error.to_string()))
-                }
-                _ => Err(error),
-            },
-        }
-    }
-
-    fn refused(&self, refusal: LoadBalanceError) -> ChannelError {
-        let endpoint = self.inner.shared.endpoint.to_string();
-        match refusal {
-            LoadBalanceError::NoInstances { reason, .. } => ChannelError::NoInstances { endpoint, reason },
-            LoadBalanceError::Discover { source, .. } => {
-                ChannelError::Discovery { endpoint, source: Some(source) }
-            }
-            source @ LoadBalanceError::Other(_) => ChannelError::LoadBalance { endpoint, source },
-        }
-    }
-
-    /// Bounds what the call waits for by its own deadline.
-    async fn before_deadline<T>(
-        &self,
-        future: impl Future<Output = T> + Send,
-        sent: bool,
-        waiting_for: impl Fn() -> String + Send,
-    ) -> Result<T, ChannelError> {
-        let Some(deadline) = self.deadline else { return Ok(future.await) };
-        tokio::time::timeout(self.left(deadline.at), future)
-            .await
-            .map_err(|_| deadline_exceeded(deadline, sent, format!("waiting for {}", waiting_for())))
-    }
-
-    fn left(&self, until: Duration) -> Duration {
-        until.saturating_sub(self.inner.shared.runtime.now())
-    }
-}
-
-fn deadline_exceeded(deadline: Deadline, sent: bool, reason: String) -> ChannelError {
-    ChannelError::DeadlineExceeded { timeout: deadline.timeout, sent, reason }
 }
 
 /// The timeout of a call, as the gRPC protocol writes it: at most eight digits and a unit. What is written otherwise is

@@ -3,7 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use client_sdk::{
-    channel::{ChannelError, ConnectionState, Standing},
+    channel::{ChannelError, ConnectionState, RouteError, Standing},
     model::{Instance, Status},
 };
 use tonic::Code;
@@ -148,7 +148,10 @@ async fn held_instances_are_the_last_resort() {
     assert_eq!(who(&channel).await.expect("answered"), "a");
     fleet.set([a.instance().held(true).weight(0)]);
     channel.wait_until(|s| s.chosen() == 0).await;
-    assert!(matches!(typed(&who(&channel).await.expect_err("none")), ChannelError::NoInstances { .. }));
+    assert!(matches!(
+        typed(&who(&channel).await.expect_err("none")),
+        ChannelError::Route(RouteError::NoInstances { .. })
+    ));
 }
 
 #[tokio::test]
@@ -237,6 +240,7 @@ async fn a_thousand_instances_that_become_ready_together_are_a_handful_of_builds
     let counting = Counting::default();
     let channel = builder(&Fleet::of((1..=1000).map(instance)))
         .policy(counting.clone())
+        .connect_ahead(1000)
         .runtime(world(Act::NotFound))
         .build();
     channel.wait_until(|s| s.chosen() == 1000).await;

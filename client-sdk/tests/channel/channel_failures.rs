@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use client_sdk::{
-    channel::{ChannelError, ConnectionState},
+    channel::{ChannelError, ConnectionState, RouteError},
     model::{Instance, Status},
 };
 use tokio::{io::AsyncWriteExt, net::TcpListener};
@@ -22,7 +22,7 @@ async fn an_empty_set_fails_with_a_typed_error_and_does_not_pend() {
     let channel = builder(&fleet).build();
     let status = who(&channel).await.expect_err("nobody is there");
     assert_eq!(status.code(), Code::Unavailable);
-    assert!(matches!(typed(&status), ChannelError::NoInstances { .. }), "{status:?}");
+    assert!(matches!(typed(&status), ChannelError::Route(RouteError::NoInstances { .. })), "{status:?}");
     assert_eq!(status.message(), "no instance of default/greeter takes requests: no instance is registered");
 
     fleet.set([a.instance().weight(0), a.instance().id("b").status(Status::Draining)]);
@@ -60,7 +60,10 @@ async fn a_discovery_error_is_fatal_to_nobody_with_a_last_good_view() {
     channel.wait_until(|s| s.discovery_error.is_some()).await;
     let status = who(&channel).await.expect_err("no view yet");
     assert_eq!(status.code(), Code::Unavailable);
-    assert!(matches!(typed(&status), ChannelError::Discovery { source: Some(_), .. }), "{status:?}");
+    assert!(
+        matches!(typed(&status), ChannelError::Route(RouteError::Discovery { source: Some(_), .. })),
+        "{status:?}"
+    );
     assert_eq!(status.message(), "default/greeter is not discovered yet: the registry is on fire");
 
     fleet.set([a.instance()]);
@@ -120,7 +123,7 @@ async fn readiness_never_says_ready_on_a_connection_error() {
     assert!(
         matches!(
             typed(&status),
-            ChannelError::AllUnavailable { instances: 4, connected: 0, last: Some(_), .. }
+            ChannelError::Route(RouteError::AllUnavailable { instances: 4, connected: 0, last: Some(_), .. })
         ),
         "{status:?}"
     );
@@ -207,7 +210,7 @@ async fn an_instance_is_given_a_request_once() {
     assert!(
         matches!(
             typed(&status),
-            ChannelError::AllUnavailable { instances: 2, connected: 2, last: Some(_), .. }
+            ChannelError::Route(RouteError::AllUnavailable { instances: 2, connected: 2, last: Some(_), .. })
         ),
         "{status:?}"
     );

@@ -13,7 +13,7 @@ use client_sdk::{
         LoadBalance, LoadBalanceError, Pick, PickContext, PickError, Picker, Policy, RoundRobin,
         RoundRobinPicker,
     },
-    channel::{BalancedChannel, ChannelError},
+    channel::{BalancedChannel, ChannelError, RouteError},
     discover::{Discover, ViewReceiver},
     model::{Address, Change, Endpoint, Instance, InstanceList, Status},
 };
@@ -179,7 +179,7 @@ async fn a_load_balancer_that_never_ends_naming_one_address_does_not_hang_a_call
         .build();
     channel.wait_until(|s| s.chosen() == 2).await;
     let status = who(&channel).await.expect_err("the only one named refuses");
-    assert!(matches!(typed(&status), ChannelError::AllUnavailable { .. }), "{status:?}");
+    assert!(matches!(typed(&status), ChannelError::Route(RouteError::AllUnavailable { .. })), "{status:?}");
     assert_eq!(peer.seen(), 1);
 }
 

@@ -5,8 +5,10 @@ mod kit;
 
 mod channel_calls;
 mod channel_changes;
+mod channel_connecting;
 mod channel_failures;
 mod channel_foreign;
+mod channel_metrics;
 mod channel_policies;
 
 use std::sync::Arc;

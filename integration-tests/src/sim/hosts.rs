@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use client_sdk::{
     balance::WeightedRandom,
-    channel::{BalancedChannel, ChannelError},
+    channel::{BalancedChannel, ChannelError, RouteError},
     client::{MissingRegistry, RegistryClient},
     discover::{Discover, RegistryDiscover},
     model::{Address, Endpoint, Instance, InstanceList, Status as InstanceStatus},
@@ -189,7 +189,10 @@ async fn call(name: String, channel: BalancedChannel, pause: Duration, trace: Tr
         request.set_timeout(Duration::from_secs(1));
         let answer = HealthClient::new(channel.clone()).check(request).await;
         let nobody = answer.as_ref().err().and_then(ChannelError::of).is_some_and(|error| {
-            matches!(error, ChannelError::NoInstances { .. } | ChannelError::Discovery { .. })
+            matches!(
+                error,
+                ChannelError::Route(RouteError::NoInstances { .. } | RouteError::Discovery { .. })
+            )
         });
         let outcome = match answer {
             Ok(answer) => Ok(said(&answer)),

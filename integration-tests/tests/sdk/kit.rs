@@ -12,7 +12,7 @@ use std::{
 };
 
 use client_sdk::{
-    channel::{BalancedChannel, ChannelSnapshot},
+    channel::{BalancedChannel, Snapshot},
     client::{MissingRegistry, RegistryClient},
     discover::{Discover, RegistryDiscover, ViewReceiver, ViewState},
     model::{Address, Endpoint, Instance, InstanceBuilder},
@@ -59,8 +59,8 @@ pub(crate) fn channel<D: Discover>(discover: &Arc<D>) -> BalancedChannel {
 }
 
 /// Waits until the channel spreads calls over exactly these.
-pub(crate) async fn spreads(channel: &BalancedChannel, over: &[&str]) -> ChannelSnapshot {
-    let chosen = |snapshot: &ChannelSnapshot| {
+pub(crate) async fn spreads(channel: &BalancedChannel, over: &[&str]) -> Snapshot {
+    let chosen = |snapshot: &Snapshot| {
         snapshot.chosen() == over.len()
             && over.iter().all(|id| {
                 let chosen = client_sdk::channel::Standing::Chosen;

@@ -48,7 +48,7 @@ async fn an_instance_is_called_reweighed_drained_and_gone() {
         let _ = finished.await;
     });
     let callers = async {
-        let draining = |s: &client_sdk::channel::ChannelSnapshot| {
+        let draining = |s: &client_sdk::channel::Snapshot| {
             s.instance("a").is_some_and(|a| a.standing == Standing::Draining)
         };
         soon("a to drain", channel.wait_until(draining)).await;

@@ -29,7 +29,7 @@ mod processes;
 use std::{error::Error, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use client_sdk::{
-    channel::{BalancedChannel, ChannelSnapshot, Standing},
+    channel::{BalancedChannel, Snapshot, Standing},
     client::RegistryClient,
     discover::RegistryDiscover,
     model::Endpoint,
@@ -179,7 +179,7 @@ fn shares(tally: &Tally, weights: &[(&str, u32)]) -> Outcome {
 }
 
 /// The instance's weight, if it is registered.
-fn weight(now: &ChannelSnapshot, id: &str) -> Option<u32> {
+fn weight(now: &Snapshot, id: &str) -> Option<u32> {
     now.instance(id).filter(|found| found.standing != Standing::Removed).map(|found| found.instance.weight)
 }
 

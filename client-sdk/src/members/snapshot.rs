@@ -1,31 +1,30 @@
-//! What a channel shows of itself.
+//! What a channel or a balanced service shows of itself.
 
 use std::sync::Arc;
 
-use super::{
-    connection::ConnectionState,
-    routes::{Routes, Standing},
-    shared::Shared,
+use super::{ConnectionState, Member, Shared, Standing, routes::Routes};
+use crate::{
+    balance::Load,
+    model::{Endpoint, Instance},
 };
-use crate::model::{Endpoint, Instance};
 
-/// What a channel knows and does right now.
+/// What is known and done right now.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct ChannelSnapshot {
+pub struct Snapshot {
     /// Whom it calls.
     pub endpoint: Endpoint,
     /// Whether a view is known.
     pub discovered: bool,
     /// Why the view may be out of date, or is not there.
     pub discovery_error: Option<String>,
-    /// How many calls wait for an instance.
+    /// How many requests wait for an instance.
     pub waiting: usize,
     /// The instances of the view in its order, then those that left it and still finish what they have.
     pub instances: Vec<InstanceSnapshot>,
 }
 
-/// One instance of a [`ChannelSnapshot`].
+/// One instance of a [`Snapshot`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct InstanceSnapshot {
@@ -35,23 +34,27 @@ pub struct InstanceSnapshot {
     pub state: ConnectionState,
     /// Whether it is chosen, and why not.
     pub standing: Standing,
-    /// Calls that were sent and have not ended.
+    /// Requests that were sent and have not ended.
     pub in_flight: usize,
+    /// What the policy knows of its load. `None`: nothing, or it does not choose among such.
+    pub load: Option<Load>,
     /// How often it was connected.
     pub connects: u64,
     /// Why it could not be connected, if it could not.
     pub last_error: Option<String>,
 }
 
-impl ChannelSnapshot {
-    pub(super) fn of(shared: &Shared, routes: &Routes) -> Self {
+impl Snapshot {
+    pub(super) fn of<M: Member>(shared: &Shared<M>, routes: &Routes<M>) -> Self {
+        let loads = routes.loads();
         let instances = routes.entries.iter().map(|entry| InstanceSnapshot {
             instance: Arc::clone(&entry.instance),
-            state: entry.connection.state(),
+            state: entry.member.state(),
             standing: routes.standing(entry),
-            in_flight: entry.connection.in_flight(),
-            connects: entry.connection.opened(),
-            last_error: entry.connection.last_error().map(|error| error.to_string()),
+            in_flight: entry.member.in_flight(),
+            load: loads.get(&*entry.instance.id).copied().filter(|_| !entry.removed),
+            connects: entry.member.opened(),
+            last_error: entry.member.last_error().map(|error| error.to_string()),
         });
         Self {
             endpoint: shared.endpoint.clone(),
@@ -62,7 +65,7 @@ impl ChannelSnapshot {
         }
     }
 
-    /// How many instances calls are spread over.
+    /// How many instances requests are spread over.
     pub fn chosen(&self) -> usize {
         self.instances.iter().filter(|instance| instance.standing == Standing::Chosen).count()
     }

@@ -1,44 +1,65 @@
-//! How a channel chooses: a policy, or somebody's [`LoadBalance`], without their types.
+//! How requests choose: a policy, or somebody's [`LoadBalance`], without their types.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{
-    balance::{LoadBalance, LoadBalanceError, Picker, Policy, rebalance},
+    balance::{Connects, LoadBalance, LoadBalanceError, Picker, Policy, rebalance},
     discover::{Discover, View},
     model::{Address, Change, Endpoint, Instance, InstanceList},
     runtime::BoxFuture,
 };
 
 /// Addresses in the order in which to try them.
-pub(super) type Addresses = Box<dyn Iterator<Item = Address> + Send>;
+pub(crate) type Addresses = Box<dyn Iterator<Item = Address> + Send>;
 
-/// How calls choose.
-pub(super) enum Chooser {
+/// How requests choose.
+pub(crate) enum Chooser {
     Policy(Box<dyn AnyPolicy>),
     LoadBalance(Box<dyn AnyLoadBalance>),
 }
 
 /// Any [`Policy`].
-pub(super) trait AnyPolicy: Send + Sync {
+pub(crate) trait AnyPolicy: Send + Sync {
     fn build(&self, instances: &InstanceList) -> Box<dyn Picker>;
+
+    fn connects(&self) -> Connects;
 }
 
 /// Any [`LoadBalance`], with its discovery.
-pub(super) trait AnyLoadBalance: Send + Sync {
+pub(crate) trait AnyLoadBalance: Send + Sync {
     fn addresses<'a>(&'a self, endpoint: &'a Endpoint) -> BoxFuture<'a, Result<Addresses, LoadBalanceError>>;
 
     /// Passes a change of the view on.
     fn changed(&self, endpoint: &Endpoint, before: &[Arc<Instance>], after: &View);
 }
 
+impl Chooser {
+    /// A policy.
+    pub(crate) fn policy(policy: impl Policy) -> Self {
+        Self::Policy(Box::new(policy))
+    }
+
+    /// When to connect what may be chosen.
+    pub(super) fn connects(&self) -> Connects {
+        match self {
+            Self::Policy(policy) => policy.connects(),
+            Self::LoadBalance(_) => Connects::Ahead,
+        }
+    }
+}
+
 impl<P: Policy> AnyPolicy for P {
     fn build(&self, instances: &InstanceList) -> Box<dyn Picker> {
         Box::new(Policy::build(self, instances))
     }
+
+    fn connects(&self) -> Connects {
+        Policy::connects(self)
+    }
 }
 
 /// A load balancer and the discovery that it asks.
-pub(super) struct WithDiscovery<D, L> {
+pub(crate) struct WithDiscovery<D, L> {
     discover: Arc<D>,
     balance: L,
     told: Mutex<Told>,
@@ -55,7 +76,7 @@ struct Told {
 }
 
 impl<D: Discover, L: LoadBalance<D>> WithDiscovery<D, L> {
-    pub(super) fn new(discover: Arc<D>, balance: L) -> Self {
+    pub(crate) fn new(discover: Arc<D>, balance: L) -> Self {
         Self { discover, balance, told: Mutex::default() }
     }
 

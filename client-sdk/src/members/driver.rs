@@ -1,0 +1,229 @@
+//! The background task behind members: follows the view, owns the members, publishes the routes.
+//!
+//! It works whether or not requests are made, so idle callers connect, notice dead peers, and drain. A change of the
+//! view is published at once (C2); changes of members, of which there may be a thousand in a moment, are gathered
+//! for a few milliseconds: until then each request finds out for itself that a member is not ready.
+//!
+//! Who is connected: what a policy chooses on demand, with the first request for it; otherwise as many instances as are to
+//! be connected ahead, in the caller's own order, and one more for each of them that fails. A thousand callers of a
+//! thousand instances do not open a million connections.
+//!
+//! Keeps C1 in that a failing discovery changes nothing but the error that the routes carry, and *make before break*: a
+//! member ends only when its instance left the view or changed its address, or when it is one too many, after what is in
+//! flight on it. Weight, tags and status never close one.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    Chooser, ConnectionState, Member, Open, Order, Shared,
+    member::Owner,
+    routes::{Entry, Routes},
+};
+use crate::{
+    balance::Connects,
+    discover::{Followed, ViewState},
+    model::{Instance, InstanceList},
+};
+
+/// How long changes of members are gathered.
+const GATHER: Duration = Duration::from_millis(5);
+
+pub(crate) struct Driver<O: Open> {
+    shared: Arc<Shared<O::Member>>,
+    open: O,
+    followed: Followed,
+    state: ViewState,
+    /// The view as it came.
+    view: InstanceList,
+    /// Its instances, each id once.
+    instances: InstanceList,
+    /// Those of them that take requests, in the caller's order.
+    preferred: Vec<Arc<Instance>>,
+    owners: HashMap<Arc<str>, Owner<O::Member>>,
+    /// What is given up and still finishes what it has.
+    leaving: Vec<(Arc<Instance>, Owner<O::Member>)>,
+}
+
+impl<O: Open> Driver<O> {
+    pub(crate) fn new(shared: Arc<Shared<O::Member>>, open: O, followed: Followed) -> Self {
+        Self {
+            shared,
+            open,
+            followed,
+            state: ViewState::default(),
+            view: InstanceList::default(),
+            instances: InstanceList::default(),
+            preferred: Vec::new(),
+            owners: HashMap::new(),
+            leaving: Vec::new(),
+        }
+    }
+
+    /// Runs until it is dropped.
+    pub(crate) async fn run(mut self) {
+        self.take_view();
+        self.direct();
+        self.publish();
+        let mut closed = false;
+        loop {
+            let shared = Arc::clone(&self.shared);
+            tokio::select! {
+                biased;
+                changed = self.followed.receiver().changed(), if !closed => {
+                    closed = changed.is_err();
+                    self.take_view();
+                }
+                () = shared.wake.notified() => {
+                    if !self.is_urgent() {
+                        tokio::select! {
+                            biased;
+                            changed = self.followed.receiver().changed(), if !closed => {
+                                closed = changed.is_err();
+                                self.take_view();
+                            }
+                            () = tokio::time::sleep(GATHER) => {}
+                        }
+                    }
+                }
+            }
+            self.direct();
+            self.publish();
+        }
+    }
+
+    /// Takes in the newest state of the view.
+    fn take_view(&mut self) {
+        self.state = self.followed.receiver().borrow_and_update().clone();
+        let Some(view) = self.state.view.clone() else { return };
+        if Arc::ptr_eq(&view.instances, &self.view) {
+            return;
+        }
+        // A list that names an id twice is answered by its first.
+        let mut seen = HashSet::new();
+        let instances: InstanceList =
+            view.instances.iter().filter(|instance| seen.insert(&*instance.id)).cloned().collect();
+        if let Chooser::LoadBalance(balance) = &self.shared.chooser {
+            balance.changed(&self.shared.endpoint, &self.view, &view);
+        }
+        self.view = Arc::clone(&view.instances);
+        let before = std::mem::replace(&mut self.instances, Arc::clone(&instances));
+        for gone in before.iter().filter(|instance| !seen.contains(&*instance.id)) {
+            self.leave(gone);
+        }
+        let before: HashMap<&str, &Arc<Instance>> = before.iter().map(|i| (&*i.id, i)).collect();
+        for instance in instances.iter() {
+            let moved = |owner: &Owner<O::Member>| *owner.member.address() != instance.address;
+            if self.owners.get(&instance.id).is_some_and(moved) {
+                self.leave(before.get(&*instance.id).unwrap_or(&instance));
+            }
+            match self.owners.get(&instance.id) {
+                Some(owner) => self.open.update(&owner.member, instance),
+                None => self.start(instance),
+            }
+        }
+        let takes: Vec<_> = instances.iter().filter(|instance| instance.takes_requests()).cloned().collect();
+        self.preferred = self.shared.caller.sort(&takes);
+    }
+
+    /// Tells each member what is wanted of it.
+    fn direct(&mut self) {
+        for instance in self.instances.iter().filter(|instance| !instance.takes_requests()) {
+            if let Some(owner) = self.owners.get(&instance.id) {
+                owner.order(Order::Rest);
+            }
+        }
+        match self.shared.chooser.connects() {
+            Connects::Ahead => self.connect_ahead(),
+            Connects::OnDemand => {
+                for instance in &self.preferred {
+                    let Some(owner) = self.owners.get(&instance.id) else { continue };
+                    owner.order(if owner.demand.is_asked() { connect(instance) } else { Order::Rest });
+                }
+            }
+        }
+    }
+
+    /// Connects as many as are to be, and as many more as of these fail. Gives up what is connected beyond that, once
+    /// enough of those that are to be connected are.
+    fn connect_ahead(&mut self) {
+        let limit = self.shared.settings.connect_ahead;
+        let (mut well, mut ready, mut surplus) = (0, 0, Vec::new());
+        for instance in &self.preferred {
+            let Some(owner) = self.owners.get(&instance.id) else { continue };
+            let is_ready = owner.member.state() == ConnectionState::Ready;
+            if well < limit {
+                well += usize::from(is_ready || owner.member.is_hopeful());
+                ready += usize::from(is_ready);
+                owner.order(connect(instance));
+            } else {
+                owner.order(Order::Rest);
+                if is_ready {
+                    surplus.push(Arc::clone(instance));
+                }
+            }
+        }
+        if ready >= limit {
+            for instance in surplus {
+                self.leave(&instance);
+                self.start(&instance);
+            }
+        }
+    }
+
+    /// Whether requests wait for what a member's change brings: the first that is open, or the one that they asked for.
+    fn is_urgent(&self) -> bool {
+        let routes = self.shared.routes.load();
+        if routes.on_demand {
+            return self.shared.waiting() > 0 || self.owners.values().any(Owner::is_newly_asked);
+        }
+        !routes.is_open() && self.owners.values().any(|owner| owner.member.state() == ConnectionState::Ready)
+    }
+
+    fn start(&mut self, instance: &Arc<Instance>) {
+        let owner = Owner::start(&self.open, instance, Order::Rest, &self.shared.wake);
+        self.owners.insert(Arc::clone(&instance.id), owner);
+    }
+
+    fn leave(&mut self, instance: &Arc<Instance>) {
+        if let Some(owner) = self.owners.remove(&instance.id) {
+            owner.order(Order::Drain);
+            self.leaving.push((Arc::clone(instance), owner));
+        }
+    }
+
+    fn publish(&mut self) {
+        self.leaving.retain(|(_, owner)| !owner.member.is_gone());
+        let present = self.instances.iter().filter_map(|instance| {
+            let owner = self.owners.get(&instance.id)?;
+            Some(entry(instance, owner, false))
+        });
+        let leaving = self.leaving.iter().map(|(instance, owner)| entry(instance, owner, true));
+        let entries = present.chain(leaving).collect();
+        let before = self.shared.routes.load();
+        self.shared.publish(Routes::build(
+            &before,
+            entries,
+            self.state.view.is_some(),
+            self.state.error.clone(),
+            &self.shared.chooser,
+        ));
+    }
+}
+
+fn connect(instance: &Instance) -> Order {
+    Order::Connect { incarnation: instance.create_revision }
+}
+
+fn entry<M: Member>(instance: &Arc<Instance>, owner: &Owner<M>, removed: bool) -> Entry<M> {
+    Entry {
+        instance: Arc::clone(instance),
+        member: Arc::clone(&owner.member),
+        demand: Arc::clone(&owner.demand),
+        wanted: owner.is_wanted(),
+        removed,
+    }
+}

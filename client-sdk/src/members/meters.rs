@@ -1,0 +1,117 @@
+//! What is counted, through the `metrics` facade.
+//!
+//! Owns the names. Handles are fetched once, when a channel or a balanced service is built: a recorder that is installed
+//! only afterwards gets nothing of it, and without one counting costs a comparison.
+
+use metrics::{Counter, Gauge, Unit, counter, describe_counter, describe_gauge, gauge};
+
+use super::RouteError;
+use crate::{balance::Outcome, model::Endpoint};
+
+const PICKS: &str = "client_sdk_picks_total";
+const IN_FLIGHT: &str = "client_sdk_requests_in_flight";
+const ENDED: &str = "client_sdk_requests_ended_total";
+const NOT_TAKEN: &str = "client_sdk_requests_not_taken_total";
+const WAITING: &str = "client_sdk_requests_waiting";
+const NO_INSTANCE: &str = "client_sdk_no_instance_total";
+const CONNECTS: &str = "client_sdk_connects_total";
+const CONNECT_FAILURES: &str = "client_sdk_connect_failures_total";
+
+/// The meters of one endpoint.
+pub(crate) struct Meters {
+    picks: Counter,
+    in_flight: Gauge,
+    succeeded: Counter,
+    failed: Counter,
+    cancelled: Counter,
+    not_taken: Counter,
+    waiting: Gauge,
+    connects: Counter,
+    connect_failures: Counter,
+    endpoint: String,
+}
+
+impl Meters {
+    pub(crate) fn new(endpoint: &Endpoint) -> Self {
+        describe();
+        let endpoint = endpoint.to_string();
+        let labels = [("endpoint", endpoint.clone())];
+        let ended = |outcome| counter!(ENDED, "endpoint" => endpoint.clone(), "outcome" => outcome);
+        Self {
+            picks: counter!(PICKS, &labels),
+            in_flight: gauge!(IN_FLIGHT, &labels),
+            succeeded: ended("success"),
+            failed: ended("failure"),
+            cancelled: ended("cancelled"),
+            not_taken: counter!(NOT_TAKEN, &labels),
+            waiting: gauge!(WAITING, &labels),
+            connects: counter!(CONNECTS, &labels),
+            connect_failures: counter!(CONNECT_FAILURES, &labels),
+            endpoint,
+        }
+    }
+
+    /// A connection was opened.
+    pub(crate) fn connected(&self) {
+        self.connects.increment(1);
+    }
+
+    /// A connection could not be opened, or broke at once.
+    pub(crate) fn not_connected(&self) {
+        self.connect_failures.increment(1);
+    }
+
+    pub(super) fn picked(&self) {
+        self.picks.increment(1);
+        self.in_flight.increment(1.0);
+    }
+
+    pub(super) fn ended(&self, outcome: Outcome) {
+        self.in_flight.decrement(1.0);
+        match outcome {
+            Outcome::Success => &self.succeeded,
+            Outcome::Failure => &self.failed,
+            Outcome::Cancelled => &self.cancelled,
+        }
+        .increment(1);
+    }
+
+    pub(super) fn not_taken(&self) {
+        self.in_flight.decrement(1.0);
+        self.not_taken.increment(1);
+    }
+
+    pub(super) fn waits(&self) {
+        self.waiting.increment(1.0);
+    }
+
+    pub(super) fn waits_no_more(&self) {
+        self.waiting.decrement(1.0);
+    }
+
+    /// A request ended without an instance. So rare that it looks its counter up.
+    pub(super) fn no_instance(&self, error: &RouteError) {
+        counter!(NO_INSTANCE, "endpoint" => self.endpoint.clone(), "reason" => error.reason()).increment(1);
+    }
+}
+
+fn describe() {
+    describe_counter!(PICKS, Unit::Count, "Instances that were picked for a request, retries included.");
+    describe_gauge!(IN_FLIGHT, Unit::Count, "Requests that were given to an instance and have not ended.");
+    describe_counter!(ENDED, Unit::Count, "Requests that ended, by how they went for the instance.");
+    describe_counter!(NOT_TAKEN, Unit::Count, "Requests that an instance did not take; they went on.");
+    describe_gauge!(WAITING, Unit::Count, "Requests that wait for an instance.");
+    describe_counter!(NO_INSTANCE, Unit::Count, "Requests that found no instance, by the reason.");
+    describe_counter!(CONNECTS, Unit::Count, "Connections that were opened.");
+    describe_counter!(
+        CONNECT_FAILURES,
+        Unit::Count,
+        "Connections that could not be opened, or broke at once."
+    );
+}
+
+impl std::fmt::Debug for Meters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Meters").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}

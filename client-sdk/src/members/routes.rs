@@ -1,0 +1,283 @@
+//! Where a request may go right now: what the driver publishes and every request reads, without a lock.
+//!
+//! Keeps C2: [`Routes`] hands out only instances of the newest view that are up and of a weight above 0. A choice is an
+//! instance together with its own member, never an index that a later list could give another meaning.
+//!
+//! Two kinds of policies are served. Those that choose among whatever is connected have a picker over the connected
+//! instances. Those that must choose the same instance whether or not it is connected (the hashes) have a picker over all
+//! that may be chosen, and their choice is connected on demand.
+
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::sync::Notify;
+
+use super::{
+    Chooser, ConnectionState, Member, SharedError, chooser::AnyPolicy, member::Demand, tried::Tried,
+};
+use crate::{
+    balance::{Connects, Eligible, Load, Pick, PickContext, PickError, Picker},
+    model::{Address, Instance, InstanceList},
+};
+
+/// How often the policy is asked for one that a request was not given to yet, before any other one will do.
+const PROBES: u32 = 8;
+
+/// One state of the view and of its members.
+pub(crate) struct Routes<M> {
+    /// Grows with each publication.
+    pub(super) version: u64,
+    /// The instances of the view in its order, then those that left it and still finish what they have.
+    pub(super) entries: Vec<Entry<M>>,
+    /// Whether a view is known at all.
+    pub(super) discovered: bool,
+    /// Why the view may be out of date or is not there.
+    pub(super) error: Option<SharedError>,
+    /// Whether what is chosen is connected only then.
+    pub(super) on_demand: bool,
+    /// Over those that are not held; over the held ones only if there are no others. `None`: there are none.
+    built: Option<Arc<Built>>,
+    /// What the picker was built over, as indices of the entries.
+    places: Box<[usize]>,
+    /// Connected instances that may be chosen, as an index into the entries; connected or not, if on demand.
+    by_id: HashMap<Arc<str>, usize>,
+    by_address: HashMap<Address, usize>,
+    /// Where the next search among all of them begins.
+    next: AtomicUsize,
+}
+
+/// A picker, and what it was built over. It is kept as long as that stays the same, so that an instance that comes and
+/// goes in vain does not start everybody's round anew.
+struct Built {
+    over: InstanceList,
+    picker: Box<dyn Picker>,
+}
+
+/// An instance and its member.
+pub(crate) struct Entry<M> {
+    pub(super) instance: Arc<Instance>,
+    pub(super) member: Arc<M>,
+    pub(super) demand: Arc<Demand>,
+    /// Whether it is to be connected.
+    pub(super) wanted: bool,
+    /// It left the view, or this member of it did.
+    pub(super) removed: bool,
+}
+
+/// What a request finds.
+pub(super) enum Found<'a, M> {
+    /// An instance that takes it.
+    Open(Pick<'a>, &'a Entry<M>),
+    /// The chosen one is being connected.
+    Coming,
+    /// There is none.
+    Nobody,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    Now,
+    /// Once it is connected.
+    Soon,
+    Not,
+}
+
+impl<M: Member> Routes<M> {
+    /// Nothing known yet.
+    pub(super) fn unknown() -> Self {
+        Self {
+            version: 0,
+            entries: Vec::new(),
+            discovered: false,
+            error: None,
+            on_demand: false,
+            built: None,
+            places: Box::default(),
+            by_id: HashMap::new(),
+            by_address: HashMap::new(),
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// Lays routes over the entries, with a new picker if the one of `before` does not fit.
+    pub(super) fn build(
+        before: &Self,
+        entries: Vec<Entry<M>>,
+        discovered: bool,
+        error: Option<SharedError>,
+        chooser: &Chooser,
+    ) -> Self {
+        let on_demand = chooser.connects() == Connects::OnDemand;
+        let takes = |entry: &Entry<M>| if on_demand { entry.is_eligible() } else { entry.is_open() };
+        let mut by_id = HashMap::new();
+        let mut by_address = HashMap::new();
+        for (index, entry) in entries.iter().enumerate().filter(|(_, entry)| takes(entry)) {
+            by_id.insert(Arc::clone(&entry.instance.id), index);
+            by_address.entry(entry.instance.address.clone()).or_insert(index);
+        }
+        let built = match chooser {
+            Chooser::Policy(policy) => {
+                let over = chosen(entries.iter().filter(|entry| takes(entry)));
+                match &before.built {
+                    _ if over.is_empty() => None,
+                    Some(built) if same(&built.over, &over) => Some(Arc::clone(built)),
+                    _ => built(&**policy, over).map(Arc::new),
+                }
+            }
+            Chooser::LoadBalance(_) => None,
+        };
+        let over = built.iter().flat_map(|built| built.over.iter());
+        let places = over.filter_map(|instance| by_id.get(&instance.id).copied()).collect();
+        let (version, next) = (before.version + 1, AtomicUsize::new(before.next.load(Ordering::Relaxed)));
+        Self { version, entries, discovered, error, on_demand, built, places, by_id, by_address, next }
+    }
+
+    /// Whether a request could be sent somewhere.
+    pub(super) fn is_open(&self) -> bool {
+        self.entries.iter().any(|entry| self.routes(entry) && entry.is_open())
+    }
+
+    /// An instance that the request was not given to yet, and its member.
+    ///
+    /// The policy is asked a few times, each time as the next attempt of this request. If it insists on instances that did
+    /// not take it, whatever else is there will do: those that are not held first.
+    pub(super) fn pick(
+        &self,
+        context: &PickContext,
+        tried: &Tried<M>,
+        wake: &Notify,
+    ) -> Result<Found<'_, M>, PickError> {
+        let Some(built) = &self.built else { return Ok(Found::Nobody) };
+        for probe in 0..PROBES {
+            let attempt = tried.len().saturating_add(probe);
+            let pick = match built.picker.pick(&context.attempt(attempt)) {
+                Ok(pick) => pick,
+                Err(error) if attempt == 0 => return Err(error),
+                Err(_) => break,
+            };
+            let entry = self.entry(&pick)?;
+            match self.takes_now(entry, tried, wake) {
+                Takes::Now => return Ok(Found::Open(pick, entry)),
+                Takes::Soon => return Ok(Found::Coming),
+                Takes::Not => {}
+            }
+        }
+        Ok(self.any(context, tried, wake))
+    }
+
+    /// The instance at an address, if it is connected and may be chosen, and the request was not given to it yet.
+    pub(super) fn at(&self, address: &Address, tried: &Tried<M>) -> Option<(Pick<'static>, &Entry<M>)> {
+        let entry = &self.entries[*self.by_address.get(address)?];
+        (!tried.contains(&entry.member)).then(|| (Pick::of(Arc::clone(&entry.instance)), entry))
+    }
+
+    /// What the policy knows of the load of those that it chooses among, by their ids.
+    pub(super) fn loads(&self) -> HashMap<&str, Load> {
+        let Some(built) = &self.built else { return HashMap::new() };
+        let all = built.over.iter().enumerate();
+        all.filter_map(|(index, instance)| Some((&*instance.id, built.picker.load(index)?))).collect()
+    }
+
+    /// Whether requests go to the entry, connected or about to be.
+    pub(super) fn takes(&self, entry: &Entry<M>) -> bool {
+        self.routes(entry)
+            && (entry.member.state() == ConnectionState::Ready
+                || (self.on_demand && entry.member.is_hopeful()))
+    }
+
+    pub(super) fn routes(&self, entry: &Entry<M>) -> bool {
+        self.by_id
+            .get(&entry.instance.id)
+            .is_some_and(|index| Arc::ptr_eq(&self.entries[*index].member, &entry.member))
+    }
+
+    fn entry(&self, pick: &Pick<'_>) -> Result<&Entry<M>, PickError> {
+        if let Some(entry) = self.places.get(pick.index()).and_then(|place| self.entries.get(*place))
+            && Arc::ptr_eq(&entry.instance, pick.instance())
+        {
+            return Ok(entry);
+        }
+        // A policy may pick an instance that it made or kept itself.
+        let index = self.by_id.get(&pick.instance().id).ok_or(PickError::NoInstances)?;
+        Ok(&self.entries[*index])
+    }
+
+    /// Whether the entry takes the request. One that is connected on demand is asked for.
+    fn takes_now(&self, entry: &Entry<M>, tried: &Tried<M>, wake: &Notify) -> Takes {
+        if tried.contains(&entry.member) {
+            return Takes::Not;
+        }
+        if entry.member.state() == ConnectionState::Ready {
+            return Takes::Now;
+        }
+        if !self.on_demand {
+            return Takes::Not;
+        }
+        // One that failed is asked for too: it is tried again after its backoff, while the request goes elsewhere.
+        let hopeful = entry.member.is_hopeful();
+        entry.demand.ask(wake);
+        if hopeful { Takes::Soon } else { Takes::Not }
+    }
+
+    /// Any instance that the request was not given to yet.
+    fn any(&self, context: &PickContext, tried: &Tried<M>, wake: &Notify) -> Found<'_, M> {
+        let count = self.entries.len();
+        // The same for the same key; for requests without one, everyone's turn.
+        let start = match context.hash_key {
+            Some(key) => usize::try_from(key % count.max(1) as u64).unwrap_or(0),
+            None => self.next.fetch_add(1, Ordering::Relaxed),
+        };
+        let all = || (0..count).map(|step| &self.entries[start.wrapping_add(step) % count]);
+        for held in [false, true] {
+            let rank = || all().filter(|entry| entry.instance.held == held && self.routes(entry));
+            if let Some(entry) = rank().find(|entry| entry.is_open() && !tried.contains(&entry.member)) {
+                return Found::Open(Pick::of(Arc::clone(&entry.instance)), entry);
+            }
+            if self.on_demand && rank().any(|entry| self.takes_now(entry, tried, wake) == Takes::Soon) {
+                return Found::Coming;
+            }
+        }
+        Found::Nobody
+    }
+}
+
+impl<M: Member> Entry<M> {
+    /// Whether it may be chosen at all (C2).
+    pub(super) fn is_eligible(&self) -> bool {
+        !self.removed && self.instance.takes_requests()
+    }
+
+    /// Whether a request could be sent to it.
+    fn is_open(&self) -> bool {
+        self.is_eligible() && self.member.state() == ConnectionState::Ready
+    }
+}
+
+/// A picker over `over`. A policy that panics must not take the driver with it.
+fn built(policy: &dyn AnyPolicy, over: InstanceList) -> Option<Built> {
+    let picker = catch_unwind(AssertUnwindSafe(|| policy.build(&over)));
+    if picker.is_err() {
+        tracing::error!("the policy panicked while it built a picker; it is asked again at the next change");
+    }
+    picker.ok().map(|picker| Built { over, picker })
+}
+
+/// Whether both are the very same instances in the same order.
+fn same(one: &InstanceList, other: &InstanceList) -> bool {
+    one.len() == other.len() && one.iter().zip(other.iter()).all(|(one, other)| Arc::ptr_eq(one, other))
+}
+
+/// What requests are spread over: those that are not held; if there are none, those that are.
+fn chosen<'a, M: 'a>(entries: impl Iterator<Item = &'a Entry<M>>) -> InstanceList {
+    Arc::clone(eligible_of(entries).first())
+}
+
+pub(super) fn eligible_of<'a, M: 'a>(entries: impl Iterator<Item = &'a Entry<M>>) -> Eligible {
+    Eligible::of(&entries.map(|entry| Arc::clone(&entry.instance)).collect())
+}

@@ -1,0 +1,104 @@
+//! What requests and their driver share.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, watch};
+
+use super::{Chooser, Member, Meters, RouteError, Settings, Snapshot, routes::Routes};
+use crate::{balance::CallerOrder, model::Endpoint, runtime::Runtime};
+
+pub(crate) struct Shared<M> {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) runtime: Runtime,
+    pub(super) settings: Settings,
+    /// In which order this caller prefers instances.
+    pub(super) caller: CallerOrder,
+    pub(super) chooser: Chooser,
+    pub(super) routes: ArcSwap<Routes<M>>,
+    /// The version of the routes, for whoever waits for the next.
+    pub(super) published: watch::Sender<u64>,
+    pub(crate) meters: Arc<Meters>,
+    /// Told of every change of a member.
+    pub(super) wake: Arc<Notify>,
+    waiting: AtomicUsize,
+}
+
+/// A place in the queue of requests that wait for an instance.
+pub(super) struct Place<M>(Arc<Shared<M>>);
+
+impl<M: Member> Shared<M> {
+    pub(crate) fn new(
+        endpoint: Endpoint,
+        settings: Settings,
+        caller: CallerOrder,
+        runtime: Runtime,
+        chooser: Chooser,
+    ) -> Self {
+        Self {
+            meters: Arc::new(Meters::new(&endpoint)),
+            endpoint,
+            settings,
+            runtime,
+            caller,
+            chooser,
+            routes: ArcSwap::from_pointee(Routes::unknown()),
+            published: watch::channel(0).0,
+            wake: Arc::new(Notify::new()),
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
+    /// What is known and done right now.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        Snapshot::of(self, &self.routes.load())
+    }
+
+    /// Waits until things look as asked. Looks again whenever the view, an instance's standing or its connection changed.
+    pub(crate) async fn wait_until(&self, mut looks: impl FnMut(&Snapshot) -> bool) -> Snapshot {
+        let mut published = self.published.subscribe();
+        loop {
+            published.mark_unchanged();
+            let snapshot = self.snapshot();
+            if looks(&snapshot) {
+                return snapshot;
+            }
+            if published.changed().await.is_err() {
+                // The sender lives as long as this.
+                return snapshot;
+            }
+        }
+    }
+
+    pub(super) fn publish(&self, routes: Routes<M>) {
+        let version = routes.version;
+        self.routes.store(Arc::new(routes));
+        self.published.send_replace(version);
+    }
+
+    /// How many requests wait for an instance.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
+    }
+
+    /// Queues a request.
+    pub(super) fn queue(self: &Arc<Self>) -> Result<Place<M>, RouteError> {
+        let limit = self.settings.queue_limit;
+        let place = Place(Arc::clone(self));
+        self.meters.waits();
+        if self.waiting.fetch_add(1, Ordering::AcqRel) >= limit {
+            return Err(RouteError::QueueFull { endpoint: self.endpoint.to_string(), limit });
+        }
+        Ok(place)
+    }
+}
+
+impl<M> Drop for Place<M> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.0.meters.waits_no_more();
+    }
+}
