@@ -41,7 +41,9 @@ fn all(runtime: &Runtime) {
         println!("One atomic addition{}: {floor:.1}\n", if threads == 1 { "" } else { " to one counter" });
         picks(threads, runtime);
     }
-    if only { return; }
+    if only {
+        return;
+    }
     println!("## While ten changes arrive a second, one thread, nanoseconds on the average\n");
     under_changes(runtime);
     println!("## Taking in a change of one instance, microseconds\n");

@@ -102,12 +102,7 @@ fn ending<P: Policy>(name: &'static str, policy: P, count: usize) -> Subject {
     })
 }
 
-fn through_handle<P: Policy>(
-    name: &'static str,
-    policy: P,
-    feed: &Arc<Feed>,
-    runtime: &Runtime,
-) -> Subject {
+fn through_handle<P: Policy>(name: &'static str, policy: P, feed: &Arc<Feed>, runtime: &Runtime) -> Subject {
     let balancer = Balancer::builder(Arc::clone(feed), policy).runtime(runtime.clone()).build();
     let endpoint = Endpoint::new("service");
     let handle = tokio::task::block_in_place(|| {
