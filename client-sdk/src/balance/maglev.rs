@@ -60,12 +60,14 @@ struct Walk {
 }
 
 impl Maglev {
-    /// A table of 65,537 places, or of the next prime above 100 times the number of instances if that is more.
+    /// A table of 65,537 places; from 656 instances on of twice as many, and so on: each time that it doubles, most keys
+    /// move. Always more than 100 times the number of instances.
     pub fn new() -> Self {
         Self { size: DEFAULT_SIZE }
     }
 
-    /// A table of this size at least. It must be a prime, at most 5,000,011; it grows if the instances need it.
+    /// A table of this size at least. It must be a prime, at most 5,000,011; it doubles, to the next prime, as often as the
+    /// instances need it.
     pub fn with_table_size(size: u32) -> Result<Self, TableSizeError> {
         match size {
             _ if size > MAX_SIZE => Err(TableSizeError { size, problem: "it is more than 5000011" }),
@@ -99,8 +101,7 @@ impl Policy for Maglev {
     }
 
     fn build(&self, instances: &InstanceList) -> MaglevPicker {
-        let needed = u32::try_from(instances.len()).unwrap_or(u32::MAX).saturating_mul(PER_INSTANCE);
-        let size = if needed < self.size { self.size } else { next_prime(needed.min(MAX_SIZE - 1) + 1) };
+        let size = size_for(instances.len(), self.size);
         MaglevPicker { instances: Arc::clone(instances), table: fill(instances, size) }
     }
 }
@@ -179,6 +180,17 @@ impl Walk {
         }
         None
     }
+}
+
+/// The least size on the way from `least`, doubled again and again to the next prime, with places enough. A table of another
+/// size moves nearly every key, so that must not happen with every instance that comes.
+fn size_for(instances: usize, least: u32) -> u32 {
+    let needed = u32::try_from(instances).unwrap_or(u32::MAX).saturating_mul(PER_INSTANCE);
+    let mut size = least;
+    while size <= needed && size < MAX_SIZE {
+        size = next_prime((size - 1).saturating_mul(2).max(size + 1));
+    }
+    size
 }
 
 fn is_prime(number: u32) -> bool {
