@@ -24,8 +24,8 @@ fn list(count: u16, weights: u32) -> InstanceList {
 
 fn contexts() -> impl Iterator<Item = PickContext> {
     let of = |number: u64| {
-        let context = PickContext::new().hash_key(number).attempt(u32::from(number % 5 == 0));
-        if number % 2 == 0 { context.now(Duration::from_millis(number)) } else { context }
+        let context = PickContext::new().hash_key(number).attempt(u32::from(number.is_multiple_of(5)));
+        if number.is_multiple_of(2) { context.now(Duration::from_millis(number)) } else { context }
     };
     (0..500).map(of)
 }
