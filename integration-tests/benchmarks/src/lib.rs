@@ -6,7 +6,7 @@
 //! | [`subject`] | what is measured: a name, and how to time so many picks |
 //! | [`ours`] | our policies: on a built picker, through a handle, through `get_picker` |
 //! | [`peers`] | volo, tower and, with the feature `pingora`, pingora |
-//! | [`measure`] | repeated runs, taken in turns, and their median |
+//! | [`measure`] | repeated runs, taken in turns |
 
 pub mod fixture;
 pub mod measure;

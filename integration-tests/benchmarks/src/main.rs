@@ -12,13 +12,13 @@ use std::{
 
 use benchmarks::{
     fixture::{Feed, SIZES, instances},
-    measure::{mean, medians},
+    measure::{fastest, mean},
     ours, peers,
     subject::Subject,
 };
 use client_sdk::runtime::Runtime;
 
-/// Runs of which the median counts.
+/// Runs of which the fastest counts.
 const ROUNDS: usize = 15;
 /// Between changes.
 const CHANGE_EVERY: Duration = Duration::from_millis(100);
@@ -34,15 +34,11 @@ async fn main() {
 }
 
 fn all(runtime: &Runtime) {
-    let only = std::env::args().any(|a| a == "--one");
-    for threads in if only { vec![1] } else { vec![1, 2] } {
-        let floor = medians(&[ours::floor()], threads, ROUNDS)[0];
+    for threads in [1, 2] {
+        let floor = fastest(&[ours::floor()], threads, ROUNDS)[0];
         println!("## Picks on {threads} thread{}, nanoseconds\n", if threads == 1 { "" } else { "s" });
         println!("One atomic addition{}: {floor:.1}\n", if threads == 1 { "" } else { " to one counter" });
         picks(threads, runtime);
-    }
-    if only {
-        return;
     }
     println!("## While ten changes arrive a second, one thread, nanoseconds on the average\n");
     under_changes(runtime);
@@ -68,7 +64,7 @@ fn picks(threads: usize, runtime: &Runtime) {
         };
         let (names, subjects): (Vec<_>, Vec<_>) =
             groups.into_iter().flat_map(named).filter(|(_, it)| threads == 1 || it.is_shared).unzip();
-        let results = medians(&subjects, threads, ROUNDS);
+        let results = fastest(&subjects, threads, ROUNDS);
         for (name, result) in names.iter().zip(&results) {
             table.set(name, column, *result);
         }

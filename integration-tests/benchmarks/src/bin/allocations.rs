@@ -34,11 +34,13 @@ fn count_all(runtime: &Runtime) -> ExitCode {
             ours += count(&subject, suffix);
         }
     }
-    ours::get_pickers(INSTANCES, runtime)
-        .iter()
-        .for_each(|subject| drop(count(subject, ", by `get_picker`")));
+    for subject in ours::get_pickers(INSTANCES, runtime) {
+        count(&subject, ", by `get_picker`");
+    }
     let others = [peers::volo_random(INSTANCES).0, peers::volo_hash(INSTANCES), peers::tower(INSTANCES)];
-    others.iter().chain(&peers::pingora(INSTANCES)).for_each(|subject| drop(count(subject, "")));
+    for subject in others.iter().chain(&peers::pingora(INSTANCES)) {
+        count(subject, "");
+    }
     if ours > 0.0 {
         eprintln!("a pick of ours allocates");
         return ExitCode::FAILURE;
