@@ -6,6 +6,7 @@
 //! | [`discover`] | the [`Discover`] trait, and its implementations: over the registry, static, weighted static | C1 |
 //! | [`balance`] | policies, pickers, the cache that turns them into [`LoadBalance`] and into handles | C2 |
 //! | [`channel`] | a tonic channel that balances over whatever is registered right now | C2 |
+//! | [`layer`] | any tower service, balanced in the same way | C2 |
 //! | [`members`] | who is connected, who may be chosen, how a request finds one and waits for one | C1, C2 |
 //! | [`bridge`] | our discovery as tower's and as volo's, and tower's as ours | C1, C2 |
 //! | [`client`] | one connection to a set of registry endpoints, with failover | C3 |
@@ -14,7 +15,7 @@
 //! | [`view`] | pure: a message in, a `Change` out, the digest checked | W2, W4, W8 |
 //! | [`runtime`] | clock, randomness, spawning and connecting, injected | |
 //!
-//! A change flows one way: `client → watch → view → discover → members (balance) → channel`.
+//! A change flows one way: `client → watch → view → discover → members (balance) → channel, layer`.
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
@@ -46,6 +47,7 @@ pub mod bridge;
 pub mod channel;
 pub mod client;
 pub mod discover;
+pub mod layer;
 pub mod members;
 pub mod model;
 pub mod registration;
@@ -58,5 +60,6 @@ pub use balance::{Balancer, LoadBalance, RoundRobin, WeightedRandom};
 pub use channel::BalancedChannel;
 pub use client::RegistryClient;
 pub use discover::{Discover, RegistryDiscover, StaticDiscover, WeightedStaticDiscover};
+pub use layer::{LoadBalanceLayer, LoadBalanced};
 pub use model::{Address, Change, Endpoint, Instance};
 pub use registration::Registration;

@@ -23,10 +23,9 @@ use std::{
 use tokio::sync::watch;
 use tower::discover::Change as TowerChange;
 
-use super::broadcast::Broadcast;
 use crate::{
     backoff::Backoff,
-    discover::{Discover, View, ViewReceiver, ViewState, track::SharedError},
+    discover::{Discover, View, ViewReceiver, ViewState, broadcast::Broadcast, track::SharedError},
     model::{Change, Endpoint, Instance, InstanceList, Selector},
     runtime::{Runtime, Task},
 };

@@ -9,7 +9,6 @@
 //! None of them balances: that is up to whoever takes what they give. All keep C1 (what fails never empties a view), and
 //! none names an instance that takes no requests to a balancer that knows of no status (C2).
 
-mod broadcast;
 mod from_tower;
 mod to_tower;
 #[cfg(feature = "volo")]

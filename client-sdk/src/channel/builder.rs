@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Duration};
 use super::{BalancedChannel, settings::Settings};
 use crate::{
     backoff::Bounds,
-    balance::{CallerOrder, LoadBalance, Policy, RoundRobin},
+    balance::{CallerOrder, HashKeys, LoadBalance, Policy, RoundRobin},
     discover::{Discover, follow},
-    members::{self, Chooser, Shared, WithDiscovery},
+    members::{self, Chooser, Shared},
     model::Endpoint,
     runtime::Runtime,
 };
@@ -48,8 +48,7 @@ impl<D: Discover> ChannelBuilder<D> {
     /// but the changes of the view. An endpoint with an address bypasses it.
     #[must_use]
     pub fn load_balancer(mut self, balance: impl LoadBalance<D>) -> Self {
-        let balance = WithDiscovery::new(Arc::clone(&self.discover), balance);
-        self.chooser = Some(Chooser::LoadBalance(Box::new(balance)));
+        self.chooser = Some(Chooser::load_balance(Arc::clone(&self.discover), balance));
         self
     }
 
@@ -85,6 +84,14 @@ impl<D: Discover> ChannelBuilder<D> {
     #[must_use]
     pub fn connect_ahead(mut self, instances: usize) -> Self {
         self.members.connect_ahead = instances.max(1);
+        self
+    }
+
+    /// Where the hash key of a call is looked for, and what a missing one means. Default: in the request's extensions
+    /// ([`HashKey`](crate::balance::HashKey)), then the endpoint; a missing one is an error for policies that hash.
+    #[must_use]
+    pub fn hash_keys(mut self, keys: HashKeys) -> Self {
+        self.settings.hash_keys = keys;
         self
     }
 
@@ -136,6 +143,31 @@ impl<D: Discover> ChannelBuilder<D> {
     #[must_use]
     pub fn backoff(mut self, base: Duration, max: Duration) -> Self {
         self.settings.backoff = Bounds { base, max };
+        self
+    }
+
+    /// Speaks TLS to every instance. Default: no. See [`Tls`](super::Tls) for whose certificate is expected.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: super::Tls) -> Self {
+        self.settings.tls = Some(tls);
+        self
+    }
+
+    /// How many HTTP/2 connections may be open to one instance at once: 1 to 1,000; what is beyond counts as the
+    /// nearest. Default 1.
+    ///
+    /// The first is opened as the channel sees fit. A further one is opened, one at a time, when all that are open have
+    /// as many calls in flight as their peer allows (its first `SETTINGS_MAX_CONCURRENT_STREAMS`; 100 if it sets no
+    /// limit), and closes again after 60 s without a call, 120 s at the latest. If it cannot be opened, that is tried
+    /// again after the [`backoff`](Self::backoff).
+    ///
+    /// A call goes to the connection with the fewest calls. One that finds all full waits while another is being
+    /// opened; where there will be none, it waits in a connection until an earlier call ends. Its deadline bounds both,
+    /// and if that connection ends meanwhile, it goes elsewhere like any request that never left.
+    #[must_use]
+    pub fn connections_per_instance(mut self, max: usize) -> Self {
+        self.settings.connections_per_instance = max.clamp(1, 1000);
         self
     }
 

@@ -13,7 +13,7 @@
 //! | file | what it owns |
 //! |---|---|
 //! | `builder`, `settings` | what a channel may be told |
-//! | `connection`, `greeting` | one connection's states |
+//! | `connection`, `greeting`, `tls` | the connections to one instance, and their states |
 //! | `service` | one call |
 //! | `request_body` | a request that can be sent again |
 //! | `response_body` | an answer that counts until it ends |
@@ -32,13 +32,17 @@ mod request_body;
 mod response_body;
 mod service;
 mod settings;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::sync::Arc;
 
 pub use builder::ChannelBuilder;
-pub use connection::ConnectError;
+pub use connection::{ConnectError, ConnectProblem};
 pub use error::ChannelError;
 pub use response_body::ResponseBody;
+#[cfg(feature = "tls")]
+pub use tls::{SERVER_NAME_TAG, Tls, TlsError};
 
 use self::{
     connection::{Connection, Connector},

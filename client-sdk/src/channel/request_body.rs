@@ -64,9 +64,14 @@ impl Replay {
 
     /// Whether the present attempt has a body of which nothing was asked for yet.
     pub(super) fn untouched(&self) -> bool {
-        let source = lock(&self.0);
-        let empty = !source.read && source.body.is_end_stream();
-        !source.asked && !empty
+        lock(&self.0).untouched()
+    }
+
+    /// The present attempt is given up: it reads no more. Whether it had [read nothing yet](Self::untouched).
+    pub(super) fn abandon(&self) -> bool {
+        let mut source = lock(&self.0);
+        source.attempt += 1;
+        source.untouched()
     }
 
     /// An answer has begun: nothing is sent again.
@@ -118,6 +123,11 @@ impl Body for RequestBody {
 }
 
 impl Source {
+    fn untouched(&self) -> bool {
+        let empty = !self.read && self.body.is_end_stream();
+        !self.asked && !empty
+    }
+
     fn keep(&mut self, frame: &Frame<Bytes>) {
         let Kept::All { frames, room } = &mut self.kept else { return };
         match frame.data_ref() {
@@ -177,6 +187,17 @@ mod tests {
         next(&mut second).await;
         next(&mut second).await;
         assert!(replay.attempt().is_none());
+    }
+
+    #[tokio::test]
+    async fn an_abandoned_attempt_reads_nothing_more() {
+        let replay = Replay::new(body(&["abc"]), 4);
+        let mut first = replay.attempt().expect("fresh");
+        assert!(replay.abandon(), "nothing was read");
+        assert!(next(&mut first).await.expect("some").is_err());
+        let mut second = replay.attempt().expect("all kept");
+        assert_eq!(next(&mut second).await.expect("some").expect("data"), "abc");
+        assert!(!replay.abandon());
     }
 
     #[tokio::test]

@@ -16,22 +16,19 @@ use std::{
     time::Duration,
 };
 
-use http::{
-    HeaderMap, Request, Response, Uri, request,
-    uri::{PathAndQuery, Scheme},
-};
+use http::{HeaderMap, Request, Response, Uri, request, uri::PathAndQuery};
 use tonic::Status;
 
 use super::{
     BalancedChannel, Inner,
-    connection::Connection,
+    connection::{Connection, InFlight, Origin, Seat, Seating},
     error::{ChannelError, Fate, fate},
     request_body::{Replay, RequestBody},
     response_body::ResponseBody,
 };
 use crate::{
     balance::{Outcome, PickContext},
-    members::{Deadline, Member, Ongoing, Search, within},
+    members::{Deadline, Member, Ongoing, RouteError, Search, within},
     runtime::BoxFuture,
 };
 
@@ -67,12 +64,17 @@ enum Attempt {
 
 impl Call {
     fn new(inner: Arc<Inner>, request: Request<tonic::body::Body>) -> Self {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let shared = &inner.shared;
         let now = shared.runtime.now();
         let deadline =
             grpc_timeout(&head.headers).map(|timeout| Deadline { timeout, at: now.saturating_add(timeout) });
-        let context = PickContext { hash_key: shared.endpoint.hash_key, ..PickContext::new() }.now(now);
+        let random = || shared.runtime.random();
+        let key =
+            inner.settings.hash_keys.key(&head.extensions, &head.headers, shared.endpoint.hash_key, random);
+        // They are for whoever stands before the channel; copies of them for each attempt would go nowhere.
+        head.extensions = http::Extensions::new();
+        let context = PickContext { hash_key: key, ..PickContext::new() }.now(now);
         let body = Replay::new(body, inner.settings.replay_limit);
         let search = Search::new(Arc::clone(shared), context, deadline);
         Self { inner, head, body, search }
@@ -95,26 +97,23 @@ impl Call {
     ) -> Result<Attempt, ChannelError> {
         let address = connection.address();
         // Counted first: a connection with something in flight is not gone.
-        let call = connection.begin(call);
-        let Some((mut sender, nth)) = connection.sender() else {
-            self.search.not_taken(connection, connection.opened(), None);
+        let mut call = connection.begin(call);
+        let Some(seat) = self.seat(connection, &mut call).await? else {
+            self.search.not_taken(connection, 0, None);
             call.not_taken();
             return Ok(Attempt::NotTaken);
         };
+        let Seat { mut sender, origin, nth } = seat;
         let Some(body) = self.body.attempt() else {
             let limit = self.inner.settings.replay_limit;
             let source =
                 self.search.last().cloned().unwrap_or_else(|| Arc::new(Status::unavailable("not taken")));
             return Err(ChannelError::NotReplayable { address: address.clone(), limit, source });
         };
-        let sent = sender.try_send_request(self.request(connection, body));
+        let sent = sender.try_send_request(self.request(origin, body));
         drop(sender);
-        let deadline = self.search.deadline();
-        let sent = within(deadline.map(|deadline| self.search.left(deadline.at)), sent).await;
-        let sent = sent.map_err(|_| ChannelError::DeadlineExceeded {
-            timeout: deadline.map_or(Duration::ZERO, |deadline| deadline.timeout),
-            reason: format!("waiting for the answer of {address}"),
-        })?;
+        let sent = within(self.remaining(), sent).await;
+        let sent = sent.map_err(|_| self.too_late(&format!("the answer of {address}")))?;
         let mut error = match sent {
             Ok(response) => {
                 self.body.commit();
@@ -138,7 +137,11 @@ impl Call {
             error
         } else {
             match fate(address, error) {
-                Fate::Refused(error) => error,
+                Fate::Refused(error) => {
+                    self.search.refused(connection, Arc::new(error));
+                    call.not_taken();
+                    return Ok(Attempt::NotTaken);
+                }
                 Fate::GoneAway(error) => {
                     connection.retire(nth);
                     error
@@ -154,13 +157,47 @@ impl Call {
         Ok(Attempt::NotTaken)
     }
 
-    fn request(&self, connection: &Connection, body: RequestBody) -> Request<RequestBody> {
+    /// A place on one of the instance's connections that the request was not given to yet.
+    async fn seat(
+        &mut self,
+        connection: &Arc<Connection>,
+        call: &mut InFlight,
+    ) -> Result<Option<Seat>, ChannelError> {
+        let (tried, remaining) = (self.search.tried(), self.remaining());
+        let tried = |nth| tried.has(connection, nth);
+        match call.seat(tried) {
+            Seating::Seated(seat) => Ok(Some(seat)),
+            Seating::None => Ok(None),
+            Seating::Full => {
+                let seat = within(remaining, call.wait_for_seat(tried)).await;
+                seat.map_err(|_| self.too_late(&format!("another connection to {}", connection.address())))
+            }
+        }
+    }
+
+    /// How long it is until the deadline, if there is one.
+    fn remaining(&self) -> Option<Duration> {
+        self.search.deadline().map(|deadline| self.search.left(deadline.at))
+    }
+
+    /// The time is up. A call whose connection had no room for it until now was not sent, and will not be.
+    fn too_late(&self, waiting_for: &str) -> ChannelError {
+        let timeout = self.search.deadline().map_or(Duration::ZERO, |deadline| deadline.timeout);
+        let reason = format!("waiting for {waiting_for}");
+        if self.body.abandon() {
+            RouteError::DeadlineExceeded { timeout, reason }.into()
+        } else {
+            ChannelError::DeadlineExceeded { timeout, reason }
+        }
+    }
+
+    fn request(&self, origin: Origin, body: RequestBody) -> Request<RequestBody> {
         let mut head = self.head.clone();
         // An authority that the caller set (`with_origin`) is kept.
         if head.uri.authority().is_none() {
             let mut parts = std::mem::take(&mut head.uri).into_parts();
-            parts.scheme = Some(Scheme::HTTP);
-            parts.authority = Some(connection.authority().clone());
+            parts.scheme = Some(origin.scheme);
+            parts.authority = Some(origin.authority);
             parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
             head.uri = Uri::from_parts(parts).expect("scheme, authority and path are all there");
         }

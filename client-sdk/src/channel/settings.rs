@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::backoff::Bounds;
+use crate::{backoff::Bounds, balance::HashKeys};
 
 /// A channel's settings; the builder documents each.
 #[derive(Clone, Debug)]
@@ -12,6 +12,12 @@ pub(super) struct Settings {
     pub(super) keepalive_interval: Duration,
     pub(super) keepalive_timeout: Duration,
     pub(super) keepalive_while_idle: bool,
+    /// Where the hash keys of calls are looked for.
+    pub(super) hash_keys: HashKeys,
+    /// 1 to 1,000.
+    pub(super) connections_per_instance: usize,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<super::tls::Tls>,
     /// Of an instance that could not be connected.
     pub(super) backoff: Bounds,
 }
@@ -24,6 +30,10 @@ impl Default for Settings {
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(5),
             keepalive_while_idle: true,
+            hash_keys: HashKeys::new(),
+            connections_per_instance: 1,
+            #[cfg(feature = "tls")]
+            tls: None,
             backoff: Bounds { base: Duration::from_millis(100), max: Duration::from_secs(30) },
         }
     }

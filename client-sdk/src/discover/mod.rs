@@ -3,6 +3,7 @@
 //! Owns the [`Discover`] trait and its implementations. Anyone can implement it (as `async fn`) and have it work with
 //! every balancer, layer and channel of this crate.
 
+pub(crate) mod broadcast;
 mod cache_file;
 mod follow;
 mod registry;

@@ -20,7 +20,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{Discover, View, ViewReceiver, ViewState, cache_file::CacheFile};
+use super::{Discover, View, ViewReceiver, ViewState, broadcast::Broadcast, cache_file::CacheFile};
 use crate::{
     client::{MissingRegistry, Refusal, RegistryClient},
     model::{Change, Endpoint, Instance},
@@ -28,9 +28,6 @@ use crate::{
     view::ViewKey,
     watch::{Sink, Update, WatchError, Watcher},
 };
-
-/// So many changes wait for a slow receiver; then it loses the oldest, and is told.
-const BROADCAST: usize = 1024;
 
 /// Discovers instances through the registry. Cheap to clone; the last clone to go ends the stream.
 ///
@@ -64,18 +61,10 @@ struct Shared {
     views: Mutex<BTreeMap<ViewKey, Followed>>,
     view_added: tokio::sync::Notify,
     /// For those who want to hear of every view.
-    changes: Broadcast,
+    changes: Broadcast<Change<ViewKey>>,
     /// For those who hold the views that they want to hear of.
-    viewed: Broadcast,
+    viewed: Broadcast<Change<ViewKey>>,
     cache: Option<Arc<CacheFile>>,
-}
-
-/// Tells changes. It overflows instead of blocking.
-#[derive(Debug)]
-struct Broadcast {
-    sender: async_broadcast::Sender<Change<ViewKey>>,
-    /// Keeps the channel open while nobody listens.
-    listeners: async_broadcast::InactiveReceiver<Change<ViewKey>>,
 }
 
 #[derive(Debug)]
@@ -292,24 +281,6 @@ impl RegistryDiscoverBuilder {
     }
 }
 
-impl Broadcast {
-    fn new() -> Self {
-        let (mut sender, receiver) = async_broadcast::broadcast(BROADCAST);
-        sender.set_overflow(true);
-        sender.set_await_active(false);
-        Self { sender, listeners: receiver.deactivate() }
-    }
-
-    fn listen(&self) -> async_broadcast::Receiver<Change<ViewKey>> {
-        self.listeners.activate_cloned()
-    }
-
-    fn tell(&self, change: Change<ViewKey>) {
-        // An error means that nobody listens: whoever comes later begins with `discover`.
-        let _ = self.sender.try_broadcast(change);
-    }
-}
-
 impl Shared {
     fn views(&self) -> std::sync::MutexGuard<'_, BTreeMap<ViewKey, Followed>> {
         self.views.lock().unwrap_or_else(PoisonError::into_inner)
@@ -322,7 +293,7 @@ impl Shared {
     /// Drops what was idle for long, and says when to look again. `None`: there is nothing to look at.
     fn drop_idle(&self, watcher: &Watcher, idle: Duration) -> Option<Duration> {
         let now = self.runtime.now();
-        let heard = self.changes.sender.receiver_count() > 0;
+        let heard = self.changes.is_heard();
         let mut views = self.views();
         views.retain(|key, followed| {
             if heard || followed.state.receiver_count() > 0 {

@@ -12,10 +12,11 @@ use crate::{
 /// Addresses in the order in which to try them.
 pub(crate) type Addresses = Box<dyn Iterator<Item = Address> + Send>;
 
-/// How requests choose.
+/// How requests choose. Cheap to clone: its clones share what the policy or the load balancer keeps.
+#[derive(Clone)]
 pub(crate) enum Chooser {
-    Policy(Box<dyn AnyPolicy>),
-    LoadBalance(Box<dyn AnyLoadBalance>),
+    Policy(Arc<dyn AnyPolicy>),
+    LoadBalance(Arc<dyn AnyLoadBalance>),
 }
 
 /// Any [`Policy`].
@@ -36,7 +37,17 @@ pub(crate) trait AnyLoadBalance: Send + Sync {
 impl Chooser {
     /// A policy.
     pub(crate) fn policy(policy: impl Policy) -> Self {
-        Self::Policy(Box::new(policy))
+        Self::Policy(Arc::new(policy))
+    }
+
+    /// Somebody's load balancer, which asks this discovery.
+    pub(crate) fn load_balance<D: Discover>(discover: Arc<D>, balance: impl LoadBalance<D>) -> Self {
+        Self::LoadBalance(Arc::new(WithDiscovery::new(discover, balance)))
+    }
+
+    /// Whether any request can go to any instance that may be chosen: to none in particular by a key or a name.
+    pub(super) fn takes_any(&self) -> bool {
+        matches!(self, Self::Policy(policy) if policy.connects() == Connects::Ahead)
     }
 
     /// When to connect what may be chosen.
@@ -59,7 +70,7 @@ impl<P: Policy> AnyPolicy for P {
 }
 
 /// A load balancer and the discovery that it asks.
-pub(crate) struct WithDiscovery<D, L> {
+struct WithDiscovery<D, L> {
     discover: Arc<D>,
     balance: L,
     told: Mutex<Told>,
@@ -76,7 +87,7 @@ struct Told {
 }
 
 impl<D: Discover, L: LoadBalance<D>> WithDiscovery<D, L> {
-    pub(crate) fn new(discover: Arc<D>, balance: L) -> Self {
+    fn new(discover: Arc<D>, balance: L) -> Self {
         Self { discover, balance, told: Mutex::default() }
     }
 

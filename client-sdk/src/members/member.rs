@@ -52,11 +52,27 @@ pub(crate) trait Member: Send + Sync + 'static {
 
     fn state(&self) -> ConnectionState;
 
+    /// Whether it takes a request right now, if it is ready. One that is ready and busy stays chosen, is passed over for the
+    /// moment, and tells the [`Room`](super::Room) when it is free again. Default: it always does.
+    fn is_free(&self) -> bool {
+        true
+    }
+
     /// Whether it is about to be connected, as far as one can tell: nothing went wrong yet.
     fn is_hopeful(&self) -> bool;
 
-    /// How often it was opened: names the current connection among those to this instance.
+    /// How often it was opened: names the newest connection among those to this instance.
     fn opened(&self) -> u64;
+
+    /// How many connections to it are open and take requests.
+    fn connections(&self) -> usize {
+        usize::from(self.state() == ConnectionState::Ready)
+    }
+
+    /// Whether there is a connection to it that is not one of those that were `tried`, by their numbers.
+    fn offers(&self, tried: &dyn Fn(u64) -> bool) -> bool {
+        !tried(self.opened())
+    }
 
     /// Requests that were sent and have not ended.
     fn in_flight(&self) -> usize;

@@ -20,6 +20,7 @@
 //! | `routes`, `standing` | which instances a request may go to, and why not to the others |
 //! | `chooser` | a policy or somebody's `LoadBalance`, without their types |
 //! | `search`, `tried` | one request's way to a member |
+//! | `room` | where requests wait while whoever is connected is busy |
 //! | `shared` | what requests and the driver share: the routes, the queue |
 //! | `ongoing`, `meters` | a request that an instance has, and what is counted |
 //! | `settings` | what all of it may be told |
@@ -35,6 +36,7 @@ mod error;
 mod member;
 mod meters;
 mod ongoing;
+mod room;
 mod routes;
 mod search;
 mod settings;
@@ -43,7 +45,7 @@ mod snapshot;
 mod standing;
 mod tried;
 
-pub(crate) use chooser::{Chooser, WithDiscovery};
+pub(crate) use chooser::Chooser;
 pub(crate) use driver::Driver;
 pub use error::RouteError;
 pub(crate) use error::{SharedError, innermost};
@@ -51,6 +53,7 @@ pub use member::ConnectionState;
 pub(crate) use member::{Member, Open, Order};
 pub(crate) use meters::Meters;
 pub(crate) use ongoing::Ongoing;
+pub(crate) use room::Room;
 pub(crate) use search::{Deadline, Search, within};
 pub(crate) use settings::Settings;
 pub(crate) use shared::Shared;

@@ -74,15 +74,18 @@ pub(crate) struct Entry<M> {
 pub(super) enum Found<'a, M> {
     /// An instance that takes it.
     Open(Pick<'a>, &'a Entry<M>),
-    /// The chosen one is being connected.
-    Coming,
-    /// There is none.
-    Nobody,
+    /// There is none now.
+    Nobody {
+        /// Some would have been there if they were not busy.
+        busy: bool,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Takes {
     Now,
+    /// Once it is not busy any more.
+    Busy,
     /// Once it is connected.
     Soon,
     Not,
@@ -153,7 +156,8 @@ impl<M: Member> Routes<M> {
         tried: &Tried<M>,
         wake: &Notify,
     ) -> Result<Found<'_, M>, PickError> {
-        let Some(built) = &self.built else { return Ok(Found::Nobody) };
+        let Some(built) = &self.built else { return Ok(Found::Nobody { busy: false }) };
+        let mut busy = false;
         for probe in 0..PROBES {
             let attempt = tried.len().saturating_add(probe);
             let pick = match built.picker.pick(&context.attempt(attempt)) {
@@ -164,7 +168,8 @@ impl<M: Member> Routes<M> {
             let entry = self.entry(&pick)?;
             match self.takes_now(entry, tried, wake) {
                 Takes::Now => return Ok(Found::Open(pick, entry)),
-                Takes::Soon => return Ok(Found::Coming),
+                Takes::Soon => return Ok(Found::Nobody { busy }),
+                Takes::Busy => busy = true,
                 Takes::Not => {}
             }
         }
@@ -172,9 +177,16 @@ impl<M: Member> Routes<M> {
     }
 
     /// The instance at an address, if it is connected and may be chosen, and the request was not given to it yet.
-    pub(super) fn at(&self, address: &Address, tried: &Tried<M>) -> Option<(Pick<'static>, &Entry<M>)> {
-        let entry = &self.entries[*self.by_address.get(address)?];
-        (!tried.contains(&entry.member)).then(|| (Pick::of(Arc::clone(&entry.instance)), entry))
+    pub(super) fn at(&self, address: &Address, tried: &Tried<M>) -> Found<'_, M> {
+        let Some(index) = self.by_address.get(address) else { return Found::Nobody { busy: false } };
+        let entry = &self.entries[*index];
+        if tried.contains(&entry.member) {
+            return Found::Nobody { busy: false };
+        }
+        if entry.is_busy() {
+            return Found::Nobody { busy: true };
+        }
+        Found::Open(Pick::of(Arc::clone(&entry.instance)), entry)
     }
 
     /// What the policy knows of the load of those that it chooses among, by their ids.
@@ -214,7 +226,7 @@ impl<M: Member> Routes<M> {
             return Takes::Not;
         }
         if entry.member.state() == ConnectionState::Ready {
-            return Takes::Now;
+            return if entry.member.is_free() { Takes::Now } else { Takes::Busy };
         }
         if !self.on_demand {
             return Takes::Not;
@@ -234,16 +246,20 @@ impl<M: Member> Routes<M> {
             None => self.next.fetch_add(1, Ordering::Relaxed),
         };
         let all = || (0..count).map(|step| &self.entries[start.wrapping_add(step) % count]);
+        let mut busy = false;
         for held in [false, true] {
             let rank = || all().filter(|entry| entry.instance.held == held && self.routes(entry));
-            if let Some(entry) = rank().find(|entry| entry.is_open() && !tried.contains(&entry.member)) {
-                return Found::Open(Pick::of(Arc::clone(&entry.instance)), entry);
+            for entry in rank().filter(|entry| entry.is_open() && !tried.contains(&entry.member)) {
+                if entry.member.is_free() {
+                    return Found::Open(Pick::of(Arc::clone(&entry.instance)), entry);
+                }
+                busy = true;
             }
             if self.on_demand && rank().any(|entry| self.takes_now(entry, tried, wake) == Takes::Soon) {
-                return Found::Coming;
+                break;
             }
         }
-        Found::Nobody
+        Found::Nobody { busy }
     }
 }
 
@@ -253,7 +269,12 @@ impl<M: Member> Entry<M> {
         !self.removed && self.instance.takes_requests()
     }
 
-    /// Whether a request could be sent to it.
+    /// Whether it is connected and takes no request at this moment.
+    fn is_busy(&self) -> bool {
+        self.member.state() == ConnectionState::Ready && !self.member.is_free()
+    }
+
+    /// Whether a request could be sent to it, now or once it is not busy.
     fn is_open(&self) -> bool {
         self.is_eligible() && self.member.state() == ConnectionState::Ready
     }

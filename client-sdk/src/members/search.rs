@@ -10,7 +10,7 @@
 //!
 //! Each choice reads the newest routes (C2), and no member is given the same request twice on one connection.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{borrow::Cow, future::Future, sync::Arc, time::Duration};
 
 use super::{
     Chooser, Member, Ongoing, RouteError, Shared, SharedError, chooser::Addresses, routes::Found,
@@ -29,9 +29,12 @@ pub(crate) struct Search<M: Member> {
     tried: Tried<M>,
     /// What the last attempt failed with.
     last: Option<SharedError>,
-    waited: Option<Waited<M>>,
-    /// What a load balancer named, and how many of it are still looked at.
-    addresses: Option<(Addresses, usize)>,
+    /// When to stop waiting for an instance, if it waited for one.
+    until: Option<Duration>,
+    /// While it waits.
+    place: Option<Place<M>>,
+    /// What a load balancer named.
+    named: Option<Named>,
 }
 
 /// The caller's own.
@@ -43,23 +46,39 @@ pub(crate) struct Deadline {
     pub(crate) at: Duration,
 }
 
-struct Waited<M> {
-    _place: Place<M>,
-    /// When to stop waiting for an instance.
-    until: Duration,
+struct Named {
+    addresses: Addresses,
+    /// How many of them are still looked at.
+    looks: usize,
+    /// Before it was asked.
+    seen: Seen,
+    /// Whether some were passed over that were only busy.
+    busy: bool,
 }
 
 /// What a choice came to.
 enum Choice<M> {
     Member(Pick<'static>, Arc<M>),
-    /// None, by the routes of this version.
-    None(u64),
+    /// None, by what was known then.
+    None {
+        seen: Seen,
+        busy: bool,
+    },
+}
+
+/// How far the world had come when a request looked at it.
+#[derive(Clone, Copy)]
+struct Seen {
+    /// The version of the routes.
+    version: u64,
+    /// How often a busy member had become free.
+    turn: u64,
 }
 
 impl<M: Member> Search<M> {
     pub(crate) fn new(shared: Arc<Shared<M>>, context: PickContext, deadline: Option<Deadline>) -> Self {
-        let (tried, last, waited, addresses) = (Tried::default(), None, None, None);
-        Self { shared, context, deadline, tried, last, waited, addresses }
+        let (tried, last, until, place, named) = (Tried::default(), None, None, None, None);
+        Self { shared, context, deadline, tried, last, until, place, named }
     }
 
     /// The next member to give the request to; waits for one if there is hope, or if it is to wait for ready.
@@ -76,15 +95,23 @@ impl<M: Member> Search<M> {
 
     async fn find(&mut self) -> Result<(Pick<'static>, Arc<M>), RouteError> {
         loop {
-            let (version, refusal) = match self.ask_balancer().await? {
-                Ok(()) => match self.choose()? {
-                    Choice::Member(pick, member) => return Ok((pick, member)),
-                    Choice::None(version) => (version, None),
+            let (seen, busy, refusal) = match self.ask_balancer().await? {
+                Ok(()) => match self.choose() {
+                    Ok(Choice::Member(pick, member)) => {
+                        self.place = None;
+                        return Ok((pick, member));
+                    }
+                    Ok(Choice::None { seen, busy }) => (seen, busy, None),
+                    Err(error) => {
+                        // It may have been woken for a member that another one can take.
+                        self.shared.room.still_free();
+                        return Err(error);
+                    }
                 },
-                Err((version, refusal)) => (version, Some(refusal)),
+                Err((seen, refusal)) => (seen, false, Some(refusal)),
             };
-            self.addresses = None;
-            self.wait(version, refusal).await?;
+            self.named = None;
+            self.wait(seen, busy, refusal).await?;
         }
     }
 
@@ -94,6 +121,17 @@ impl<M: Member> Search<M> {
         if error.is_some() {
             self.last = error;
         }
+    }
+
+    /// This member does not want the request, however it is connected.
+    pub(crate) fn refused(&mut self, member: &Arc<M>, error: SharedError) {
+        self.tried.add_all(member);
+        self.last = Some(error);
+    }
+
+    /// Whom the request was given to.
+    pub(crate) fn tried(&self) -> &Tried<M> {
+        &self.tried
     }
 
     /// What the last attempt failed with.
@@ -111,55 +149,74 @@ impl<M: Member> Search<M> {
         until.saturating_sub(self.shared.runtime.now())
     }
 
-    /// Has a load balancer name addresses, if one chooses and has not named any. `Ok(Err)`: it refuses, with the version
-    /// of the routes that it may have known.
-    async fn ask_balancer(&mut self) -> Result<Result<(), (u64, LoadBalanceError)>, RouteError> {
+    /// Has a load balancer name addresses, if one chooses and has not named any. `Ok(Err)`: it refuses, with what it may
+    /// have known.
+    async fn ask_balancer(&mut self) -> Result<Result<(), (Seen, LoadBalanceError)>, RouteError> {
         let shared = Arc::clone(&self.shared);
         let Chooser::LoadBalance(balance) = &shared.chooser else { return Ok(Ok(())) };
-        if self.addresses.is_some() {
+        if self.named.is_some() {
             return Ok(Ok(()));
         }
-        let version = shared.routes.load().version;
-        let asked = balance.addresses(&shared.endpoint);
-        let answer = within(self.remaining(), asked).await;
+        let seen = self.look();
+        // A load balancer knows of the request what the endpoint says.
+        let mut endpoint = Cow::Borrowed(&shared.endpoint);
+        if self.context.hash_key != shared.endpoint.hash_key {
+            endpoint.to_mut().hash_key = self.context.hash_key;
+        }
+        let answer = within(self.remaining(), balance.addresses(&endpoint)).await;
         Ok(match answer.map_err(|_| self.too_late("the load balancer's answer"))? {
             Ok(addresses) => {
                 let looks = ROUNDS * shared.routes.load().entries.len();
-                self.addresses = Some((addresses, looks));
+                self.named = Some(Named { addresses, looks, seen, busy: false });
                 Ok(())
             }
-            Err(refusal) => Err((version, refusal)),
+            Err(refusal) => Err((seen, refusal)),
         })
     }
 
     /// The next instance by the newest routes.
     fn choose(&mut self) -> Result<Choice<M>, RouteError> {
+        let seen = self.look();
         let shared = &self.shared;
         let routes = shared.routes.load();
-        if let Some((addresses, looks)) = &mut self.addresses {
-            while *looks > 0
-                && let Some(address) = addresses.next()
+        if let Some(named) = &mut self.named {
+            while named.looks > 0
+                && let Some(address) = named.addresses.next()
             {
-                *looks -= 1;
-                if let Some((pick, entry)) = routes.at(&address, &self.tried) {
-                    return Ok(Choice::Member(pick, Arc::clone(&entry.member)));
+                named.looks -= 1;
+                match routes.at(&address, &self.tried) {
+                    Found::Open(pick, entry) => {
+                        return Ok(Choice::Member(pick.into_owned(), Arc::clone(&entry.member)));
+                    }
+                    Found::Nobody { busy } => named.busy |= busy,
                 }
             }
-            return Ok(Choice::None(routes.version));
+            return Ok(Choice::None { seen: named.seen, busy: named.busy });
         }
         match routes.pick(&self.context, &self.tried, &shared.wake) {
             Ok(Found::Open(pick, entry)) => Ok(Choice::Member(pick.into_owned(), Arc::clone(&entry.member))),
-            Ok(Found::Coming | Found::Nobody) => Ok(Choice::None(routes.version)),
+            Ok(Found::Nobody { busy }) => Ok(Choice::None { seen, busy }),
             Err(source) => Err(RouteError::Pick { endpoint: shared.endpoint.to_string(), source }),
         }
     }
 
-    /// Waits until there are newer routes than those of `version`. Fails if there is nothing to wait for, or no longer.
-    async fn wait(&mut self, version: u64, refusal: Option<LoadBalanceError>) -> Result<(), RouteError> {
+    /// How far the world has come. Looked at before the routes are, so that nothing after it is missed.
+    fn look(&self) -> Seen {
+        Seen { turn: self.shared.room.turn(), version: self.shared.routes.load().version }
+    }
+
+    /// Waits until there is something newer than what was seen: other routes, or, if some were only busy, one that is not
+    /// any more. Fails if there is nothing to wait for, or no longer.
+    async fn wait(
+        &mut self,
+        seen: Seen,
+        busy: bool,
+        refusal: Option<LoadBalanceError>,
+    ) -> Result<(), RouteError> {
         let shared = Arc::clone(&self.shared);
         let settings = &shared.settings;
         let mut published = shared.published.subscribe();
-        if *published.borrow_and_update() > version {
+        if *published.borrow_and_update() > seen.version || (busy && shared.room.turn() != seen.turn) {
             return Ok(());
         }
         let outlook = shared.routes.load().outlook(&shared.endpoint, self.last.as_ref());
@@ -171,24 +228,31 @@ impl<M: Member> Search<M> {
             Some(refusal) => RouteError::refused(shared.endpoint.to_string(), refusal),
             None => error,
         };
-        if !hopeful && !settings.wait_for_ready {
+        if !hopeful && !busy && !settings.wait_for_ready {
             return Err(error);
         }
-        if self.waited.is_none() {
+        let until = *self.until.get_or_insert_with(|| {
             let until = shared.runtime.now().saturating_add(settings.longest_wait());
             // A caller's own deadline says how long it waits, if it chose to wait at all.
-            let until = if settings.wait_for_ready && settings.max_wait.is_none() {
-                self.deadline.map_or(until, |deadline| deadline.at)
-            } else {
-                until
-            };
-            self.waited = Some(Waited { _place: shared.queue()?, until });
+            match self.deadline {
+                Some(deadline) if settings.wait_for_ready && settings.max_wait.is_none() => deadline.at,
+                _ => until,
+            }
+        });
+        if self.place.is_none() {
+            self.place = Some(shared.queue()?);
         }
-        let until = self.waited.as_ref().map_or(Duration::ZERO, |waited| waited.until);
-        let changed = tokio::time::timeout(self.left(until), published.changed());
-        let changed = within(self.remaining(), changed).await;
+        let news = async {
+            tokio::select! {
+                biased;
+                () = shared.room.vacancy(seen.turn), if busy => {}
+                // Its sender lives as long as `shared`.
+                _ = published.changed() => {}
+            }
+        };
+        let changed = within(self.remaining(), tokio::time::timeout(self.left(until), news)).await;
         match changed.map_err(|_| self.too_late(&error.to_string()))? {
-            Ok(_) => Ok(()),
+            Ok(()) => Ok(()),
             Err(_) => match self.deadline {
                 Some(Deadline { timeout, at }) if at <= until => {
                     Err(RouteError::DeadlineExceeded { timeout, reason: error.to_string() })

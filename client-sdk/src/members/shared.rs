@@ -8,7 +8,7 @@ use std::sync::{
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 
-use super::{Chooser, Member, Meters, RouteError, Settings, Snapshot, routes::Routes};
+use super::{Chooser, Member, Meters, Room, RouteError, Settings, Snapshot, routes::Routes};
 use crate::{balance::CallerOrder, model::Endpoint, runtime::Runtime};
 
 pub(crate) struct Shared<M> {
@@ -24,6 +24,8 @@ pub(crate) struct Shared<M> {
     pub(crate) meters: Arc<Meters>,
     /// Told of every change of a member.
     pub(super) wake: Arc<Notify>,
+    /// Told by members that are no longer busy.
+    pub(crate) room: Arc<Room>,
     waiting: AtomicUsize,
 }
 
@@ -44,6 +46,7 @@ impl<M: Member> Shared<M> {
             settings,
             runtime,
             caller,
+            room: Arc::new(Room::new(chooser.takes_any())),
             chooser,
             routes: ArcSwap::from_pointee(Routes::unknown()),
             published: watch::channel(0).0,

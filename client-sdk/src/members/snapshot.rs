@@ -32,13 +32,18 @@ pub struct InstanceSnapshot {
     pub instance: Arc<Instance>,
     /// Of its connection.
     pub state: ConnectionState,
+    /// Whether it is connected and takes no request at this moment, because its service is not ready: requests pass it over,
+    /// and wait if all are. Never so in a channel.
+    pub busy: bool,
     /// Whether it is chosen, and why not.
     pub standing: Standing,
     /// Requests that were sent and have not ended.
     pub in_flight: usize,
     /// What the policy knows of its load. `None`: nothing, or it does not choose among such.
     pub load: Option<Load>,
-    /// How often it was connected.
+    /// How many connections to it are open and take requests.
+    pub connections: usize,
+    /// How often it was connected, all connections together.
     pub connects: u64,
     /// Why it could not be connected, if it could not.
     pub last_error: Option<String>,
@@ -50,9 +55,11 @@ impl Snapshot {
         let instances = routes.entries.iter().map(|entry| InstanceSnapshot {
             instance: Arc::clone(&entry.instance),
             state: entry.member.state(),
+            busy: entry.member.state() == ConnectionState::Ready && !entry.member.is_free(),
             standing: routes.standing(entry),
             in_flight: entry.member.in_flight(),
             load: loads.get(&*entry.instance.id).copied().filter(|_| !entry.removed),
+            connections: entry.member.connections(),
             connects: entry.member.opened(),
             last_error: entry.member.last_error().map(|error| error.to_string()),
         });

@@ -1,24 +1,33 @@
 //! Which members one request was given to already.
 
-use std::sync::Arc;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use super::Member;
 
-/// The members that a request was given to, each by how often it had been opened: one that was opened anew since is
+/// The members that a request was given to, each by the numbers of its connections: one that was opened anew since is
 /// another one.
-pub(super) struct Tried<M>(Vec<(Arc<M>, u64)>);
+pub(crate) struct Tried<M>(Vec<(Arc<M>, RangeInclusive<u64>)>);
 
 impl<M: Member> Tried<M> {
-    /// The request was offered to the nth connection of this member.
+    /// The request was offered to the nth connection of this member. No connection is the 0th.
     pub(super) fn add(&mut self, member: &Arc<M>, nth: u64) {
-        self.0.push((Arc::clone(member), nth));
+        self.0.push((Arc::clone(member), nth..=nth));
     }
 
+    /// This member does not want the request, whichever of its connections brings it.
+    pub(super) fn add_all(&mut self, member: &Arc<M>) {
+        self.0.push((Arc::clone(member), 0..=member.opened()));
+    }
+
+    /// Whether the request was offered to the nth connection of this member.
+    pub(crate) fn has(&self, member: &Arc<M>, nth: u64) -> bool {
+        self.0.iter().any(|(tried, which)| Arc::ptr_eq(tried, member) && which.contains(&nth))
+    }
+
+    /// Whether the request was offered to this member, and it has no connection left to offer it to.
     pub(super) fn contains(&self, member: &Arc<M>) -> bool {
-        !self.0.is_empty() && {
-            let opened = member.opened();
-            self.0.iter().any(|(tried, then)| Arc::ptr_eq(tried, member) && *then == opened)
-        }
+        self.0.iter().any(|(tried, _)| Arc::ptr_eq(tried, member))
+            && !member.offers(&|nth| self.has(member, nth))
     }
 
     pub(super) fn len(&self) -> u32 {

@@ -56,12 +56,23 @@ pub(crate) struct Desk {
 impl Server {
     /// On a port.
     pub(crate) fn start(name: &'static str) -> Self {
+        Self::listening(name, None)
+    }
+
+    fn listening(name: &'static str, streams: Option<u32>) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("bound").into();
         let mut server = Self::new(name, address, None);
-        server.serve(async move { TcpIncoming::from(TcpListener::from_std(listener).expect("nonblocking")) });
+        server.serve(streams, async move {
+            TcpIncoming::from(TcpListener::from_std(listener).expect("nonblocking"))
+        });
         server
+    }
+
+    /// On a port, with so many streams at once on a connection.
+    pub(crate) fn limited(name: &'static str, streams: u32) -> Self {
+        Self::listening(name, Some(streams))
     }
 
     /// On a socket in the file system, which nobody else can take while the server is dead.
@@ -79,9 +90,9 @@ impl Server {
         let _ = std::fs::remove_file(&path); // none yet
         let listener = std::os::unix::net::UnixListener::bind(path).expect("free");
         listener.set_nonblocking(true).expect("a socket");
-        self.serve(
-            async move { UnixListenerStream::new(UnixListener::from_std(listener).expect("nonblocking")) },
-        );
+        self.serve(None, async move {
+            UnixListenerStream::new(UnixListener::from_std(listener).expect("nonblocking"))
+        });
     }
 
     fn new(name: &'static str, address: Address, home: Option<tempfile::TempDir>) -> Self {
@@ -94,7 +105,7 @@ impl Server {
         Self { address, desk, runtime: None, home }
     }
 
-    fn serve<I, S>(&mut self, incoming: impl Future<Output = I> + Send + 'static)
+    fn serve<I, S>(&mut self, streams: Option<u32>, incoming: impl Future<Output = I> + Send + 'static)
     where
         I: Stream<Item = io::Result<S>> + Send + 'static,
         S: Io + tonic::transport::server::Connected,
@@ -107,6 +118,7 @@ impl Server {
         let service = Arc::clone(&self.desk);
         runtime.spawn(async move {
             tonic::transport::Server::builder()
+                .max_concurrent_streams(streams)
                 .add_service(HealthServer::from_arc(Arc::clone(&service)))
                 .add_service(ServerReflectionServer::from_arc(service))
                 .serve_with_incoming(incoming.await)

@@ -1,6 +1,7 @@
 //! The channel under real servers, misbehaving ones, and a view that changes.
 #![allow(clippy::disallowed_methods)] // a test may spawn
 
+mod h2_server;
 mod kit;
 
 mod channel_calls;
@@ -8,8 +9,12 @@ mod channel_changes;
 mod channel_connecting;
 mod channel_failures;
 mod channel_foreign;
+mod channel_hash_keys;
+mod channel_lanes;
 mod channel_metrics;
 mod channel_policies;
+#[cfg(feature = "tls")]
+mod channel_tls;
 
 use std::sync::Arc;
 

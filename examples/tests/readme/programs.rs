@@ -17,10 +17,11 @@ const CALLER: &str = "cargo run -p examples --bin caller -- --calls 20";
 const CUSTOM_DISCOVER: &str = "cargo run -p examples --bin custom_discover";
 const CUSTOM_LOAD_BALANCE: &str = "cargo run -p examples --bin custom_load_balance";
 const CUSTOM_POLICY: &str = "cargo run -p examples --bin custom_policy";
+const HTTP1: &str = "cargo run -p examples --bin http1";
 
 /// The commands of the README that are run here.
-pub(crate) const COMMANDS: [&str; 7] =
-    [WATCH, ALICE, BOB, CALLER, CUSTOM_DISCOVER, CUSTOM_LOAD_BALANCE, CUSTOM_POLICY];
+pub(crate) const COMMANDS: [&str; 8] =
+    [WATCH, ALICE, BOB, CALLER, CUSTOM_DISCOVER, CUSTOM_LOAD_BALANCE, CUSTOM_POLICY, HTTP1];
 
 /// What `cargo run` would start, which cargo has built already for this test.
 fn program(command: &str) -> Command {
@@ -33,6 +34,7 @@ fn program(command: &str) -> Command {
         "custom_discover" => env!("CARGO_BIN_EXE_custom_discover"),
         "custom_load_balance" => env!("CARGO_BIN_EXE_custom_load_balance"),
         "custom_policy" => env!("CARGO_BIN_EXE_custom_policy"),
+        "http1" => env!("CARGO_BIN_EXE_http1"),
         other => panic!("{other} is not a program"),
     };
     let mut command = Command::new(program);
@@ -140,6 +142,16 @@ async fn a_policy_of_ones_own() {
         "  6 calls: alice 3, bob 3",
         "alice and bob have stopped",
         "  6 calls: carol 6",
+    ];
+    assert_eq!(said, expected);
+}
+
+#[tokio::test]
+async fn any_tower_service_balanced() {
+    let said = output(&mut program(HTTP1)).await;
+    let expected = [
+        "both are connected: 20 requests are answered by alice and bob",
+        "alice has stopped: 20 requests are answered by bob",
     ];
     assert_eq!(said, expected);
 }

@@ -26,8 +26,10 @@ use super::{
     convert::{self, Told},
 };
 use crate::{
-    bridge::broadcast::Broadcast,
-    discover::track::{SharedError, Sink},
+    discover::{
+        broadcast::Broadcast,
+        track::{SharedError, Sink},
+    },
     model::Change,
     runtime::Runtime,
 };

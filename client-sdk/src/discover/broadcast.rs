@@ -3,34 +3,34 @@
 use async_broadcast::{InactiveReceiver, Receiver, Sender};
 
 /// So many changes wait for a slow receiver; then it loses the oldest, and is told.
-pub(super) const CAPACITY: usize = 1024;
+pub(crate) const CAPACITY: usize = 1024;
 
 #[derive(Debug)]
-pub(super) struct Broadcast<T> {
+pub(crate) struct Broadcast<T> {
     sender: Sender<T>,
     /// Keeps the channel open.
     listeners: InactiveReceiver<T>,
 }
 
 impl<T: Clone> Broadcast<T> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (mut sender, receiver) = async_broadcast::broadcast(CAPACITY);
         sender.set_overflow(true);
         sender.set_await_active(false);
         Self { sender, listeners: receiver.deactivate() }
     }
 
-    pub(super) fn listen(&self) -> Receiver<T> {
+    pub(crate) fn listen(&self) -> Receiver<T> {
         self.listeners.activate_cloned()
     }
 
     /// Whether anyone listens.
-    pub(super) fn is_heard(&self) -> bool {
+    pub(crate) fn is_heard(&self) -> bool {
         self.sender.receiver_count() > 0
     }
 
     /// Tells all who listen now; whoever comes later begins with `discover`. Returns what a slow one lost over it.
-    pub(super) fn tell(&self, message: T) -> Option<T> {
+    pub(crate) fn tell(&self, message: T) -> Option<T> {
         self.sender.try_broadcast(message).unwrap_or_default()
     }
 }

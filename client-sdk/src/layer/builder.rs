@@ -1,0 +1,298 @@
+//! Builds a layer, or the service at once.
+
+use std::{marker::PhantomData, sync::Arc, time::Duration};
+
+use tower::{BoxError, Layer, Service};
+
+use super::{
+    LoadBalanced, Target, actor,
+    service::{Judge, Keys},
+};
+use crate::{
+    backoff::Bounds,
+    balance::{CallerOrder, LoadBalance, MissingKey, Outcome, Policy, RoundRobin},
+    discover::{Discover, follow},
+    members::{self, Chooser, Shared},
+    model::{Address, Endpoint, Instance},
+    runtime::Runtime,
+};
+
+/// Balances whatever services a `MakeService` makes over the instances of an endpoint, as a [`tower::Layer`].
+///
+/// The inner service takes an instance's [`Address`] (or the whole [`Instance`], see
+/// [`by_instance`](LoadBalanceBuilder::by_instance)) and makes a service for it: any tower `MakeService<Address, Req>` that can be
+/// cloned. The services need not be `Clone`, and may be busy at times.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// use std::{convert::Infallible, sync::Arc};
+/// use client_sdk::{Address, Endpoint, StaticDiscover, layer::LoadBalanceLayer};
+/// use tower::{Layer, Service, service_fn};
+///
+/// // Makes a service for an address: a real one would connect to it.
+/// let connect = service_fn(|address: Address| async move {
+///     let greet = move |name: &'static str| {
+///         let greeting = format!("hello {name}, this is {address}");
+///         async move { Ok::<_, Infallible>(greeting) }
+///     };
+///     Ok::<_, Infallible>(service_fn(greet))
+/// });
+/// let peers = Arc::new(StaticDiscover::parse(["10.0.0.7:8080"])?);
+/// let mut greeter = LoadBalanceLayer::builder(peers, Endpoint::new("greeter")).build().layer(connect);
+/// assert_eq!(greeter.call("caller").await?, "hello caller, this is 10.0.0.7:8080");
+/// # Ok(()) }
+/// ```
+///
+/// Each service that it makes follows the endpoint by itself; the policy, or the load balancer, is one for all of them.
+pub struct LoadBalanceLayer<D, Req, Res, T = Address> {
+    recipe: LoadBalanceBuilder<D, Req, Res, T>,
+}
+
+/// Builds a [`LoadBalanceLayer`], or a [`LoadBalanced`] service at once. Made by [`LoadBalanceLayer::builder`].
+pub struct LoadBalanceBuilder<D, Req, Res, T = Address> {
+    discover: Arc<D>,
+    endpoint: Endpoint,
+    chooser: Option<Chooser>,
+    settings: actor::Settings,
+    members: members::Settings,
+    caller: Option<CallerOrder>,
+    keys: Keys<Req>,
+    judge: Option<Arc<Judge<Res>>>,
+    runtime: Option<Runtime>,
+    target: PhantomData<fn(T)>,
+}
+
+impl<D: Discover, Req, Res> LoadBalanceLayer<D, Req, Res> {
+    /// Builds a layer over the instances that `discover` names for `endpoint`. An endpoint with an address is called there,
+    /// whatever is discovered.
+    pub fn builder(discover: Arc<D>, endpoint: Endpoint) -> LoadBalanceBuilder<D, Req, Res> {
+        let members = members::Settings::default();
+        let make_timeout = members.default_wait;
+        let backoff = Bounds { base: Duration::from_millis(100), max: Duration::from_secs(30) };
+        LoadBalanceBuilder {
+            discover,
+            endpoint,
+            chooser: None,
+            settings: actor::Settings { make_timeout, backoff },
+            members,
+            caller: None,
+            keys: Keys { of: None, missing: MissingKey::default() },
+            judge: None,
+            runtime: None,
+            target: PhantomData,
+        }
+    }
+}
+
+impl<D: Discover, Req, Res, T> LoadBalanceBuilder<D, Req, Res, T> {
+    /// How to choose among the instances that have a service. Default: [`RoundRobin`].
+    #[must_use]
+    pub fn policy(mut self, policy: impl Policy) -> Self {
+        self.chooser = Some(Chooser::policy(policy));
+        self
+    }
+
+    /// Chooses by a load balancer instead of a policy. Its addresses are mapped back to instances of the view; those that
+    /// have no service, are busy, or take no requests, are passed over by taking the next address. It gets no feedback but
+    /// the changes of the view, from each service of the layer. An endpoint with an address bypasses it.
+    #[must_use]
+    pub fn load_balancer(mut self, balance: impl LoadBalance<D>) -> Self {
+        self.chooser = Some(Chooser::load_balance(Arc::clone(&self.discover), balance));
+        self
+    }
+
+    /// What a request is hashed by, for policies that hash. `None` leaves it to [`Endpoint::hash_key`]. Default: always
+    /// that. HTTP requests may have it read from an extension or a header by [`HashKeys::key`](crate::balance::HashKeys::key).
+    #[must_use]
+    pub fn hash_key(mut self, key: impl Fn(&Req) -> Option<u64> + Send + Sync + 'static) -> Self {
+        self.keys.of = Some(Arc::new(key));
+        self
+    }
+
+    /// What it means for a policy that hashes if a request has no key. Default [`MissingKey::Error`].
+    #[must_use]
+    pub fn missing_key(mut self, missing: MissingKey) -> Self {
+        self.keys.missing = missing;
+        self
+    }
+
+    /// What an answer means for the instance that gave it, for policies that learn: without it each is a success, so one that
+    /// fails fast (an HTTP 503) looks good. An error of the service is a failure in any case.
+    #[must_use]
+    pub fn outcome(mut self, of: impl Fn(&Res) -> Outcome + Send + Sync + 'static) -> Self {
+        self.judge = Some(Arc::new(of));
+        self
+    }
+
+    /// Has services made for the whole instance, its tags included, instead of its address alone. A service is made for
+    /// what the instance is then; other tags or another weight make no new one.
+    #[must_use]
+    pub fn by_instance(self) -> LoadBalanceBuilder<D, Req, Res, Arc<Instance>> {
+        LoadBalanceBuilder {
+            discover: self.discover,
+            endpoint: self.endpoint,
+            chooser: self.chooser,
+            settings: self.settings,
+            members: self.members,
+            caller: self.caller,
+            keys: self.keys,
+            judge: self.judge,
+            runtime: self.runtime,
+            target: PhantomData,
+        }
+    }
+
+    /// Whether requests wait until some instance takes them. Default: no, they fail as soon as nothing is left to hope for;
+    /// they wait for the first answer of the discovery, while services are being made of which none failed yet, and while
+    /// all services are busy.
+    #[must_use]
+    pub fn wait_for_ready(mut self, wait: bool) -> Self {
+        self.members.wait_for_ready = wait;
+        self
+    }
+
+    /// The longest that a request waits for a service that takes it. Default: the make timeout; if requests wait for ready,
+    /// 30 s. Whoever wants a deadline for the whole call drops its future.
+    #[must_use]
+    pub fn max_wait(mut self, wait: Duration) -> Self {
+        self.members.max_wait = Some(wait);
+        self
+    }
+
+    /// How many requests may wait for a service at once; more fail with `QueueFull`. Default 1,024.
+    #[must_use]
+    pub fn queue_limit(mut self, requests: usize) -> Self {
+        self.members.queue_limit = requests;
+        self
+    }
+
+    /// How many instances get a service before any request, if there are more. Default 100; at least 1. As
+    /// [`ChannelBuilder::connect_ahead`](crate::channel::ChannelBuilder::connect_ahead).
+    #[must_use]
+    pub fn connect_ahead(mut self, instances: usize) -> Self {
+        self.members.connect_ahead = instances.max(1);
+        self
+    }
+
+    /// In which order this caller prefers instances. Default: a random one. Give it the process's stable name, so that it
+    /// prefers the same instances after a restart.
+    #[must_use]
+    pub fn caller(mut self, caller: CallerOrder) -> Self {
+        self.caller = Some(caller);
+        self
+    }
+
+    /// How long it may take until a service is made and ready for the first time; after that it is given up and tried
+    /// again. Default 5 s. How long it is busy later is not bounded.
+    #[must_use]
+    pub fn make_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.make_timeout = timeout;
+        self.members.default_wait = timeout;
+        self
+    }
+
+    /// How long an instance is left alone whose service could not be made, or failed (its `poll_ready`) before it was of any
+    /// use: `base` after the first failure, doubling up to `max`, each time between half of it and all of it. Default
+    /// 100 ms and 30 s. A new incarnation of the instance ends it. A service that answered a request, or lasted a second,
+    /// is made anew at once.
+    #[must_use]
+    pub fn backoff(mut self, base: Duration, max: Duration) -> Self {
+        self.settings.backoff = Bounds { base, max };
+        self
+    }
+
+    /// The outside world, of which clock, randomness and spawning are used. Default: the real one.
+    #[must_use]
+    pub fn runtime(mut self, runtime: Runtime) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// The layer.
+    pub fn build(self) -> LoadBalanceLayer<D, Req, Res, T> {
+        LoadBalanceLayer { recipe: self }
+    }
+
+    /// The service itself, over what `make` makes. Must be called where its runtime can spawn: in a tokio runtime, for the
+    /// default one. It starts to discover and to make services at once.
+    pub fn service<M, S>(self, make: M) -> LoadBalanced<S, Req, Res>
+    where
+        M: Service<T, Response = S> + Clone + Send + 'static,
+        M::Error: Into<BoxError>,
+        M::Future: Send,
+        S: Service<Req, Response = Res> + Send + 'static,
+        S::Error: Into<BoxError>,
+        T: Target,
+        Req: 'static,
+    {
+        let runtime = self.runtime.unwrap_or_default();
+        let bypass = self.endpoint.address.is_some();
+        let chooser = match self.chooser {
+            Some(Chooser::LoadBalance(_)) if bypass => None,
+            chooser => chooser,
+        };
+        let chooser = chooser.unwrap_or_else(|| Chooser::policy(RoundRobin::new(&runtime)));
+        let followed = follow(self.discover, self.endpoint.clone(), &runtime);
+        let caller = self.caller.unwrap_or_else(|| CallerOrder::new(runtime.random()));
+        let shared = Shared::new(self.endpoint, self.members, caller, runtime, chooser);
+        LoadBalanced::start(shared, self.settings, followed, self.keys, self.judge, make)
+    }
+}
+
+impl<M, S, D, Req, Res, T> Layer<M> for LoadBalanceLayer<D, Req, Res, T>
+where
+    M: Service<T, Response = S> + Clone + Send + 'static,
+    M::Error: Into<BoxError>,
+    M::Future: Send,
+    S: Service<Req, Response = Res> + Send + 'static,
+    S::Error: Into<BoxError>,
+    D: Discover,
+    T: Target,
+    Req: 'static,
+{
+    type Service = LoadBalanced<S, Req, Res>;
+
+    /// As [`LoadBalanceBuilder::service`].
+    fn layer(&self, make: M) -> LoadBalanced<S, Req, Res> {
+        self.recipe.clone().service(make)
+    }
+}
+
+impl<D, Req, Res, T> Clone for LoadBalanceBuilder<D, Req, Res, T> {
+    fn clone(&self) -> Self {
+        Self {
+            discover: Arc::clone(&self.discover),
+            endpoint: self.endpoint.clone(),
+            chooser: self.chooser.clone(),
+            settings: self.settings.clone(),
+            members: self.members.clone(),
+            caller: self.caller,
+            keys: self.keys.clone(),
+            judge: self.judge.clone(),
+            runtime: self.runtime.clone(),
+            target: PhantomData,
+        }
+    }
+}
+
+impl<D, Req, Res, T> Clone for LoadBalanceLayer<D, Req, Res, T> {
+    fn clone(&self) -> Self {
+        Self { recipe: self.recipe.clone() }
+    }
+}
+
+impl<D, Req, Res, T> std::fmt::Debug for LoadBalanceBuilder<D, Req, Res, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoadBalanceBuilder")
+            .field("endpoint", &self.endpoint)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<D, Req, Res, T> std::fmt::Debug for LoadBalanceLayer<D, Req, Res, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoadBalanceLayer").field("endpoint", &self.recipe.endpoint).finish_non_exhaustive()
+    }
+}

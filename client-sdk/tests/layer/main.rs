@@ -1,0 +1,9 @@
+//! Any tower service, balanced: over services that a test makes busy, breaks, and makes panic.
+#![allow(clippy::disallowed_methods)] // a test may spawn
+
+mod kit;
+
+mod lifecycle;
+mod policies;
+mod towers_cases;
+mod waiting;
