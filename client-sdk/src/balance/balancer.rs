@@ -94,7 +94,7 @@ impl<D: Discover, P: Policy> Balancer<D, P> {
         if let Some(address) = &endpoint.address {
             return Ok(Candidates::fixed(address.clone()));
         }
-        Candidates::pick(self.entry(endpoint).await?, endpoint)
+        Candidates::of(self.entry(endpoint).await?, endpoint)
     }
 
     /// The keys that it holds now.

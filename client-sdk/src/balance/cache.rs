@@ -15,7 +15,7 @@ use std::{
 
 use dashmap::DashMap;
 
-use super::{Candidates, LoadBalance, LoadBalanceError, Policy, entry::Entry};
+use super::{Candidates, LoadBalance, LoadBalanceError, Policy, candidates, entry::Entry};
 use crate::{
     backoff::Bounds,
     discover::{Discover, View},
@@ -152,11 +152,18 @@ impl<P: Policy, D: Discover> LoadBalance<D> for Cached<P, D::Key> {
         }
         let key = discover.key(endpoint);
         let entry = self.entry(&key);
-        if entry.wants_discover(|| self.runtime.now()) {
-            self.sweep_if_due();
-            self.fly(&entry, endpoint, discover).await?;
+        let known = {
+            // Looked at once: that is a good part of what it costs to know already.
+            let built = entry.load();
+            let asks = entry.wants_more_than(built.as_deref(), || self.runtime.now());
+            (!asks).then(|| candidates::first(built.as_deref(), endpoint))
+        };
+        if let Some(first) = known {
+            return Ok(Candidates::starting_with(first?, entry));
         }
-        Candidates::pick(entry, endpoint)
+        self.sweep_if_due();
+        self.fly(&entry, endpoint, discover).await?;
+        Candidates::of(entry, endpoint)
     }
 
     fn rebalance(&self, changes: Change<D::Key>) {

@@ -6,8 +6,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{Eligible, LoadBalanceError, PickContext, PickError, Picker, Policy, entry::Entry};
-use crate::model::{Address, Endpoint, Instance};
+use super::{
+    Eligible, LoadBalanceError, PickContext, PickError, Picker, Policy,
+    entry::{Built, Entry},
+};
+use crate::model::{Address, Endpoint};
 
 /// First the instance that the policy picked, then the others, each once: at random by weight, held ones last. Ends when
 /// all were tried.
@@ -21,13 +24,15 @@ pub struct Candidates<P: Policy> {
 enum State<P: Policy> {
     /// The endpoint names an address: no balancing.
     Fixed(Option<Address>),
-    First(Arc<Entry<P>>, Arc<Instance>),
+    First(Arc<Entry<P>>, Address),
+    /// The first was taken. What retries need is made when there is one: few requests come to that.
+    Taken(Arc<Entry<P>>, Address),
     Retry(Box<Retry<P>>),
 }
 
 struct Retry<P: Policy> {
     entry: Arc<Entry<P>>,
-    tried: HashSet<Arc<str>>,
+    tried: HashSet<Address>,
     random: fastrand::Rng,
     /// What `queue` was made from.
     of: Option<Eligible>,
@@ -39,23 +44,33 @@ impl<P: Policy> Candidates<P> {
         Self { state: State::Fixed(Some(address)) }
     }
 
-    pub(crate) fn pick(entry: Arc<Entry<P>>, endpoint: &Endpoint) -> Result<Self, LoadBalanceError> {
-        let none = |reason: String| LoadBalanceError::NoInstances { endpoint: endpoint.to_string(), reason };
-        let picked = {
-            let built = entry.load();
-            let Some(built) = built.as_ref() else {
-                return Err(none("nothing is known of it yet".to_owned()));
-            };
-            let Some(picker) = &built.picker else {
-                return Err(none(built.eligible.refused().to_string()));
-            };
-            match picker.pick(&PickContext { hash_key: endpoint.hash_key, ..PickContext::new() }) {
-                Ok(pick) => Arc::clone(pick.instance()),
-                Err(PickError::NoInstances) => return Err(none("the policy chose none of them".to_owned())),
-                Err(error) => return Err(LoadBalanceError::Other(Arc::new(error))),
-            }
-        };
-        Ok(Self { state: State::First(entry, picked) })
+    /// Of an entry that has something to pick from, or an answer why not.
+    pub(crate) fn of(entry: Arc<Entry<P>>, endpoint: &Endpoint) -> Result<Self, LoadBalanceError> {
+        let first = first(entry.load().as_deref(), endpoint)?;
+        Ok(Self::starting_with(first, entry))
+    }
+
+    pub(crate) fn starting_with(first: Address, entry: Arc<Entry<P>>) -> Self {
+        Self { state: State::First(entry, first) }
+    }
+}
+
+/// The address that the policy picks first.
+pub(crate) fn first<P: Picker>(
+    built: Option<&Built<P>>,
+    endpoint: &Endpoint,
+) -> Result<Address, LoadBalanceError> {
+    let none = |reason: String| LoadBalanceError::NoInstances { endpoint: endpoint.to_string(), reason };
+    let Some(built) = built else {
+        return Err(none("nothing is known of it yet".to_owned()));
+    };
+    let Some(picker) = &built.picker else {
+        return Err(none(built.eligible.refused().to_string()));
+    };
+    match picker.pick(&PickContext { hash_key: endpoint.hash_key, ..PickContext::new() }) {
+        Ok(pick) => Ok(pick.instance().address.clone()),
+        Err(PickError::NoInstances) => Err(none("the policy chose none of them".to_owned())),
+        Err(error) => Err(LoadBalanceError::Other(Arc::new(error))),
     }
 }
 
@@ -65,12 +80,18 @@ impl<P: Policy> Iterator for Candidates<P> {
     fn next(&mut self) -> Option<Address> {
         match std::mem::replace(&mut self.state, State::Fixed(None)) {
             State::Fixed(address) => address,
-            State::First(entry, picked) => {
+            State::First(entry, first) => {
+                self.state = State::Taken(entry, first.clone());
+                Some(first)
+            }
+            State::Taken(entry, first) => {
                 let random = fastrand::Rng::with_seed(entry.retry_seed());
-                let tried = HashSet::from([Arc::clone(&picked.id)]);
+                let tried = HashSet::from([first]);
                 let queue = BinaryHeap::new();
-                self.state = State::Retry(Box::new(Retry { entry, tried, random, of: None, queue }));
-                Some(picked.address.clone())
+                let mut retry = Box::new(Retry { entry, tried, random, of: None, queue });
+                let next = retry.next();
+                self.state = State::Retry(retry);
+                next
             }
             State::Retry(mut retry) => {
                 let next = retry.next();
@@ -92,7 +113,7 @@ impl<P: Policy> Retry<P> {
             let Reverse((_, index)) = self.queue.pop()?;
             let instance = of.get(index)?;
             // Twice in one list, it is still tried once.
-            if self.tried.insert(Arc::clone(&instance.id)) {
+            if self.tried.insert(instance.address.clone()) {
                 return Some(instance.address.clone());
             }
         }
@@ -109,12 +130,12 @@ impl<P: Policy> std::fmt::Debug for Candidates<P> {
 /// earliest comes first (Efraimidis and Spirakis, *Weighted random sampling with a reservoir*, 2006).
 fn order(
     eligible: &Eligible,
-    tried: &HashSet<Arc<str>>,
+    tried: &HashSet<Address>,
     random: &mut fastrand::Rng,
 ) -> BinaryHeap<Reverse<(u64, usize)>> {
     let mut queue = Vec::with_capacity(eligible.first().len() + eligible.last().len());
     for (index, instance) in eligible.first().iter().chain(eligible.last().iter()).enumerate() {
-        if tried.contains(&instance.id) {
+        if tried.contains(&instance.address) {
             continue;
         }
         let time = -(1.0 - random.f64()).ln() / f64::from(instance.weight.max(1));

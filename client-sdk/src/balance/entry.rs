@@ -153,7 +153,16 @@ impl<P: Policy> Entry<P> {
 
     /// Whether someone must discover: nothing is known, or an empty answer that it is time to doubt.
     pub(crate) fn wants_discover(&self, now: impl FnOnce() -> Duration) -> bool {
-        match self.current.load().as_ref() {
+        self.wants_more_than(self.current.load().as_deref(), now)
+    }
+
+    /// The same, of what was [loaded](Self::load).
+    pub(crate) fn wants_more_than(
+        &self,
+        built: Option<&Built<P::Picker>>,
+        now: impl FnOnce() -> Duration,
+    ) -> bool {
+        match built {
             None => true,
             Some(built) if built.eligible.refused().total > 0 => false,
             Some(_) => self.newest().ask_again.is_some_and(|at| at <= now()),

@@ -119,6 +119,7 @@ impl<T: ?Sized> Lent<'_, T> {
 }
 
 impl Guard<'_> {
+    #[inline]
     fn tell(&mut self, outcome: Outcome) {
         if let Some(report) = self.report.take() {
             report.get().finished(outcome, self.since);
@@ -127,6 +128,7 @@ impl Guard<'_> {
 }
 
 impl Drop for Guard<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.tell(Outcome::Cancelled);
     }

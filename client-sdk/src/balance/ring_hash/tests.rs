@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::Instance;
+use crate::{balance::spread::spread, model::Instance};
 
 fn list(weights: impl IntoIterator<Item = (usize, u32)>) -> InstanceList {
     let build = |(id, weight): (usize, u32)| {
@@ -91,9 +91,10 @@ proptest! {
         let picker = RingHash::new().build(&list(named.iter().copied()));
         let reversed = RingHash::new().build(&list(named.iter().rev().copied()));
         for key in keys.into_iter().chain([0, u64::MAX]) {
-            let place = mix(key);
-            let searched = picker.points.iter().find(|point| point.place >= place).or(picker.points.first()).copied();
-            prop_assert_eq!(picker.point(key), searched);
+            let place = (spread(key) >> 32) as u32;
+            let points = &picker.ring.points;
+            let searched = points.iter().find(|point| point.place >= place).or(points.first());
+            prop_assert_eq!(picker.ring.owner(spread(key)), searched.map(|point| point.instance as usize));
             prop_assert_eq!(owner(&picker, key), owner(&reversed, key));
         }
     }
