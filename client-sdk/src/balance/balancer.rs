@@ -84,7 +84,7 @@ impl<D: Discover, P: Policy> Balancer<D, P> {
             let instances = [Arc::new(Instance::builder(address.clone()).build())].into();
             entry.offer(View { instances, version: None });
             entry.build(&**self.cache.policy());
-            return Ok(Handle::new(Arc::new(entry)));
+            return Ok(Handle::new(entry));
         }
         self.entry(endpoint).await.map(Handle::new)
     }
@@ -94,7 +94,7 @@ impl<D: Discover, P: Policy> Balancer<D, P> {
         if let Some(address) = &endpoint.address {
             return Ok(Candidates::fixed(address.clone()));
         }
-        Candidates::of(self.entry(endpoint).await?, endpoint)
+        Candidates::of(self.entry(endpoint).await?.load(), endpoint)
     }
 
     /// The keys that it holds now.

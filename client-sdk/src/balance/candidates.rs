@@ -6,10 +6,9 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    Eligible, LoadBalanceError, PickContext, PickError, Picker, Policy,
-    entry::{Built, Entry},
-};
+use arc_swap::Guard;
+
+use super::{Eligible, LoadBalanceError, PickContext, PickError, Picker, Policy, entry::Built};
 use crate::model::{Address, Endpoint};
 
 /// First the instance that the policy picked, then the others, each once: at random by weight, held ones last. Ends when
@@ -24,14 +23,18 @@ pub struct Candidates<P: Policy> {
 enum State<P: Policy> {
     /// The endpoint names an address: no balancing.
     Fixed(Option<Address>),
-    First(Arc<Entry<P>>, Address),
+    First(Current<P>, Address),
     /// The first was taken. What retries need is made when there is one: few requests come to that.
-    Taken(Arc<Entry<P>>, Address),
+    Taken(Current<P>, Address),
     Retry(Box<Retry<P>>),
 }
 
+/// What the first pick was made on.
+type Current<P> = Guard<Option<Arc<Built<P>>>>;
+
 struct Retry<P: Policy> {
-    entry: Arc<Entry<P>>,
+    /// What was known last, and the way to what is known now.
+    built: Arc<Built<P>>,
     tried: HashSet<Address>,
     random: fastrand::Rng,
     /// What `queue` was made from.
@@ -44,22 +47,15 @@ impl<P: Policy> Candidates<P> {
         Self { state: State::Fixed(Some(address)) }
     }
 
-    /// Of an entry that has something to pick from, or an answer why not.
-    pub(crate) fn of(entry: Arc<Entry<P>>, endpoint: &Endpoint) -> Result<Self, LoadBalanceError> {
-        let first = first(entry.load().as_deref(), endpoint)?;
-        Ok(Self::starting_with(first, entry))
-    }
-
-    pub(crate) fn starting_with(first: Address, entry: Arc<Entry<P>>) -> Self {
-        Self { state: State::First(entry, first) }
+    /// Of what is known.
+    pub(crate) fn of(built: Current<P>, endpoint: &Endpoint) -> Result<Self, LoadBalanceError> {
+        let first = first(built.as_deref(), endpoint)?;
+        Ok(Self { state: State::First(built, first) })
     }
 }
 
 /// The address that the policy picks first.
-pub(crate) fn first<P: Picker>(
-    built: Option<&Built<P>>,
-    endpoint: &Endpoint,
-) -> Result<Address, LoadBalanceError> {
+fn first<P: Policy>(built: Option<&Built<P>>, endpoint: &Endpoint) -> Result<Address, LoadBalanceError> {
     let none = |reason: String| LoadBalanceError::NoInstances { endpoint: endpoint.to_string(), reason };
     let Some(built) = built else {
         return Err(none("nothing is known of it yet".to_owned()));
@@ -80,15 +76,12 @@ impl<P: Policy> Iterator for Candidates<P> {
     fn next(&mut self) -> Option<Address> {
         match std::mem::replace(&mut self.state, State::Fixed(None)) {
             State::Fixed(address) => address,
-            State::First(entry, first) => {
-                self.state = State::Taken(entry, first.clone());
+            State::First(built, first) => {
+                self.state = State::Taken(built, first.clone());
                 Some(first)
             }
-            State::Taken(entry, first) => {
-                let random = fastrand::Rng::with_seed(entry.retry_seed());
-                let tried = HashSet::from([first]);
-                let queue = BinaryHeap::new();
-                let mut retry = Box::new(Retry { entry, tried, random, of: None, queue });
+            State::Taken(built, first) => {
+                let mut retry = Box::new(Retry::after(first, Guard::into_inner(built)?));
                 let next = retry.next();
                 self.state = State::Retry(retry);
                 next
@@ -103,8 +96,18 @@ impl<P: Policy> Iterator for Candidates<P> {
 }
 
 impl<P: Policy> Retry<P> {
+    fn after(first: Address, built: Arc<Built<P>>) -> Self {
+        let seed = built.entry.upgrade().map_or(0, |entry| entry.retry_seed());
+        let random = fastrand::Rng::with_seed(seed);
+        Self { built, tried: HashSet::from([first]), random, of: None, queue: BinaryHeap::new() }
+    }
+
     fn next(&mut self) -> Option<Address> {
-        let now = self.entry.load().as_ref().map(|built| built.eligible.clone())?;
+        // A key that was forgotten meanwhile is known as it was last.
+        if let Some(newest) = self.built.entry.upgrade().and_then(|entry| entry.load().as_ref().cloned()) {
+            self.built = newest;
+        }
+        let now = self.built.eligible.clone();
         if self.of.as_ref().is_none_or(|of| !of.is_same(&now)) {
             self.queue = order(&now, &self.tried, &mut self.random);
         }
