@@ -2,7 +2,8 @@
 //!
 //! The power of two choices: M. Mitzenmacher, *The Power of Two Choices in Randomized Load Balancing* (IEEE TPDS 2001).
 //! Two different instances are drawn in proportion to their weights; the one with fewer active requests for its weight is
-//! chosen. A request is active from its pick until the pick is finished or dropped.
+//! chosen, and of two that are equal the one drawn first, so that at rest requests go by weight. A request is active from
+//! its pick until the pick is finished or dropped.
 
 use std::{
     sync::{
@@ -83,12 +84,15 @@ impl Policy for LeastRequest {
 }
 
 impl Seat {
-    /// Whether it is more loaded than the other, for its weight, if it got this request too.
+    /// Whether it is more loaded than the other, for its weight.
+    ///
+    /// Without this request: of two at rest neither is, and the first drawn is chosen, by weight. With it the lighter one
+    /// would be, and at rest hardly get anything, for the draw goes by weight already.
     #[inline]
     fn is_heavier(&self, other: &Self) -> bool {
-        let with_this = |seat: &Self| u64::from(seat.active.0.load(Ordering::Relaxed)) + 1;
+        let active = |seat: &Self| u64::from(seat.active.0.load(Ordering::Relaxed));
         // Cross-multiplied: a comparison of fractions without a division.
-        with_this(self) * u64::from(other.weight) > with_this(other) * u64::from(self.weight)
+        active(self) * u64::from(other.weight) > active(other) * u64::from(self.weight)
     }
 }
 
@@ -162,6 +166,20 @@ mod tests {
         for (active, weight) in active.iter().zip([1, 2, 4, 8]) {
             let share = f64::from(*active) / f64::from(100 * weight);
             assert!((0.9..1.1).contains(&share), "{active:?} of weight {weight}");
+        }
+    }
+
+    #[test]
+    fn at_rest_requests_go_by_weight() {
+        let all = list(&[1, 3, 4]);
+        let picker = LeastRequest::with_seed(3).build(&all);
+        let mut picks = [0_u32; 3];
+        for _ in 0..80_000 {
+            picks[index(&all, &picker.pick(&PickContext::default()).expect("eligible"))] += 1;
+        }
+        for (picks, weight) in picks.iter().zip([1, 3, 4]) {
+            let share = f64::from(*picks) / f64::from(10_000 * weight);
+            assert!((0.97..1.03).contains(&share), "{picks} of weight {weight}");
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Peak EWMA as in Finagle's load metric of that name: a latency above the average becomes the average at once, a lower one
 //! moves it by how long ago the last one was, with the time constant `decay`. The cost of an instance is its average
-//! × (requests in flight + 1) ÷ weight; of two drawn in proportion to their weights the cheaper one is chosen.
+//! × (requests in flight + 1), where requests in flight to an instance of twice the mean weight count half; of two drawn in
+//! proportion to their weights the cheaper one is chosen, and of two that are equal the one drawn first.
 //!
 //! A failure is charged as a latency of `penalty` at least, so that an instance that fails fast never looks good. Without
 //! news the average fades, so that an instance that did badly is tried again in time. What is learnt fades exactly, what a
@@ -58,8 +59,8 @@ struct Seat {
     latency: Arc<Latency>,
     /// The same, as what a pick reports to.
     report: Arc<dyn Report>,
-    /// 1 ÷ weight.
-    per_weight: f32,
+    /// What a request in flight counts: the mean weight ÷ its own.
+    counts: f32,
 }
 
 /// What was learnt of one instance.
@@ -117,11 +118,12 @@ impl Policy for PeakEwma {
 
     fn build(&self, instances: &InstanceList) -> PeakEwmaPicker {
         let latencies = self.loads.of(instances, || Latency::new(&self.settings));
+        let mean = mean_weight(instances);
         let seats = instances.iter().zip(latencies).map(|(instance, latency)| Seat {
             report: Arc::clone(&latency) as Arc<dyn Report>,
             latency,
             #[allow(clippy::cast_precision_loss)] // to compare by
-            per_weight: 1.0 / instance.weight.max(1) as f32,
+            counts: mean / instance.weight.max(1) as f32,
         });
         PeakEwmaPicker {
             instances: Arc::clone(instances),
@@ -133,6 +135,16 @@ impl Policy for PeakEwma {
     }
 }
 
+/// Of those that have one.
+fn mean_weight(instances: &InstanceList) -> f32 {
+    let weights = instances.iter().map(|instance| instance.weight).filter(|weight| *weight > 0);
+    let (total, count) =
+        weights.fold((0.0, 0.0), |(total, count), weight| (total + f64::from(weight), count + 1.0));
+    #[allow(clippy::cast_possible_truncation)] // to compare by
+    let mean = (total / f64::max(count, 1.0)) as f32;
+    mean
+}
+
 impl Picker for PeakEwmaPicker {
     #[inline]
     fn pick(&self, context: &PickContext) -> Result<Pick<'_>, PickError> {
@@ -141,7 +153,7 @@ impl Picker for PeakEwmaPicker {
         let (Some(first), Some(second)) = (self.seats.get(one), self.seats.get(other)) else {
             return Err(PickError::NoInstances);
         };
-        let cost = |seat: &Seat| seat.latency.cost(&self.settings.fading, stamp(now)) * seat.per_weight;
+        let cost = |seat: &Seat| seat.latency.cost(&self.settings.fading, seat.counts, stamp(now));
         let chosen = select(cost(second) < cost(first), other, one);
         let seat = self.seats.get(chosen).ok_or(PickError::NoInstances)?;
         let pick = Pick::new(&self.instances, chosen)?;
@@ -170,10 +182,10 @@ impl Latency {
     }
 
     #[inline]
-    fn cost(&self, fading: &Fading, now: u32) -> f32 {
+    fn cost(&self, fading: &Fading, counts: f32, now: u32) -> f32 {
         let average = Average::unpack(self.average.load(Ordering::Relaxed));
         #[allow(clippy::cast_precision_loss)] // to compare by
-        let with_this = self.pending.load(Ordering::Relaxed) as f32 + 1.0;
+        let with_this = self.pending.load(Ordering::Relaxed) as f32 * counts + 1.0;
         // A floor, so that requests in flight still count when the average has faded.
         (average.millis * fading.quickly(average.passed(now))).max(0.001) * with_this
     }
@@ -285,6 +297,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn among_equally_quick_ones_requests_go_by_weight() {
+        let picker = policy().build(&list(&[1, 3, 4]));
+        // Given up at once, which says nothing: all keep the latency that is assumed of them.
+        let picks = shares(&picker, 80_000, |_| (Outcome::Cancelled, 0)).await;
+        for (picks, weight) in picks.iter().zip([1, 3, 4]) {
+            let share = f64::from(*picks) / f64::from(10_000 * weight);
+            assert!((0.97..1.03).contains(&share), "{picks} of weight {weight}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_slow_instance_gets_little() {
         let picker = policy().build(&list(&[1; 5]));
         let shares =
@@ -305,7 +328,8 @@ mod tests {
     async fn bad_news_is_believed_at_once_and_fades() {
         let settings = policy().settings;
         let latency = Latency::new(&settings);
-        let at = |latency: &Latency| f64::from(latency.cost(&settings.fading, stamp(settings.runtime.now())));
+        let at =
+            |latency: &Latency| f64::from(latency.cost(&settings.fading, 1.0, stamp(settings.runtime.now())));
         latency.observe(Duration::from_millis(500), settings.runtime.now());
         assert!((at(&latency) - 500.0).abs() < 1.0);
         advance(Duration::from_secs(10)).await;

@@ -7,6 +7,7 @@ mod kit;
 mod channel_calls;
 mod channel_changes;
 mod channel_connecting;
+mod channel_each_policy;
 mod channel_failures;
 mod channel_foreign;
 mod channel_hash_keys;

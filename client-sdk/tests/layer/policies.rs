@@ -30,13 +30,15 @@ fn key(request: Req) -> u64 {
 #[tokio::test(start_paused = true)]
 async fn every_policy_works_in_the_layer() {
     let runtime = Runtime::tokio();
-    let policies: [(&str, &dyn Fn(Builder) -> Builder); 6] = [
+    let policies: [(&str, &dyn Fn(Builder) -> Builder); 8] = [
         ("round robin", &|builder| builder.policy(RoundRobin::with_seed(1))),
         ("weighted random", &|builder| builder.policy(WeightedRandom::with_seed(1))),
         ("least request", &|builder| builder.policy(LeastRequest::with_seed(1))),
         ("peak EWMA", &|builder| builder.policy(PeakEwma::new(&runtime))),
         ("ring hash", &|builder| builder.policy(RingHash::new())),
         ("Maglev", &|builder| builder.policy(Maglev::new())),
+        ("bounded ring hash", &|builder| builder.policy(RingHash::new().bounded())),
+        ("bounded Maglev", &|builder| builder.policy(Maglev::new().bounded())),
     ];
     let requests: Vec<Req> = (0..100).map(|n| &*format!("request {n}").leak()).collect();
     for (name, with) in policies {
