@@ -227,7 +227,7 @@ impl Active {
 }
 
 impl Report for Active {
-    fn finished(&self, _: Outcome, _: Duration) {
+    fn finished(&self, _: Outcome, _: Option<Duration>) {
         let before = self.state.fetch_sub(1, Ordering::AcqRel);
         self.tell(before / EPOCH, -1);
     }

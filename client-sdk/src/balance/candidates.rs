@@ -11,8 +11,12 @@ use arc_swap::Guard;
 use super::{Eligible, LoadBalanceError, PickContext, PickError, Picker, Policy, entry::Built};
 use crate::model::{Address, Endpoint};
 
-/// First the instance that the policy picked, then the others, each once: at random by weight, held ones last. Ends when
-/// all were tried.
+/// First the instance that the policy picked, then the others, each once: at random by weight, held ones last, whatever
+/// the policy. Ends when all were tried.
+///
+/// It names addresses, and is told nothing of what becomes of them: policies that learn learn nothing here, and those that
+/// count have nothing in flight, so that least request is a random choice by weight and a bound never binds. For these,
+/// [`Handle`](super::Handle), the channel and the layer.
 ///
 /// It looks at the instances anew for each retry, so an instance that left meanwhile, or takes no more requests, is not
 /// tried (C2), and one that came is.
@@ -66,7 +70,7 @@ fn first<P: Policy>(built: Option<&Built<P>>, endpoint: &Endpoint) -> Result<Add
     match picker.pick(&PickContext { hash_key: endpoint.hash_key, ..PickContext::new() }) {
         Ok(pick) => Ok(pick.instance().address.clone()),
         Err(PickError::NoInstances) => Err(none("the policy chose none of them".to_owned())),
-        Err(error) => Err(LoadBalanceError::Other(Arc::new(error))),
+        Err(source) => Err(LoadBalanceError::Pick { endpoint: endpoint.to_string(), source }),
     }
 }
 

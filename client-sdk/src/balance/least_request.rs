@@ -117,7 +117,7 @@ impl Picker for LeastRequestPicker {
 }
 
 impl Report for Active {
-    fn finished(&self, _: Outcome, _: Duration) {
+    fn finished(&self, _: Outcome, _: Option<Duration>) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

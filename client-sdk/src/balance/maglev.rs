@@ -3,8 +3,8 @@
 //!
 //! D. E. Eisenbud et al., *Maglev: A Fast and Reliable Software Network Load Balancer* (NSDI 2016), section 3.4. Each
 //! instance walks the table in an order of its own, given by two hashes of its id; they take turns to take their next free
-//! place, in proportion to their weights. The table's size is a prime above 100 times the number of instances, so that
-//! shares differ by little more than 1%.
+//! place, in proportion to their weights. The table's size is a prime above 100 times the number of instances (up to
+//! 50,000 of them), so that shares differ by little more than 1%.
 //!
 //! `jump` has what happens when an instance did not take a request, `bounded` the same policy with bounded load.
 
@@ -61,7 +61,10 @@ struct Walk {
 
 impl Maglev {
     /// A table of 65,537 places; from 656 instances on of twice as many, and so on: each time that it doubles, most keys
-    /// move. Always more than 100 times the number of instances.
+    /// move. Always more than 100 times the number of instances, up to 50,000 of them.
+    ///
+    /// The paper's rule is the next prime above 100 times their number. That follows every change of the number, and most
+    /// keys move with each; so here it doubles. An instance whose weight is below a hundredth of the mean may get no place.
     pub fn new() -> Self {
         Self { size: DEFAULT_SIZE }
     }

@@ -89,6 +89,14 @@ pub enum LoadBalanceError {
         /// The discovery's own error.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
+    /// The policy did not choose.
+    #[error("cannot choose an instance of {endpoint}: {source}")]
+    Pick {
+        /// The endpoint.
+        endpoint: String,
+        /// The policy's own error.
+        source: PickError,
+    },
     /// Another reason, of an implementation outside this crate.
     #[error("{0}")]
     Other(Arc<dyn std::error::Error + Send + Sync>),

@@ -209,15 +209,26 @@ impl Latency {
 }
 
 impl Report for Latency {
-    fn finished(&self, outcome: Outcome, since: Duration) {
-        self.pending.fetch_sub(1, Ordering::Relaxed);
+    fn answered(&self, since: Duration) {
         let now = self.settings.runtime.now();
-        let latency = now.saturating_sub(since);
+        self.observe(now.saturating_sub(since), now);
+    }
+
+    fn finished(&self, outcome: Outcome, since: Option<Duration>) {
+        self.pending.fetch_sub(1, Ordering::Relaxed);
+        let latency = |now: Duration| since.map(|since| now.saturating_sub(since));
         match outcome {
-            Outcome::Success => self.observe(latency, now),
-            Outcome::Failure => self.observe(latency.max(self.settings.penalty), now),
+            Outcome::Failure => {
+                let now = self.settings.runtime.now();
+                self.observe(latency(now).unwrap_or_default().max(self.settings.penalty), now);
+            }
+            // Its latency is known since the answer began.
+            _ if since.is_none() => {}
+            Outcome::Success => self.answered(since.unwrap_or_default()),
             // It may have been given up because it took so long: that it took this long is known.
             Outcome::Cancelled => {
+                let now = self.settings.runtime.now();
+                let latency = latency(now).unwrap_or_default();
                 if millis(latency) > Average::unpack(self.average.load(Ordering::Relaxed)).millis {
                     self.observe(latency, now);
                 }
@@ -294,6 +305,25 @@ mod tests {
             pick.finish(outcome);
         }
         shares
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn how_long_a_stream_goes_on_is_not_latency() {
+        let picker = policy().build(&list(&[1]));
+        for outcome in [Outcome::Success, Outcome::Cancelled] {
+            let mut pick = picker.pick(&PickContext::default()).expect("eligible");
+            advance(Duration::from_millis(40)).await;
+            pick.answered();
+            advance(Duration::from_hours(1)).await;
+            pick.finish(outcome);
+            let latency = picker.load(0).and_then(|load| load.latency).expect("known");
+            assert!(latency <= Duration::from_millis(40), "{latency:?} after {outcome:?}");
+        }
+        let mut pick = picker.pick(&PickContext::default()).expect("eligible");
+        pick.answered();
+        pick.finish(Outcome::Failure);
+        let latency = picker.load(0).and_then(|load| load.latency).expect("known");
+        assert_eq!(latency, Duration::from_secs(1), "a failure is charged all the same");
     }
 
     #[tokio::test(start_paused = true)]

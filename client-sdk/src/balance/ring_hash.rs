@@ -16,15 +16,22 @@ use crate::model::{Instance, InstanceList};
 
 /// Points of an instance of middling weight.
 const POINTS: f64 = 256.0;
-/// Points of the whole ring at most; beyond it every instance has fewer.
+/// Points of the whole ring at most; beyond it every instance has half of them, or a quarter.
 const MAX_POINTS: f64 = 4_000_000.0;
 
 /// Chooses by the request's hash key: the same key goes to the same instance for as long as that one is there.
 ///
 /// With [`PickContext::attempt`] above 0 the key goes on to another instance, for each attempt to one that those before did
 /// not go to.
+///
+/// How many points a weight gets follows the mean weight, in steps: for weights that are all alike it never changes, but
+/// when a change of weights takes their mean from one power of two to the next (at 1.41, 2.83, 5.66, …), about half of the
+/// keys move, once. Whoever changes weights that differ sets [`points_per_weight`](Self::points_per_weight).
 #[derive(Clone, Copy, Debug, Default)]
-pub struct RingHash(());
+pub struct RingHash {
+    /// `None`: by the mean weight.
+    per_weight: Option<u32>,
+}
 
 /// Chooses for [`RingHash`].
 #[derive(Debug)]
@@ -64,6 +71,16 @@ impl RingHash {
         Self::default()
     }
 
+    /// Sets how many points each unit of weight gets, at least 1, whatever the other weights are: then a change of one
+    /// weight moves keys to or from that instance only. An instance should have some 256: set 256 for weights around 1, and
+    /// 2 or 3 for weights around 100. Default: by the mean weight. A ring of more than 4,000,000 points gets half of
+    /// them, or a quarter, and so on.
+    #[must_use]
+    pub fn points_per_weight(mut self, points: u32) -> Self {
+        self.per_weight = Some(points.max(1));
+        self
+    }
+
     /// The same with bounded load: no instance gets more than 1.25 times the mean for its weight.
     pub fn bounded(self) -> Bounded<Self> {
         Bounded::new(self)
@@ -83,7 +100,10 @@ impl Policy for RingHash {
     }
 
     fn build(&self, instances: &InstanceList) -> RingHashPicker {
-        RingHashPicker { instances: Arc::clone(instances), ring: Ring::of(points(instances)) }
+        RingHashPicker {
+            instances: Arc::clone(instances),
+            ring: Ring::of(points(instances, self.per_weight)),
+        }
     }
 }
 
@@ -147,8 +167,9 @@ impl Ring {
 }
 
 /// The points of all instances, in order.
-fn points(instances: &[Arc<Instance>]) -> Vec<Point> {
-    let per_weight = points_per_weight(instances.iter().map(|instance| instance.weight));
+fn points(instances: &[Arc<Instance>], per_weight: Option<u32>) -> Vec<Point> {
+    let weights = instances.iter().map(|instance| instance.weight);
+    let per_weight = points_per_weight(weights, per_weight);
     // The place in the upper half, the instance in the lower: numbers are sorted faster than pairs.
     let mut packed = Vec::new();
     for (number, instance) in (0_u64..).zip(instances.iter()) {
@@ -181,17 +202,21 @@ fn count(weight: u32, per_weight: f64) -> u64 {
     points.max(1)
 }
 
-/// Scaled by the power of two next to the mean weight: a change of one weight moves the other instances' points only when
-/// the mean passes from one power to another.
-fn points_per_weight(weights: impl ExactSizeIterator<Item = u32> + Clone) -> f64 {
+/// As set, or scaled by the power of two next to the mean weight: a change of one weight moves the other instances' points
+/// only when the mean passes from one power to another. Halved until the whole ring is not too large.
+fn points_per_weight(weights: impl ExactSizeIterator<Item = u32> + Clone, set: Option<u32>) -> f64 {
     let (total, heavy) = weights
         .filter(|weight| *weight > 0)
         .fold((0.0, 0.0), |(total, count), weight| (total + f64::from(weight), count + 1.0));
     if heavy == 0.0 {
         return 0.0;
     }
-    let scale = (total / heavy).log2().round().exp2();
-    (POINTS / scale).min(MAX_POINTS / total)
+    let by_mean = || POINTS / (total / heavy).log2().round().exp2();
+    let mut points = set.map_or_else(by_mean, f64::from);
+    while points * total > MAX_POINTS {
+        points /= 2.0;
+    }
+    points
 }
 
 #[cfg(test)]

@@ -158,7 +158,7 @@ struct Told(Arc<Mutex<Vec<Outcome>>>);
 struct First(InstanceList, Arc<dyn Report>);
 
 impl Report for Told {
-    fn finished(&self, outcome: Outcome, _: Duration) {
+    fn finished(&self, outcome: Outcome, _: Option<Duration>) {
         self.0.lock().expect("unpoisoned").push(outcome);
     }
 }
