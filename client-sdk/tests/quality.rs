@@ -114,6 +114,8 @@ fn the_ring_honours_weights() {
         let share = together / 200_000.0 / (weight as f64 * 25.0 / 250.0);
         assert!((share - 1.0).abs() < 0.06, "weight {weight}: {share} of its share");
     }
+    let greatest = greatest(&evenness(&picker, &instances, 200_000));
+    assert!(greatest <= 1.25, "max/mean is {greatest}");
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod channel_metrics;
 mod channel_policies;
 #[cfg(feature = "tls")]
 mod channel_tls;
+mod channel_tracing;
 
 use std::sync::Arc;
 

@@ -109,26 +109,30 @@ async fn measure(rounds: usize) -> Result<(), Failure> {
     let our_one = HealthClient::new(ours(&addresses[..1])?);
     let our_ten = HealthClient::new(ours(&addresses)?);
 
-    println!("| calls | channel | CPU of a call, µs | spread | ours − tonic's | calls/s |");
-    println!("|---|---|---|---|---|---|");
+    println!("| calls | channel | CPU of a call, µs | spread | ours − tonic's | calls/s | spread |");
+    println!("|---|---|--:|--:|--:|--:|--:|");
     for (callers, calls) in LOADS {
         let mut costs: [Vec<Cost>; 4] = Default::default();
         for round in 0..=rounds {
-            let each = [
-                run(&one, callers, calls).await?,
-                run(&our_one, callers, calls).await?,
-                run(&ten, callers, calls).await?,
-                run(&our_ten, callers, calls).await?,
-            ];
-            // The first one warms up.
-            if round > 0 {
-                costs.iter_mut().zip(each).for_each(|(costs, cost)| costs.push(cost));
+            // Each begins as often as the others.
+            for turn in 0..4 {
+                let which = (round + turn) % 4;
+                let cost = match which {
+                    0 => run(&one, callers, calls).await?,
+                    1 => run(&our_one, callers, calls).await?,
+                    2 => run(&ten, callers, calls).await?,
+                    _ => run(&our_ten, callers, calls).await?,
+                };
+                // The first round warms up.
+                if round > 0 {
+                    costs[which].push(cost);
+                }
             }
         }
         let names = ["tonic, 1 server", "ours, 1 server", "tonic, 10 servers", "ours, 10 servers"];
         for (index, name) in names.into_iter().enumerate() {
             let [first, median, third] = quartiles(costs[index].iter().map(|cost| cost.cpu));
-            let [_, wall, _] = quartiles(costs[index].iter().map(|cost| cost.wall));
+            let [low, rate, high] = quartiles(costs[index].iter().map(|cost| 1e6 / cost.wall));
             // Of pairs that ran side by side, so that what slowed both down falls out.
             let against = if index % 2 == 1 {
                 let pairs = costs[index].iter().zip(&costs[index - 1]);
@@ -137,8 +141,8 @@ async fn measure(rounds: usize) -> Result<(), Failure> {
                 String::new()
             };
             println!(
-                "| {callers} at once | {name} | {median:.1} | {first:.1} to {third:.1} | {against} | {:.0} |",
-                1e6 / wall
+                "| {callers} at once | {name} | {median:.1} | {first:.1} to {third:.1} | {against} | {rate:.0} \
+                 | {low:.0} to {high:.0} |"
             );
         }
     }
