@@ -61,8 +61,9 @@ impl<D: Discover> ChannelBuilder<D> {
         self
     }
 
-    /// The longest that a call waits for an instance. Default: the connect timeout; if calls wait for ready, their own
-    /// deadline, or 30 s if they have none. A call's own deadline always bounds it too.
+    /// The longest that a call waits for an instance. Default: twice the connect timeout, so that a call outlasts an
+    /// instance that nobody answers for and goes to another; if calls wait for ready, their own deadline, or 30 s if they
+    /// have none. A call's own deadline always bounds it too.
     #[must_use]
     pub fn max_wait(mut self, wait: Duration) -> Self {
         self.members.max_wait = Some(wait);
@@ -115,7 +116,7 @@ impl<D: Discover> ChannelBuilder<D> {
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.settings.connect_timeout = timeout;
-        self.members.default_wait = timeout;
+        self.members.default_wait = timeout.saturating_mul(2);
         self
     }
 

@@ -178,7 +178,13 @@ impl Call {
             Seating::None => Ok(None),
             Seating::Full => {
                 let seat = within(remaining, call.wait_for_seat(tried)).await;
-                seat.map_err(|_| self.too_late(&format!("another connection to {}", connection.address())))
+                let seat = seat
+                    .map_err(|_| self.too_late(&format!("another connection to {}", connection.address())))?;
+                if seat.is_none() {
+                    // What turned it away is about to be published.
+                    tokio::task::yield_now().await;
+                }
+                Ok(seat)
             }
         }
     }

@@ -68,7 +68,7 @@ impl<D: Discover, Req, Res> LoadBalanceLayer<D, Req, Res> {
     /// whatever is discovered.
     pub fn builder(discover: Arc<D>, endpoint: Endpoint) -> LoadBalanceBuilder<D, Req, Res> {
         let members = members::Settings::default();
-        let make_timeout = members.default_wait;
+        let make_timeout = Duration::from_secs(5);
         let backoff = Bounds { base: Duration::from_millis(100), max: Duration::from_secs(30) };
         LoadBalanceBuilder {
             discover,
@@ -152,8 +152,8 @@ impl<D: Discover, Req, Res, T> LoadBalanceBuilder<D, Req, Res, T> {
         self
     }
 
-    /// The longest that a request waits for a service that takes it. Default: the make timeout; if requests wait for ready,
-    /// 30 s. Whoever wants a deadline for the whole call drops its future.
+    /// The longest that a request waits for a service that takes it. Default: twice the make timeout, so that a request
+    /// outlasts an instance for which none can be made and goes to another; if requests wait for ready, 30 s. Whoever wants a deadline for the whole call drops its future.
     #[must_use]
     pub fn max_wait(mut self, wait: Duration) -> Self {
         self.members.max_wait = Some(wait);
@@ -188,7 +188,7 @@ impl<D: Discover, Req, Res, T> LoadBalanceBuilder<D, Req, Res, T> {
     #[must_use]
     pub fn make_timeout(mut self, timeout: Duration) -> Self {
         self.settings.make_timeout = timeout;
-        self.members.default_wait = timeout;
+        self.members.default_wait = timeout.saturating_mul(2);
         self
     }
 

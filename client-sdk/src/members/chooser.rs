@@ -15,15 +15,14 @@ pub(crate) type Addresses = Box<dyn Iterator<Item = Address> + Send>;
 /// How requests choose. Cheap to clone: its clones share what the policy or the load balancer keeps.
 #[derive(Clone)]
 pub(crate) enum Chooser {
-    Policy(Arc<dyn AnyPolicy>),
+    /// A policy, and when to connect what it may pick: it is asked once.
+    Policy(Arc<dyn AnyPolicy>, Connects),
     LoadBalance(Arc<dyn AnyLoadBalance>),
 }
 
 /// Any [`Policy`].
 pub(crate) trait AnyPolicy: Send + Sync {
     fn build(&self, instances: &InstanceList) -> Box<dyn Picker>;
-
-    fn connects(&self) -> Connects;
 }
 
 /// Any [`LoadBalance`], with its discovery.
@@ -37,7 +36,8 @@ pub(crate) trait AnyLoadBalance: Send + Sync {
 impl Chooser {
     /// A policy.
     pub(crate) fn policy(policy: impl Policy) -> Self {
-        Self::Policy(Arc::new(policy))
+        let connects = policy.connects();
+        Self::Policy(Arc::new(policy), connects)
     }
 
     /// Somebody's load balancer, which asks this discovery.
@@ -47,13 +47,13 @@ impl Chooser {
 
     /// Whether any request can go to any instance that may be chosen: to none in particular by a key or a name.
     pub(super) fn takes_any(&self) -> bool {
-        matches!(self, Self::Policy(policy) if policy.connects() == Connects::Ahead)
+        matches!(self, Self::Policy(_, Connects::Ahead))
     }
 
     /// When to connect what may be chosen.
     pub(super) fn connects(&self) -> Connects {
         match self {
-            Self::Policy(policy) => policy.connects(),
+            Self::Policy(_, connects) => *connects,
             Self::LoadBalance(_) => Connects::Ahead,
         }
     }
@@ -62,10 +62,6 @@ impl Chooser {
 impl<P: Policy> AnyPolicy for P {
     fn build(&self, instances: &InstanceList) -> Box<dyn Picker> {
         Box::new(Policy::build(self, instances))
-    }
-
-    fn connects(&self) -> Connects {
-        Policy::connects(self)
     }
 }
 

@@ -75,10 +75,17 @@ pub(super) enum Found<'a, M> {
     /// An instance that takes it.
     Open(Pick<'a>, &'a Entry<M>),
     /// There is none now.
-    Nobody {
-        /// Some would have been there if they were not busy.
-        busy: bool,
-    },
+    Nobody(Hope),
+}
+
+/// What was about to come when a request found nobody. It may have come since: that is told by other routes, or by the
+/// [`Room`](super::Room).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Hope {
+    /// Some would have been there if they were not busy.
+    pub(super) busy: bool,
+    /// Some of those that requests go to were about to be connected.
+    pub(super) soon: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -125,7 +132,7 @@ impl<M: Member> Routes<M> {
             by_address.entry(entry.instance.address.clone()).or_insert(index);
         }
         let built = match chooser {
-            Chooser::Policy(policy) => {
+            Chooser::Policy(policy, _) => {
                 let over = chosen(entries.iter().filter(|entry| takes(entry)));
                 match &before.built {
                     _ if over.is_empty() => None,
@@ -156,7 +163,7 @@ impl<M: Member> Routes<M> {
         tried: &Tried<M>,
         wake: &Notify,
     ) -> Result<Found<'_, M>, PickError> {
-        let Some(built) = &self.built else { return Ok(Found::Nobody { busy: false }) };
+        let Some(built) = &self.built else { return Ok(Found::Nobody(Hope::default())) };
         let mut busy = false;
         for probe in 0..PROBES {
             let attempt = tried.len().saturating_add(probe);
@@ -168,7 +175,7 @@ impl<M: Member> Routes<M> {
             let entry = self.entry(&pick)?;
             match self.takes_now(entry, tried, wake) {
                 Takes::Now => return Ok(Found::Open(pick, entry)),
-                Takes::Soon => return Ok(Found::Nobody { busy }),
+                Takes::Soon => return Ok(Found::Nobody(Hope { busy, soon: true })),
                 Takes::Busy => busy = true,
                 Takes::Not => {}
             }
@@ -178,13 +185,13 @@ impl<M: Member> Routes<M> {
 
     /// The instance at an address, if it is connected and may be chosen, and the request was not given to it yet.
     pub(super) fn at(&self, address: &Address, tried: &Tried<M>) -> Found<'_, M> {
-        let Some(index) = self.by_address.get(address) else { return Found::Nobody { busy: false } };
+        let Some(index) = self.by_address.get(address) else { return Found::Nobody(Hope::default()) };
         let entry = &self.entries[*index];
         if tried.contains(&entry.member) {
-            return Found::Nobody { busy: false };
+            return Found::Nobody(Hope { busy: false, soon: entry.member.is_hopeful() });
         }
         if entry.is_busy() {
-            return Found::Nobody { busy: true };
+            return Found::Nobody(Hope { busy: true, soon: false });
         }
         Found::Open(Pick::of(Arc::clone(&entry.instance)), entry)
     }
@@ -232,9 +239,9 @@ impl<M: Member> Routes<M> {
             return Takes::Not;
         }
         // One that failed is asked for too: it is tried again after its backoff, while the request goes elsewhere.
-        let hopeful = entry.member.is_hopeful();
+        let coming = entry.is_coming();
         entry.demand.ask(wake);
-        if hopeful { Takes::Soon } else { Takes::Not }
+        if coming { Takes::Soon } else { Takes::Not }
     }
 
     /// Any instance that the request was not given to yet.
@@ -246,20 +253,23 @@ impl<M: Member> Routes<M> {
             None => self.next.fetch_add(1, Ordering::Relaxed),
         };
         let all = || (0..count).map(|step| &self.entries[start.wrapping_add(step) % count]);
-        let mut busy = false;
+        let mut hope = Hope::default();
         for held in [false, true] {
             let rank = || all().filter(|entry| entry.instance.held == held && self.routes(entry));
-            for entry in rank().filter(|entry| entry.is_open() && !tried.contains(&entry.member)) {
-                if entry.member.is_free() {
+            for entry in rank().filter(|entry| !tried.contains(&entry.member)) {
+                if !entry.is_open() {
+                    hope.soon |= entry.is_coming();
+                } else if entry.member.is_free() {
                     return Found::Open(Pick::of(Arc::clone(&entry.instance)), entry);
+                } else {
+                    hope.busy = true;
                 }
-                busy = true;
             }
             if self.on_demand && rank().any(|entry| self.takes_now(entry, tried, wake) == Takes::Soon) {
                 break;
             }
         }
-        Found::Nobody { busy }
+        Found::Nobody(hope)
     }
 }
 
@@ -272,6 +282,11 @@ impl<M: Member> Entry<M> {
     /// Whether it is connected and takes no request at this moment.
     fn is_busy(&self) -> bool {
         self.member.state() == ConnectionState::Ready && !self.member.is_free()
+    }
+
+    /// Of one that was not connected a moment ago: whether it is about to be, or has come to be since.
+    fn is_coming(&self) -> bool {
+        self.member.is_hopeful() || self.member.state() == ConnectionState::Ready
     }
 
     /// Whether a request could be sent to it, now or once it is not busy.

@@ -13,8 +13,12 @@
 use std::{borrow::Cow, future::Future, sync::Arc, time::Duration};
 
 use super::{
-    Chooser, Member, Ongoing, RouteError, Shared, SharedError, chooser::Addresses, routes::Found,
-    shared::Place, standing::Outlook, tried::Tried,
+    Chooser, Member, Ongoing, RouteError, Shared, SharedError,
+    chooser::Addresses,
+    routes::{Found, Hope},
+    shared::Place,
+    standing::Outlook,
+    tried::Tried,
 };
 use crate::balance::{LoadBalanceError, Pick, PickContext};
 
@@ -52,8 +56,8 @@ struct Named {
     looks: usize,
     /// Before it was asked.
     seen: Seen,
-    /// Whether some were passed over that were only busy.
-    busy: bool,
+    /// What those that were passed over were about to be.
+    hope: Hope,
 }
 
 /// What a choice came to.
@@ -62,7 +66,7 @@ enum Choice<M> {
     /// None, by what was known then.
     None {
         seen: Seen,
-        busy: bool,
+        hope: Hope,
     },
 }
 
@@ -95,23 +99,23 @@ impl<M: Member> Search<M> {
 
     async fn find(&mut self) -> Result<(Pick<'static>, Arc<M>), RouteError> {
         loop {
-            let (seen, busy, refusal) = match self.ask_balancer().await? {
+            let (seen, hope, refusal) = match self.ask_balancer().await? {
                 Ok(()) => match self.choose() {
                     Ok(Choice::Member(pick, member)) => {
                         self.place = None;
                         return Ok((pick, member));
                     }
-                    Ok(Choice::None { seen, busy }) => (seen, busy, None),
+                    Ok(Choice::None { seen, hope }) => (seen, hope, None),
                     Err(error) => {
                         // It may have been woken for a member that another one can take.
                         self.shared.room.still_free();
                         return Err(error);
                     }
                 },
-                Err((seen, refusal)) => (seen, false, Some(refusal)),
+                Err((seen, refusal)) => (seen, Hope::default(), Some(refusal)),
             };
             self.named = None;
-            self.wait(seen, busy, refusal).await?;
+            self.wait(seen, hope, refusal).await?;
         }
     }
 
@@ -167,7 +171,7 @@ impl<M: Member> Search<M> {
         Ok(match answer.map_err(|_| self.too_late("the load balancer's answer"))? {
             Ok(addresses) => {
                 let looks = ROUNDS * shared.routes.load().entries.len();
-                self.named = Some(Named { addresses, looks, seen, busy: false });
+                self.named = Some(Named { addresses, looks, seen, hope: Hope::default() });
                 Ok(())
             }
             Err(refusal) => Err((seen, refusal)),
@@ -188,14 +192,17 @@ impl<M: Member> Search<M> {
                     Found::Open(pick, entry) => {
                         return Ok(Choice::Member(pick.into_owned(), Arc::clone(&entry.member)));
                     }
-                    Found::Nobody { busy } => named.busy |= busy,
+                    Found::Nobody(hope) => {
+                        named.hope.busy |= hope.busy;
+                        named.hope.soon |= hope.soon;
+                    }
                 }
             }
-            return Ok(Choice::None { seen: named.seen, busy: named.busy });
+            return Ok(Choice::None { seen: named.seen, hope: named.hope });
         }
         match routes.pick(&self.context, &self.tried, &shared.wake) {
             Ok(Found::Open(pick, entry)) => Ok(Choice::Member(pick.into_owned(), Arc::clone(&entry.member))),
-            Ok(Found::Nobody { busy }) => Ok(Choice::None { seen, busy }),
+            Ok(Found::Nobody(hope)) => Ok(Choice::None { seen, hope }),
             Err(source) => Err(RouteError::Pick { endpoint: shared.endpoint.to_string(), source }),
         }
     }
@@ -210,16 +217,19 @@ impl<M: Member> Search<M> {
     async fn wait(
         &mut self,
         seen: Seen,
-        busy: bool,
+        hope: Hope,
         refusal: Option<LoadBalanceError>,
     ) -> Result<(), RouteError> {
         let shared = Arc::clone(&self.shared);
         let settings = &shared.settings;
         let mut published = shared.published.subscribe();
-        if *published.borrow_and_update() > seen.version || (busy && shared.room.turn() != seen.turn) {
+        // Newer ones are looked at before anything is said of them; they are there a moment before they are told of.
+        let routes = shared.routes.load_full();
+        if routes.version > seen.version || (hope.busy && shared.room.turn() != seen.turn) {
             return Ok(());
         }
-        let outlook = shared.routes.load().outlook(&shared.endpoint, self.last.as_ref());
+        let outlook = routes.outlook(&shared.endpoint, self.last.as_ref(), settings.connect_ahead);
+        drop(routes);
         let (hopeful, error) = match outlook {
             Outlook::Hopeful(error) => (true, error),
             Outlook::Bleak(error) => (false, error),
@@ -228,7 +238,7 @@ impl<M: Member> Search<M> {
             Some(refusal) => RouteError::refused(shared.endpoint.to_string(), refusal),
             None => error,
         };
-        if !hopeful && !busy && !settings.wait_for_ready {
+        if !hopeful && !hope.busy && !hope.soon && !settings.wait_for_ready {
             return Err(error);
         }
         let until = *self.until.get_or_insert_with(|| {
@@ -245,7 +255,7 @@ impl<M: Member> Search<M> {
         let news = async {
             tokio::select! {
                 biased;
-                () = shared.room.vacancy(seen.turn), if busy => {}
+                () = shared.room.vacancy(seen.turn), if hope.busy => {}
                 // Its sender lives as long as `shared`.
                 _ = published.changed() => {}
             }
@@ -283,3 +293,6 @@ pub(crate) async fn within<T>(
         None => Ok(future.await),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,8 @@ use std::time::Duration;
 pub(crate) struct Settings {
     pub(crate) wait_for_ready: bool,
     pub(crate) max_wait: Option<Duration>,
-    /// How long a request waits that has no deadline and does not wait for ready.
+    /// How long a request waits that has no deadline and does not wait for ready: twice what connecting may take, for one
+    /// that waits for an instance that nobody answers for is to go on to another.
     pub(crate) default_wait: Duration,
     pub(crate) queue_limit: usize,
     /// How many instances are connected before anyone asks for them.
@@ -21,7 +22,7 @@ impl Default for Settings {
         Self {
             wait_for_ready: false,
             max_wait: None,
-            default_wait: Duration::from_secs(5),
+            default_wait: Duration::from_secs(10),
             queue_limit: 1024,
             connect_ahead: 100,
         }

@@ -37,7 +37,13 @@ pub(super) enum Outlook {
 
 impl<M: Member> Routes<M> {
     /// What to tell, or to expect for, a request that finds no instance. `last`: what its last attempt failed with.
-    pub(super) fn outlook(&self, endpoint: &Endpoint, last: Option<&SharedError>) -> Outlook {
+    /// `connect_ahead`: how many instances the driver connects by itself.
+    pub(super) fn outlook(
+        &self,
+        endpoint: &Endpoint,
+        last: Option<&SharedError>,
+        connect_ahead: usize,
+    ) -> Outlook {
         let endpoint = endpoint.to_string();
         if !self.discovered {
             let error = RouteError::Discovery { endpoint, source: self.error.clone() };
@@ -53,10 +59,13 @@ impl<M: Member> Routes<M> {
         let connected = eligible().filter(|entry| entry.member.state() == ConnectionState::Ready).count();
         let last = last.cloned().or_else(|| eligible().rev().find_map(|entry| entry.member.last_error()));
         let error = RouteError::AllUnavailable { endpoint, instances, connected, last };
+        let ready = |entry: &Entry<M>| entry.member.state() == ConnectionState::Ready;
+        // One more is connected for each that fails; beyond that one at rest stays so.
+        let well = eligible().filter(|entry| entry.wanted && (ready(entry) || entry.member.is_hopeful()));
+        let more = self.on_demand || well.count() < connect_ahead;
         // Ready, but not routed to: the driver is about to publish it.
         let coming = |entry: &Entry<M>| {
-            entry.member.is_hopeful()
-                || (entry.member.state() == ConnectionState::Ready && !self.routes(entry))
+            (entry.member.is_hopeful() && (entry.wanted || more)) || (ready(entry) && !self.routes(entry))
         };
         if eligible().any(coming) { Outlook::Hopeful(error) } else { Outlook::Bleak(error) }
     }

@@ -11,7 +11,7 @@ use tonic::Code;
 
 use crate::{
     builder,
-    kit::{Act, Fleet, Server, blocking, who, world},
+    kit::{Act, Fleet, Server, blocking, who, world, world_but},
     typed,
 };
 
@@ -189,4 +189,31 @@ async fn a_hash_policy_without_any_that_can_be_reached_fails_with_the_reason() {
         typed(&status).to_string().contains("3 instances of default/greeter, none connected"),
         "{status}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_outlasts_a_keys_instance_that_nobody_answers_for() {
+    let fleet = Fleet::of((1..=3).map(instance));
+    let channel = hashing(&fleet, 7).policy(RingHash::new()).runtime(world(Act::NotFound)).build();
+    let status = who(&channel).await.expect_err("not found, as all of them say");
+    assert_eq!(status.code(), Code::NotFound);
+    let [home] = &connected(&channel.snapshot())[..] else { panic!("one") };
+    let runtime = world_but(Act::NotFound, home);
+    let channel = hashing(&fleet, 7).policy(RingHash::new()).runtime(runtime).build();
+    let status = who(&channel).await.expect_err("not found, as the others say");
+    assert_eq!(status.code(), Code::NotFound, "{status:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_all_refused_who_are_to_be_connected_waits_for_nobody() {
+    let fleet = Fleet::of((1..=3).map(instance));
+    let channel = builder(&fleet).connect_ahead(2).runtime(world(Act::Refuse)).build();
+    channel.wait_until(|s| s.chosen() == 2).await;
+    let since = tokio::time::Instant::now();
+    let status = who(&channel).await.expect_err("both refuse");
+    assert!(
+        typed(&status).to_string().contains("3 instances of default/greeter, 2 connected, none took"),
+        "{status}"
+    );
+    assert_eq!(since.elapsed(), Duration::ZERO, "the third stays at rest, so there is nothing to wait for");
 }

@@ -10,7 +10,7 @@ use std::{
 
 use client_sdk::{
     balance::{
-        LoadBalance, LoadBalanceError, Pick, PickContext, PickError, Picker, Policy, RoundRobin,
+        Connects, LoadBalance, LoadBalanceError, Pick, PickContext, PickError, Picker, Policy, RoundRobin,
         RoundRobinPicker,
     },
     channel::{BalancedChannel, ChannelError, RouteError},
@@ -327,4 +327,28 @@ async fn a_foreign_load_balance_or_policy_that_panics_does_not_deafen_the_channe
         channel.wait_until(|s| s.chosen() == 1 && s.instance("b").is_some()).await;
         assert_eq!(who(channel).await.expect("answered"), "b");
     }
+}
+
+#[tokio::test]
+async fn a_policy_is_asked_once_when_to_connect() {
+    struct Whimsical(AtomicUsize);
+
+    impl Policy for Whimsical {
+        type Picker = RoundRobinPicker;
+
+        fn build(&self, instances: &InstanceList) -> RoundRobinPicker {
+            RoundRobin::with_seed(1).build(instances)
+        }
+
+        fn connects(&self) -> Connects {
+            assert_eq!(self.0.fetch_add(1, Ordering::SeqCst), 0, "a fault of the policy's own");
+            Connects::Ahead
+        }
+    }
+
+    let a = Server::start("a");
+    let fleet = Arc::new(Fleet::of([a.instance()]));
+    let policy = Whimsical(AtomicUsize::new(0));
+    let channel = BalancedChannel::builder(fleet, Endpoint::new("greeter")).policy(policy).build();
+    assert_eq!(who(&channel).await.expect("answered"), "a");
 }

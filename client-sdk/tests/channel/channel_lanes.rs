@@ -11,7 +11,7 @@ use std::{
 
 use client_sdk::{
     channel::{BalancedChannel, ChannelError, ConnectionState, RouteError},
-    model::Instance,
+    model::{Instance, InstanceBuilder, Status as InstanceStatus},
 };
 use tonic::{Code, Request, Status, Streaming};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_client::HealthClient};
@@ -205,6 +205,65 @@ async fn a_call_waits_for_a_further_connection_only_while_it_may_be_hoped_for() 
     ended(second).await;
     third.await.expect("opened");
     assert_eq!(server.now().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_end_together_make_room_for_as_many_that_wait() {
+    let server = H2Server::new(Some(2));
+    let world = server.world(|attempt| Ok(attempt == 0)); // further ones hang
+    let fleet = Fleet::of([Instance::builder("a:1".parse().expect("valid")).id("a")]);
+    let channel = builder(&fleet).connections_per_instance(2).runtime(world).build();
+    let held = lanes(&channel, 2).await;
+    let waits = [watching(&channel), watching(&channel)];
+    in_flight(&channel, 4).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let since = tokio::time::Instant::now();
+    drop(held);
+    for wait in waits {
+        wait.await.expect("opened");
+    }
+    assert_eq!(
+        since.elapsed().as_secs(),
+        0,
+        "there was room for both, whatever becomes of the other connection"
+    );
+}
+
+/// C2, through lanes.
+#[tokio::test]
+async fn a_call_that_waits_for_a_further_connection_is_not_given_to_an_instance_that_takes_no_more() {
+    let b = Server::start("b");
+    let changes: [fn(InstanceBuilder) -> Option<InstanceBuilder>; 4] = [
+        |a| Some(a.status(InstanceStatus::Draining)),
+        |a| Some(a.status(InstanceStatus::Down)),
+        |a| Some(a.weight(0)),
+        |_| None,
+    ];
+    for change in changes {
+        let (server, accepted) = (H2Server::new(Some(1)), AtomicUsize::new(0));
+        let only_one = move |stream| {
+            let first = accepted.fetch_add(1, Ordering::SeqCst) == 0;
+            async move { if first { Ok(stream) } else { std::future::pending().await } }
+        };
+        let address = server.listen_over(only_one).await;
+        let a = || Instance::builder(address.clone()).id("a");
+        let fleet = Fleet::of([a(), b.instance()]);
+        let channel = builder(&fleet).policy(Always("a")).connections_per_instance(2).build();
+        channel.wait_until(|s| s.chosen() == 2).await;
+        let held = watch(&channel).await;
+        let waits = tokio::spawn({
+            let channel = channel.clone();
+            async move { who(&channel).await }
+        });
+        in_flight(&channel, 2).await;
+        fleet.set(change(a()).into_iter().chain([b.instance()]));
+        channel.wait_until(|s| s.chosen() == 1).await;
+        // Whatever waits there gets in.
+        server.links()[0].gate.add_permits(1);
+        assert_eq!(waits.await.expect("answered by one who says who it is").expect("answered"), "b");
+        ended(held).await;
+        assert_eq!(server.read(), 1, "the stream");
+    }
 }
 
 #[tokio::test(start_paused = true)]

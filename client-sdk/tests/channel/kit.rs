@@ -370,11 +370,23 @@ impl Peer {
 
 /// A world without a network: whatever the address, a peer is there that does so. For tests with time of their own.
 pub(crate) fn world(act: Act) -> Runtime {
-    struct Inside(Act);
+    inside(act, None)
+}
+
+/// As [`world`], but there is one address where nobody answers, and nobody says so.
+pub(crate) fn world_but(act: Act, nobody: &Address) -> Runtime {
+    inside(act, Some(nobody.clone()))
+}
+
+fn inside(act: Act, nobody: Option<Address>) -> Runtime {
+    struct Inside(Act, Option<Address>);
 
     impl Connect for Inside {
-        fn connect<'a>(&'a self, _: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Io>>> {
+        fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Io>>> {
             Box::pin(async move {
+                if self.1.as_ref() == Some(address) {
+                    std::future::pending::<()>().await;
+                }
                 let (near, far) = tokio::io::duplex(1 << 16);
                 let act = self.0;
                 tokio::spawn(async move { speak(far, act, &AtomicUsize::new(0)).await });
@@ -383,7 +395,7 @@ pub(crate) fn world(act: Act) -> Runtime {
         }
     }
 
-    Runtime::new(TokioClock::default(), Inside(act), TokioSpawn, 7)
+    Runtime::new(TokioClock::default(), Inside(act, nobody), TokioSpawn, 7)
 }
 
 async fn speak(mut stream: impl Io, act: Act, seen: &AtomicUsize) -> io::Result<()> {

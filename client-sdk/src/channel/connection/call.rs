@@ -73,14 +73,23 @@ impl InFlight {
         Seating::Seated(seat)
     }
 
-    /// Takes a place as soon as there is one. `None`: no lane takes it.
+    /// Takes a place as soon as there is one. `None`: no lane takes it, or by now the instance takes no more requests (C2).
     pub(in crate::channel) async fn wait_for_seat(&mut self, tried: impl Fn(u64) -> bool) -> Option<Seat> {
         let connection = Arc::clone(&self.connection);
         loop {
             let mut room = std::pin::pin!(connection.room.notified());
             room.as_mut().enable();
+            if !connection.instance.load().takes_requests() {
+                return None;
+            }
             match self.seat(&tried) {
-                Seating::Seated(seat) => return Some(seat),
+                Seating::Seated(seat) => {
+                    // Only the first call that leaves a full lane says so: whoever comes in for it tells the next.
+                    if !connection.is_full() {
+                        connection.room.notify_one();
+                    }
+                    return Some(seat);
+                }
                 Seating::Full => room.await,
                 Seating::None => return None,
             }
