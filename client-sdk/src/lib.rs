@@ -5,7 +5,7 @@
 //! | [`model`] | the nouns: [`Instance`], [`Address`], [`Endpoint`], [`Change`] | |
 //! | [`discover`] | the [`Discover`] trait, and its implementations: over the registry, static, weighted static | C1 |
 //! | [`balance`] | policies, pickers, the cache that turns them into [`LoadBalance`] and into handles | C2 |
-//! | [`channel`] | a tonic channel that balances over whatever is registered right now | C2 |
+//! | [`channel`] | a tonic channel that balances over whatever is registered right now | C2, C3 |
 //! | [`layer`] | any tower service, balanced in the same way | C2 |
 //! | [`members`] | who is connected, who may be chosen, how a request finds one and waits for one | C1, C2 |
 //! | [`bridge`] | our discovery as tower's and as volo's, and tower's as ours | C1, C2 |
@@ -19,6 +19,7 @@
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
+//! | `tls` | yes | `ChannelBuilder::tls`: connections to instances over TLS (rustls, ring) |
 //! | `volo` | no | `bridge::VoloDiscover`: any discovery of ours as a `volo::discovery::Discover` of volo 0.12 |
 //!
 //! The names that most programs need stand here at the root:

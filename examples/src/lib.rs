@@ -7,10 +7,11 @@
 //! | `watch -- greeter` | greeters come, change and go |
 //! | `custom_discover` | instances that come from a file: a [`Discover`](client_sdk::discover::Discover) of one's own |
 //! | `custom_load_balance` | a primary and its stand-in: a [`LoadBalance`](client_sdk::balance::LoadBalance) of one's own |
+//! | `custom_policy` | calls that stay in the caller's zone: a [`Policy`](client_sdk::balance::Policy) of one's own |
 //! | `http1` | hyper's HTTP/1 client over two servers: any tower service, [balanced](client_sdk::layer::LoadBalanceLayer) |
 //! | `demo` | all of it at once, in separate processes that are killed and restarted |
 //!
-//! `custom_discover`, `custom_load_balance`, `http1` and `demo` need nothing else to run; the others need a registry.
+//! `custom_discover`, `custom_load_balance`, `custom_policy`, `http1` and `demo` need nothing else to run; the others need a registry.
 
 mod local;
 

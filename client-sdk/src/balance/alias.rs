@@ -23,13 +23,21 @@ impl AliasTable {
     }
 
     /// The index that a random number stands for.
+    #[inline]
     pub(super) fn draw(&self, random: u64) -> Option<usize> {
         // Lemire's multiplication instead of a division: the high half is the column, the low half the height in it.
         let drawn = u128::from(random) * self.0.len() as u128;
         #[allow(clippy::cast_possible_truncation)] // both halves, on purpose
         let (index, height) = ((drawn >> 64) as usize, drawn as u64);
-        self.0.get(index).map(|column| if height < column.own { index } else { column.alias as usize })
+        self.0.get(index).map(|column| select(height < column.own, index, column.alias as usize))
     }
+}
+
+/// One of two numbers, without a branch: which one is as random as can be, and a branch guessed wrong costs more than a
+/// whole draw.
+#[inline]
+pub(super) fn select(condition: bool, yes: usize, no: usize) -> usize {
+    no ^ ((no ^ yes) & usize::from(condition).wrapping_neg())
 }
 
 fn columns(weights: impl ExactSizeIterator<Item = u32> + Clone) -> Box<[Column]> {

@@ -65,6 +65,8 @@ pub struct BalancerBuilder<D, P> {
 pub struct Handle<P: Policy> {
     entry: Arc<Entry<P>>,
     cache: Current<P>,
+    /// The endpoint's own.
+    hash_key: Option<u64>,
 }
 
 impl<D: Discover, P: Policy> Balancer<D, P> {
@@ -84,9 +86,9 @@ impl<D: Discover, P: Policy> Balancer<D, P> {
             let instances = [Arc::new(Instance::builder(address.clone()).build())].into();
             entry.offer(View { instances, version: None });
             entry.build(&**self.cache.policy());
-            return Ok(Handle::new(Arc::new(entry)));
+            return Ok(Handle::new(entry, endpoint));
         }
-        self.entry(endpoint).await.map(Handle::new)
+        self.entry(endpoint).await.map(|entry| Handle::new(entry, endpoint))
     }
 
     /// Addresses for one request, in the order in which to try them.
@@ -94,7 +96,7 @@ impl<D: Discover, P: Policy> Balancer<D, P> {
         if let Some(address) = &endpoint.address {
             return Ok(Candidates::fixed(address.clone()));
         }
-        Candidates::pick(self.entry(endpoint).await?, endpoint)
+        Candidates::of(self.entry(endpoint).await?.load(), endpoint)
     }
 
     /// The keys that it holds now.
@@ -164,15 +166,18 @@ impl<D: Discover, P: Policy> LoadBalance<D> for Balancer<D, P> {
 }
 
 impl<P: Policy> Handle<P> {
-    fn new(entry: Arc<Entry<P>>) -> Self {
-        Self { cache: Entry::cached(&entry), entry }
+    fn new(entry: Arc<Entry<P>>, endpoint: &Endpoint) -> Self {
+        Self { cache: Entry::cached(&entry), entry, hash_key: endpoint.hash_key }
     }
 
-    /// An instance for one request. The pick borrows from the handle; [`Pick::into_owned`] ends that.
+    /// An instance for one request. A request without a hash key has the endpoint's, if that has one. The pick borrows from the handle; [`Pick::into_owned`] ends that.
     #[inline]
     pub fn pick(&mut self, context: &PickContext) -> Result<Pick<'_>, PickError> {
         match self.cache.load().as_ref().and_then(|built| built.picker.as_ref()) {
-            Some(picker) => picker.pick(context),
+            Some(picker) => {
+                let hash_key = context.hash_key.or(self.hash_key);
+                picker.pick(&PickContext { hash_key, ..*context })
+            }
             None => Err(PickError::NoInstances),
         }
     }
@@ -185,7 +190,7 @@ impl<P: Policy> Handle<P> {
 
 impl<P: Policy> Clone for Handle<P> {
     fn clone(&self) -> Self {
-        Self { entry: Arc::clone(&self.entry), cache: self.cache.clone() }
+        Self { entry: Arc::clone(&self.entry), cache: self.cache.clone(), hash_key: self.hash_key }
     }
 }
 

@@ -14,6 +14,7 @@ use std::{
 };
 
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 
 use super::{Candidates, LoadBalance, LoadBalanceError, Policy, entry::Entry};
 use crate::{
@@ -33,7 +34,7 @@ pub(crate) const IDLE: Duration = Duration::from_mins(10);
 /// backoff, when someone wants it. Keys that nobody asked for in the idle time (10 min unless set) go at the next change or
 /// first call after it.
 pub struct Cached<P: Policy, K> {
-    entries: DashMap<K, Arc<Entry<P>>>,
+    entries: DashMap<K, Arc<Entry<P>>, RandomState>,
     policy: Arc<P>,
     runtime: Runtime,
     idle: Duration,
@@ -46,7 +47,7 @@ impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
     pub fn new(policy: P, runtime: &Runtime) -> Self {
         let idle = IDLE;
         let sweep = AtomicU64::new(millis(runtime.now().saturating_add(idle)));
-        Self { entries: DashMap::new(), policy: Arc::new(policy), runtime: runtime.clone(), idle, sweep }
+        Self { entries: DashMap::default(), policy: Arc::new(policy), runtime: runtime.clone(), idle, sweep }
     }
 
     /// Sets how long a key stays that nobody asks for. Default 10 min.
@@ -82,7 +83,7 @@ impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
             entry.touch();
             return entry;
         }
-        let new = Arc::new(Entry::new(self.runtime.random()));
+        let new = Entry::new(self.runtime.random());
         Arc::clone(&self.entries.entry(key.clone()).or_insert(new))
     }
 
@@ -151,12 +152,19 @@ impl<P: Policy, D: Discover> LoadBalance<D> for Cached<P, D::Key> {
             return Ok(Candidates::fixed(address.clone()));
         }
         let key = discover.key(endpoint);
-        let entry = self.entry(&key);
-        if entry.wants_discover(|| self.runtime.now()) {
-            self.sweep_if_due();
-            self.fly(&entry, endpoint, discover).await?;
+        // What is known already costs no count of references but the one that keeps it while it is looked at.
+        let known = self.entries.get(&key).and_then(|entry| {
+            let built = entry.load();
+            entry.touch();
+            (!entry.wants_more_than(built.as_deref(), || self.runtime.now())).then_some(built)
+        });
+        if let Some(built) = known {
+            return Candidates::of(built, endpoint);
         }
-        Candidates::pick(entry, endpoint)
+        let entry = self.entry(&key);
+        self.sweep_if_due();
+        self.fly(&entry, endpoint, discover).await?;
+        Candidates::of(entry.load(), endpoint)
     }
 
     fn rebalance(&self, changes: Change<D::Key>) {

@@ -6,11 +6,17 @@ use std::{
     sync::Arc,
 };
 
-use super::{Eligible, LoadBalanceError, PickContext, PickError, Picker, Policy, entry::Entry};
-use crate::model::{Address, Endpoint, Instance};
+use arc_swap::Guard;
 
-/// First the instance that the policy picked, then the others, each once: at random by weight, held ones last. Ends when
-/// all were tried.
+use super::{Eligible, LoadBalanceError, PickContext, PickError, Picker, Policy, entry::Built};
+use crate::model::{Address, Endpoint};
+
+/// First the instance that the policy picked, then the others, each once: at random by weight, held ones last, whatever
+/// the policy. Ends when all were tried.
+///
+/// It names addresses, and is told nothing of what becomes of them: policies that learn learn nothing here, and those that
+/// count have nothing in flight, so that least request is a random choice by weight and a bound never binds. For these,
+/// [`Handle`](super::Handle), the channel and the layer.
 ///
 /// It looks at the instances anew for each retry, so an instance that left meanwhile, or takes no more requests, is not
 /// tried (C2), and one that came is.
@@ -21,13 +27,19 @@ pub struct Candidates<P: Policy> {
 enum State<P: Policy> {
     /// The endpoint names an address: no balancing.
     Fixed(Option<Address>),
-    First(Arc<Entry<P>>, Arc<Instance>),
+    First(Current<P>, Address),
+    /// The first was taken. What retries need is made when there is one: few requests come to that.
+    Taken(Current<P>, Address),
     Retry(Box<Retry<P>>),
 }
 
+/// What the first pick was made on.
+type Current<P> = Guard<Option<Arc<Built<P>>>>;
+
 struct Retry<P: Policy> {
-    entry: Arc<Entry<P>>,
-    tried: HashSet<Arc<str>>,
+    /// What was known last, and the way to what is known now.
+    built: Arc<Built<P>>,
+    tried: HashSet<Address>,
     random: fastrand::Rng,
     /// What `queue` was made from.
     of: Option<Eligible>,
@@ -39,23 +51,26 @@ impl<P: Policy> Candidates<P> {
         Self { state: State::Fixed(Some(address)) }
     }
 
-    pub(crate) fn pick(entry: Arc<Entry<P>>, endpoint: &Endpoint) -> Result<Self, LoadBalanceError> {
-        let none = |reason: String| LoadBalanceError::NoInstances { endpoint: endpoint.to_string(), reason };
-        let picked = {
-            let built = entry.load();
-            let Some(built) = built.as_ref() else {
-                return Err(none("nothing is known of it yet".to_owned()));
-            };
-            let Some(picker) = &built.picker else {
-                return Err(none(built.eligible.refused().to_string()));
-            };
-            match picker.pick(&PickContext { hash_key: endpoint.hash_key, ..PickContext::new() }) {
-                Ok(pick) => Arc::clone(pick.instance()),
-                Err(PickError::NoInstances) => return Err(none("the policy chose none of them".to_owned())),
-                Err(error) => return Err(LoadBalanceError::Other(Arc::new(error))),
-            }
-        };
-        Ok(Self { state: State::First(entry, picked) })
+    /// Of what is known.
+    pub(crate) fn of(built: Current<P>, endpoint: &Endpoint) -> Result<Self, LoadBalanceError> {
+        let first = first(built.as_deref(), endpoint)?;
+        Ok(Self { state: State::First(built, first) })
+    }
+}
+
+/// The address that the policy picks first.
+fn first<P: Policy>(built: Option<&Built<P>>, endpoint: &Endpoint) -> Result<Address, LoadBalanceError> {
+    let none = |reason: String| LoadBalanceError::NoInstances { endpoint: endpoint.to_string(), reason };
+    let Some(built) = built else {
+        return Err(none("nothing is known of it yet".to_owned()));
+    };
+    let Some(picker) = &built.picker else {
+        return Err(none(built.eligible.refused().to_string()));
+    };
+    match picker.pick(&PickContext { hash_key: endpoint.hash_key, ..PickContext::new() }) {
+        Ok(pick) => Ok(pick.instance().address.clone()),
+        Err(PickError::NoInstances) => Err(none("the policy chose none of them".to_owned())),
+        Err(source) => Err(LoadBalanceError::Pick { endpoint: endpoint.to_string(), source }),
     }
 }
 
@@ -65,12 +80,15 @@ impl<P: Policy> Iterator for Candidates<P> {
     fn next(&mut self) -> Option<Address> {
         match std::mem::replace(&mut self.state, State::Fixed(None)) {
             State::Fixed(address) => address,
-            State::First(entry, picked) => {
-                let random = fastrand::Rng::with_seed(entry.retry_seed());
-                let tried = HashSet::from([Arc::clone(&picked.id)]);
-                let queue = BinaryHeap::new();
-                self.state = State::Retry(Box::new(Retry { entry, tried, random, of: None, queue }));
-                Some(picked.address.clone())
+            State::First(built, first) => {
+                self.state = State::Taken(built, first.clone());
+                Some(first)
+            }
+            State::Taken(built, first) => {
+                let mut retry = Box::new(Retry::after(first, Guard::into_inner(built)?));
+                let next = retry.next();
+                self.state = State::Retry(retry);
+                next
             }
             State::Retry(mut retry) => {
                 let next = retry.next();
@@ -82,8 +100,18 @@ impl<P: Policy> Iterator for Candidates<P> {
 }
 
 impl<P: Policy> Retry<P> {
+    fn after(first: Address, built: Arc<Built<P>>) -> Self {
+        let seed = built.entry.upgrade().map_or(0, |entry| entry.retry_seed());
+        let random = fastrand::Rng::with_seed(seed);
+        Self { built, tried: HashSet::from([first]), random, of: None, queue: BinaryHeap::new() }
+    }
+
     fn next(&mut self) -> Option<Address> {
-        let now = self.entry.load().as_ref().map(|built| built.eligible.clone())?;
+        // A key that was forgotten meanwhile is known as it was last.
+        if let Some(newest) = self.built.entry.upgrade().and_then(|entry| entry.load().as_ref().cloned()) {
+            self.built = newest;
+        }
+        let now = self.built.eligible.clone();
         if self.of.as_ref().is_none_or(|of| !of.is_same(&now)) {
             self.queue = order(&now, &self.tried, &mut self.random);
         }
@@ -92,7 +120,7 @@ impl<P: Policy> Retry<P> {
             let Reverse((_, index)) = self.queue.pop()?;
             let instance = of.get(index)?;
             // Twice in one list, it is still tried once.
-            if self.tried.insert(Arc::clone(&instance.id)) {
+            if self.tried.insert(instance.address.clone()) {
                 return Some(instance.address.clone());
             }
         }
@@ -109,12 +137,12 @@ impl<P: Policy> std::fmt::Debug for Candidates<P> {
 /// earliest comes first (Efraimidis and Spirakis, *Weighted random sampling with a reservoir*, 2006).
 fn order(
     eligible: &Eligible,
-    tried: &HashSet<Arc<str>>,
+    tried: &HashSet<Address>,
     random: &mut fastrand::Rng,
 ) -> BinaryHeap<Reverse<(u64, usize)>> {
     let mut queue = Vec::with_capacity(eligible.first().len() + eligible.last().len());
     for (index, instance) in eligible.first().iter().chain(eligible.last().iter()).enumerate() {
-        if tried.contains(&instance.id) {
+        if tried.contains(&instance.address) {
             continue;
         }
         let time = -(1.0 - random.f64()).ln() / f64::from(instance.weight.max(1));

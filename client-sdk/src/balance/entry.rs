@@ -10,7 +10,7 @@
 use std::{
     ops::Deref,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -23,15 +23,16 @@ use super::{Eligible, PickError, Policy};
 use crate::discover::{View, track::SharedError};
 
 /// A picker and what it was built over.
-#[derive(Debug)]
-pub(crate) struct Built<P> {
+pub(crate) struct Built<P: Policy> {
     /// `None`: nothing is eligible.
-    pub(crate) picker: Option<P>,
+    pub(crate) picker: Option<P::Picker>,
     pub(crate) eligible: Eligible,
+    /// Where what is built later is found: whoever holds this need not hold that.
+    pub(crate) entry: Weak<Entry<P>>,
 }
 
 /// What an entry's picks are made on, kept by one who picks often: looked at again before each pick.
-pub(crate) type Current<P> = Cache<Published<P>, Option<Arc<Built<<P as Policy>::Picker>>>>;
+pub(crate) type Current<P> = Cache<Published<P>, Option<Arc<Built<P>>>>;
 
 /// An entry, as the place where its newest picker is published.
 pub(crate) struct Published<P: Policy>(Arc<Entry<P>>);
@@ -44,9 +45,9 @@ enum Progress {
     Ready,
 }
 
-#[derive(Debug)]
 pub(crate) struct Entry<P: Policy> {
-    current: ArcSwapOption<Built<P::Picker>>,
+    me: Weak<Self>,
+    current: ArcSwapOption<Built<P>>,
     newest: Mutex<Newest>,
     progress: watch::Sender<Progress>,
     /// Whose turn it is to discover: one at a time. Whoever gives up its turn, cancelled or done, lets the next one in.
@@ -57,7 +58,7 @@ pub(crate) struct Entry<P: Policy> {
 }
 
 impl<P: Policy> Deref for Published<P> {
-    type Target = ArcSwapOption<Built<P::Picker>>;
+    type Target = ArcSwapOption<Built<P>>;
 
     fn deref(&self) -> &Self::Target {
         &self.0.current
@@ -88,8 +89,9 @@ struct Newest {
 pub(crate) struct Began(u64);
 
 impl<P: Policy> Entry<P> {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self {
+    pub(crate) fn new(seed: u64) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
             current: ArcSwapOption::empty(),
             newest: Mutex::default(),
             progress: watch::Sender::new(Progress::Waiting),
@@ -97,11 +99,11 @@ impl<P: Policy> Entry<P> {
             flights: AtomicU64::new(0),
             used: AtomicBool::new(true),
             retries: AtomicU64::new(seed),
-        }
+        })
     }
 
     /// What picks are made on. `None` before the first view.
-    pub(crate) fn load(&self) -> Guard<Option<Arc<Built<P::Picker>>>> {
+    pub(crate) fn load(&self) -> Guard<Option<Arc<Built<P>>>> {
         self.current.load()
     }
 
@@ -153,7 +155,12 @@ impl<P: Policy> Entry<P> {
 
     /// Whether someone must discover: nothing is known, or an empty answer that it is time to doubt.
     pub(crate) fn wants_discover(&self, now: impl FnOnce() -> Duration) -> bool {
-        match self.current.load().as_ref() {
+        self.wants_more_than(self.current.load().as_deref(), now)
+    }
+
+    /// The same, of what was [loaded](Self::load).
+    pub(crate) fn wants_more_than(&self, built: Option<&Built<P>>, now: impl FnOnce() -> Duration) -> bool {
+        match built {
             None => true,
             Some(built) if built.eligible.refused().total > 0 => false,
             Some(_) => self.newest().ask_again.is_some_and(|at| at <= now()),
@@ -184,7 +191,8 @@ impl<P: Policy> Entry<P> {
             let building = Building(self);
             let eligible = Eligible::of(&view.instances);
             let picker = (!eligible.first().is_empty()).then(|| policy.build(eligible.first()));
-            self.current.store(Some(Arc::new(Built { picker, eligible })));
+            let entry = Weak::clone(&self.me);
+            self.current.store(Some(Arc::new(Built { picker, eligible, entry })));
             self.newest().built = stamp;
             self.progress.send_if_modified(|progress| {
                 let first = !matches!(progress, Progress::Ready);

@@ -2,7 +2,8 @@
 //!
 //! The power of two choices: M. Mitzenmacher, *The Power of Two Choices in Randomized Load Balancing* (IEEE TPDS 2001).
 //! Two different instances are drawn in proportion to their weights; the one with fewer active requests for its weight is
-//! chosen. A request is active from its pick until the pick is finished or dropped.
+//! chosen, and of two that are equal the one drawn first, so that at rest requests go by weight. A request is active from
+//! its pick until the pick is finished or dropped.
 
 use std::{
     sync::{
@@ -13,7 +14,9 @@ use std::{
 };
 
 use super::{
-    Load, Outcome, Pick, PickContext, PickError, Picker, Policy, Report, alias::AliasTable, loads::Loads,
+    Load, Outcome, Pick, PickContext, PickError, Picker, Policy, Report,
+    alias::{AliasTable, select},
+    loads::Loads,
     random::Random,
 };
 use crate::{model::InstanceList, runtime::Runtime};
@@ -31,11 +34,18 @@ pub struct LeastRequest {
 #[derive(Debug)]
 pub struct LeastRequestPicker {
     instances: InstanceList,
-    active: Box<[Arc<Active>]>,
-    /// The same, as what a pick reports to.
-    reports: Box<[Arc<dyn Report>]>,
+    seats: Box<[Seat]>,
     table: AliasTable,
     random: Random,
+}
+
+/// What a pick looks at, side by side.
+#[derive(Debug)]
+struct Seat {
+    active: Arc<Active>,
+    /// The same, as what a pick reports to.
+    report: Arc<dyn Report>,
+    weight: u32,
 }
 
 /// Requests of one instance that have not ended.
@@ -59,52 +69,61 @@ impl Policy for LeastRequest {
 
     fn build(&self, instances: &InstanceList) -> LeastRequestPicker {
         let active = self.loads.of(instances, Active::default);
+        let seats = instances.iter().zip(active).map(|(instance, active)| Seat {
+            report: Arc::clone(&active) as Arc<dyn Report>,
+            active,
+            weight: instance.weight,
+        });
         LeastRequestPicker {
             instances: Arc::clone(instances),
-            reports: active.iter().map(|it| Arc::clone(it) as Arc<dyn Report>).collect(),
-            active,
+            seats: seats.collect(),
             table: AliasTable::new(instances.iter().map(|instance| instance.weight)),
             random: Random::new(self.seeds.next()),
         }
     }
 }
 
-impl LeastRequestPicker {
-    /// Whether the first is more loaded than the second, for its weight, if it got this request too.
-    fn is_heavier(&self, one: usize, other: usize) -> bool {
-        let with_this =
-            |index: usize| self.active.get(index).map_or(0, |it| u64::from(it.0.load(Ordering::Relaxed)) + 1);
-        let weight = |index: usize| self.instances.get(index).map_or(0, |it| u64::from(it.weight));
+impl Seat {
+    /// Whether it is more loaded than the other, for its weight.
+    ///
+    /// Without this request: of two at rest neither is, and the first drawn is chosen, by weight. With it the lighter one
+    /// would be, and at rest hardly get anything, for the draw goes by weight already.
+    #[inline]
+    fn is_heavier(&self, other: &Self) -> bool {
+        let active = |seat: &Self| u64::from(seat.active.0.load(Ordering::Relaxed));
         // Cross-multiplied: a comparison of fractions without a division.
-        with_this(one) * weight(other) > with_this(other) * weight(one)
+        active(self) * u64::from(other.weight) > active(other) * u64::from(self.weight)
     }
 }
 
 impl Picker for LeastRequestPicker {
+    #[inline]
     fn pick(&self, _: &PickContext) -> Result<Pick<'_>, PickError> {
         let (one, other) = draw_two(&self.table, &self.random)?;
-        let chosen = if self.is_heavier(one, other) { other } else { one };
-        let (Some(active), Some(report)) = (self.active.get(chosen), self.reports.get(chosen)) else {
+        let (Some(first), Some(second)) = (self.seats.get(one), self.seats.get(other)) else {
             return Err(PickError::NoInstances);
         };
+        let chosen = select(first.is_heavier(second), other, one);
+        let seat = self.seats.get(chosen).ok_or(PickError::NoInstances)?;
         let pick = Pick::new(&self.instances, chosen)?;
-        active.0.fetch_add(1, Ordering::Relaxed);
-        Ok(pick.reporting(report, Duration::ZERO))
+        seat.active.0.fetch_add(1, Ordering::Relaxed);
+        Ok(pick.reporting(&seat.report, Duration::ZERO))
     }
 
     fn load(&self, index: usize) -> Option<Load> {
-        let in_flight = self.active.get(index)?.0.load(Ordering::Relaxed);
+        let in_flight = self.seats.get(index)?.active.0.load(Ordering::Relaxed);
         Some(Load { in_flight, latency: None })
     }
 }
 
 impl Report for Active {
-    fn finished(&self, _: Outcome, _: Duration) {
+    fn finished(&self, _: Outcome, _: Option<Duration>) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Two indices drawn by weight: different ones, unless a few draws find no second.
+#[inline]
 pub(super) fn draw_two(table: &AliasTable, random: &Random) -> Result<(usize, usize), PickError> {
     let draw = || table.draw(random.next()).ok_or(PickError::NoInstances);
     let one = draw()?;
@@ -151,6 +170,20 @@ mod tests {
     }
 
     #[test]
+    fn at_rest_requests_go_by_weight() {
+        let all = list(&[1, 3, 4]);
+        let picker = LeastRequest::with_seed(3).build(&all);
+        let mut picks = [0_u32; 3];
+        for _ in 0..80_000 {
+            picks[index(&all, &picker.pick(&PickContext::default()).expect("eligible"))] += 1;
+        }
+        for (picks, weight) in picks.iter().zip([1, 3, 4]) {
+            let share = f64::from(*picks) / f64::from(10_000 * weight);
+            assert!((0.97..1.03).contains(&share), "{picks} of weight {weight}");
+        }
+    }
+
+    #[test]
     fn an_instance_that_answers_slowly_gets_less() {
         let all = list(&[1; 10]);
         let picker = LeastRequest::with_seed(3).build(&all);
@@ -175,7 +208,7 @@ mod tests {
             (0..10).map(|_| before.pick(&PickContext::default()).expect("eligible").into_owned()).collect();
         let after = policy.build(&list(&[1, 1, 1]));
         let active = |picker: &LeastRequestPicker| {
-            picker.active.iter().map(|it| it.0.load(Ordering::Relaxed)).sum::<u32>()
+            picker.seats.iter().map(|it| it.active.0.load(Ordering::Relaxed)).sum::<u32>()
         };
         assert_eq!(active(&after), 10);
         drop(before);

@@ -3,15 +3,20 @@
 //!
 //! D. E. Eisenbud et al., *Maglev: A Fast and Reliable Software Network Load Balancer* (NSDI 2016), section 3.4. Each
 //! instance walks the table in an order of its own, given by two hashes of its id; they take turns to take their next free
-//! place, in proportion to their weights. The table's size is a prime above 100 times the number of instances, so that
-//! shares differ by little more than 1%.
+//! place, in proportion to their weights. The table's size is a prime above 100 times the number of instances (up to
+//! 50,000 of them), so that shares differ by little more than 1%.
+//!
+//! `jump` has what happens when an instance did not take a request, `bounded` the same policy with bounded load.
 
 use std::sync::Arc;
 
 use xxhash_rust::xxh64::xxh64;
 
-use super::{Connects, Pick, PickContext, PickError, Picker, Policy, ring_hash::mix};
-use crate::model::InstanceList;
+use super::{
+    Bounded, Connects, LoadFactorError, Pick, PickContext, PickError, Picker, Places, Policy, jump,
+    spread::scale,
+};
+use crate::model::{Instance, InstanceList};
 
 const DEFAULT_SIZE: u32 = 65_537;
 /// Places for each instance at least.
@@ -21,6 +26,9 @@ const MAX_SIZE: u32 = 5_000_011;
 const FREE: u32 = u32::MAX;
 
 /// Chooses by the request's hash key, by a look-up in a table.
+///
+/// With [`PickContext::attempt`] above 0 the key goes on to another instance, for each attempt to one that those before did
+/// not go to.
 #[derive(Clone, Copy, Debug)]
 pub struct Maglev {
     size: u32,
@@ -52,18 +60,33 @@ struct Walk {
 }
 
 impl Maglev {
-    /// A table of 65,537 places, or of the next prime above 100 times the number of instances if that is more.
+    /// A table of 65,537 places; from 656 instances on of twice as many, and so on: each time that it doubles, most keys
+    /// move. Always more than 100 times the number of instances, up to 50,000 of them.
+    ///
+    /// The paper's rule is the next prime above 100 times their number. That follows every change of the number, and most
+    /// keys move with each; so here it doubles. An instance whose weight is below a hundredth of the mean may get no place.
     pub fn new() -> Self {
         Self { size: DEFAULT_SIZE }
     }
 
-    /// A table of this size at least. It must be a prime, at most 5,000,011; it grows if the instances need it.
+    /// A table of this size at least. It must be a prime, at most 5,000,011; it doubles, to the next prime, as often as the
+    /// instances need it.
     pub fn with_table_size(size: u32) -> Result<Self, TableSizeError> {
         match size {
             _ if size > MAX_SIZE => Err(TableSizeError { size, problem: "it is more than 5000011" }),
             _ if !is_prime(size) => Err(TableSizeError { size, problem: "it is not a prime" }),
             _ => Ok(Self { size }),
         }
+    }
+
+    /// The same with bounded load: no instance gets more than 1.25 times the mean for its weight.
+    pub fn bounded(self) -> Bounded<Self> {
+        Bounded::new(self)
+    }
+
+    /// The same with the load bounded to `factor` times the mean, a number above 1.
+    pub fn bounded_by(self, factor: f64) -> Result<Bounded<Self>, LoadFactorError> {
+        Bounded::by(self, factor)
     }
 }
 
@@ -81,20 +104,27 @@ impl Policy for Maglev {
     }
 
     fn build(&self, instances: &InstanceList) -> MaglevPicker {
-        let needed = u32::try_from(instances.len()).unwrap_or(u32::MAX).saturating_mul(PER_INSTANCE);
-        let size = if needed < self.size { self.size } else { next_prime(needed.min(MAX_SIZE - 1) + 1) };
+        let size = size_for(instances.len(), self.size);
         MaglevPicker { instances: Arc::clone(instances), table: fill(instances, size) }
     }
 }
 
 impl Picker for MaglevPicker {
+    #[inline]
     fn pick(&self, context: &PickContext) -> Result<Pick<'_>, PickError> {
-        let key = context.hash_key.ok_or(PickError::NoHashKey)?;
-        // Multiplied instead of divided: the high half of the product is the place.
-        let place =
-            usize::try_from((u128::from(mix(key)) * self.table.len() as u128) >> 64).unwrap_or(usize::MAX);
-        let index = self.table.get(place).ok_or(PickError::NoInstances)?;
-        Pick::new(&self.instances, *index as usize)
+        jump::pick(self, context)
+    }
+}
+
+impl Places for MaglevPicker {
+    #[inline]
+    fn instances(&self) -> &[Arc<Instance>] {
+        &self.instances
+    }
+
+    #[inline]
+    fn owner(&self, place: u64) -> Option<usize> {
+        self.table.get(scale(place, self.table.len() as u64)).map(|index| *index as usize)
     }
 }
 
@@ -153,6 +183,17 @@ impl Walk {
         }
         None
     }
+}
+
+/// The least size on the way from `least`, doubled again and again to the next prime, with places enough. A table of another
+/// size moves nearly every key, so that must not happen with every instance that comes.
+fn size_for(instances: usize, least: u32) -> u32 {
+    let needed = u32::try_from(instances).unwrap_or(u32::MAX).saturating_mul(PER_INSTANCE);
+    let mut size = least;
+    while size <= needed && size < MAX_SIZE {
+        size = next_prime((size - 1).saturating_mul(2).max(size + 1));
+    }
+    size
 }
 
 fn is_prime(number: u32) -> bool {

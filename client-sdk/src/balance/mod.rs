@@ -5,13 +5,17 @@
 
 mod alias;
 mod balancer;
+mod bound;
+mod bounded;
 mod cache;
 mod caller_order;
 mod candidates;
 mod driver;
 mod eligible;
 mod entry;
+mod fading;
 mod hash_key;
+mod jump;
 mod least_request;
 mod loads;
 mod maglev;
@@ -20,9 +24,12 @@ mod pick;
 mod random;
 mod ring_hash;
 mod round_robin;
+mod spread;
 mod weighted_random;
 
 pub use balancer::{Balancer, BalancerBuilder, Handle};
+pub use bound::LoadFactorError;
+pub use bounded::{Bounded, BoundedPicker};
 pub use cache::Cached;
 pub use caller_order::CallerOrder;
 pub use candidates::Candidates;
@@ -30,6 +37,7 @@ pub(crate) use driver::rebalance;
 pub use driver::{Addresses, Balanced, Driver};
 pub use eligible::{Eligible, Refused};
 pub use hash_key::{HashKey, HashKeys, MissingKey};
+pub use jump::Places;
 pub use least_request::{LeastRequest, LeastRequestPicker};
 pub use maglev::{Maglev, MaglevPicker, TableSizeError};
 pub use peak_ewma::{PeakEwma, PeakEwmaPicker};
@@ -81,6 +89,14 @@ pub enum LoadBalanceError {
         /// The discovery's own error.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
+    /// The policy did not choose.
+    #[error("cannot choose an instance of {endpoint}: {source}")]
+    Pick {
+        /// The endpoint.
+        endpoint: String,
+        /// The policy's own error.
+        source: PickError,
+    },
     /// Another reason, of an implementation outside this crate.
     #[error("{0}")]
     Other(Arc<dyn std::error::Error + Send + Sync>),
@@ -89,6 +105,39 @@ pub enum LoadBalanceError {
 /// How to choose among instances: builds a [`Picker`] each time the instances change.
 ///
 /// `instances` holds only those that may be chosen (C2), at least one; the picker answers by index into it.
+///
+/// A policy of one's own: in turns among the instances of the caller's zone, or among all if none is there.
+///
+/// ```
+/// use std::sync::{Arc, atomic::{AtomicUsize, Ordering}};
+/// use client_sdk::{balance::{Pick, PickContext, PickError, Picker, Policy}, model::InstanceList};
+///
+/// struct SameZone(&'static str);
+///
+/// struct InTurn { instances: InstanceList, turns: Vec<usize>, next: AtomicUsize }
+///
+/// impl Policy for SameZone {
+///     type Picker = InTurn;
+///
+///     fn build(&self, instances: &InstanceList) -> InTurn {
+///         let near = |index: &usize| *instances[*index].locality.zone == *self.0;
+///         let all = 0..instances.len();
+///         let turns: Vec<usize> = all.clone().filter(near).collect();
+///         let turns = if turns.is_empty() { all.collect() } else { turns };
+///         InTurn { instances: Arc::clone(instances), turns, next: AtomicUsize::new(0) }
+///     }
+/// }
+///
+/// impl Picker for InTurn {
+///     fn pick(&self, _: &PickContext) -> Result<Pick<'_>, PickError> {
+///         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.turns.len();
+///         Pick::new(&self.instances, self.turns[turn])
+///     }
+/// }
+/// ```
+///
+/// Weights are the policy's to honour. One that learns hands its picks whom to report to
+/// ([`Pick::reporting`]), and keeps what it learnt by instance, beside its pickers.
 pub trait Policy: Send + Sync + 'static {
     /// What chooses.
     type Picker: Picker;

@@ -2,10 +2,12 @@
 //!
 //! Peak EWMA as in Finagle's load metric of that name: a latency above the average becomes the average at once, a lower one
 //! moves it by how long ago the last one was, with the time constant `decay`. The cost of an instance is its average
-//! × (requests in flight + 1) ÷ weight; of two drawn in proportion to their weights the cheaper one is chosen.
+//! × (requests in flight + 1), where requests in flight to an instance of twice the mean weight count half; of two drawn in
+//! proportion to their weights the cheaper one is chosen, and of two that are equal the one drawn first.
 //!
 //! A failure is charged as a latency of `penalty` at least, so that an instance that fails fast never looks good. Without
-//! news the average fades, so that an instance that did badly is tried again in time.
+//! news the average fades, so that an instance that did badly is tried again in time. What is learnt fades exactly, what a
+//! pick compares nearly so, which saves it two exponentials.
 
 use std::{
     sync::{
@@ -16,8 +18,12 @@ use std::{
 };
 
 use super::{
-    Load, Outcome, Pick, PickContext, PickError, Picker, Policy, Report, alias::AliasTable,
-    least_request::draw_two, loads::Loads, random::Random,
+    Load, Outcome, Pick, PickContext, PickError, Picker, Policy, Report,
+    alias::{AliasTable, select},
+    fading::Fading,
+    least_request::draw_two,
+    loads::Loads,
+    random::Random,
 };
 use crate::{model::InstanceList, runtime::Runtime};
 
@@ -32,7 +38,7 @@ pub struct PeakEwma {
 #[derive(Clone, Debug)]
 struct Settings {
     runtime: Runtime,
-    decay: Duration,
+    fading: Fading,
     default_rtt: Duration,
     penalty: Duration,
 }
@@ -41,12 +47,20 @@ struct Settings {
 #[derive(Debug)]
 pub struct PeakEwmaPicker {
     instances: InstanceList,
-    latencies: Box<[Arc<Latency>]>,
-    /// The same, as what a pick reports to.
-    reports: Box<[Arc<dyn Report>]>,
+    seats: Box<[Seat]>,
     table: AliasTable,
     random: Random,
     settings: Arc<Settings>,
+}
+
+/// What a pick looks at, side by side.
+#[derive(Debug)]
+struct Seat {
+    latency: Arc<Latency>,
+    /// The same, as what a pick reports to.
+    report: Arc<dyn Report>,
+    /// What a request in flight counts: the mean weight ÷ its own.
+    counts: f32,
 }
 
 /// What was learnt of one instance.
@@ -70,7 +84,7 @@ impl PeakEwma {
     pub fn new(runtime: &Runtime) -> Self {
         let settings = Settings {
             runtime: runtime.clone(),
-            decay: Duration::from_secs(10),
+            fading: Fading::new(Duration::from_secs(10)),
             default_rtt: Duration::from_millis(30),
             penalty: Duration::from_secs(1),
         };
@@ -80,7 +94,7 @@ impl PeakEwma {
     /// Sets the time constant with which the average moves to lower latencies. Default 10 s; at least 1 ms.
     #[must_use]
     pub fn decay(mut self, decay: Duration) -> Self {
-        Arc::make_mut(&mut self.settings).decay = decay.max(Duration::from_millis(1));
+        Arc::make_mut(&mut self.settings).fading = Fading::new(decay);
         self
     }
 
@@ -104,10 +118,16 @@ impl Policy for PeakEwma {
 
     fn build(&self, instances: &InstanceList) -> PeakEwmaPicker {
         let latencies = self.loads.of(instances, || Latency::new(&self.settings));
+        let mean = mean_weight(instances);
+        let seats = instances.iter().zip(latencies).map(|(instance, latency)| Seat {
+            report: Arc::clone(&latency) as Arc<dyn Report>,
+            latency,
+            #[allow(clippy::cast_precision_loss)] // to compare by
+            counts: mean / instance.weight.max(1) as f32,
+        });
         PeakEwmaPicker {
             instances: Arc::clone(instances),
-            reports: latencies.iter().map(|it| Arc::clone(it) as Arc<dyn Report>).collect(),
-            latencies,
+            seats: seats.collect(),
             table: AliasTable::new(instances.iter().map(|instance| instance.weight)),
             random: Random::new(self.seeds.next()),
             settings: Arc::clone(&self.settings),
@@ -115,32 +135,38 @@ impl Policy for PeakEwma {
     }
 }
 
-impl PeakEwmaPicker {
-    fn cost(&self, index: usize, now: Duration) -> f64 {
-        let weight = self.instances.get(index).map_or(0, |instance| instance.weight);
-        let latency = self.latencies.get(index).map_or(f64::INFINITY, |latency| latency.cost(now));
-        latency / f64::from(weight.max(1))
-    }
+/// Of those that have one.
+fn mean_weight(instances: &InstanceList) -> f32 {
+    let weights = instances.iter().map(|instance| instance.weight).filter(|weight| *weight > 0);
+    let (total, count) =
+        weights.fold((0.0, 0.0), |(total, count), weight| (total + f64::from(weight), count + 1.0));
+    #[allow(clippy::cast_possible_truncation)] // to compare by
+    let mean = (total / f64::max(count, 1.0)) as f32;
+    mean
 }
 
 impl Picker for PeakEwmaPicker {
+    #[inline]
     fn pick(&self, context: &PickContext) -> Result<Pick<'_>, PickError> {
         let (one, other) = draw_two(&self.table, &self.random)?;
         let now = context.now.unwrap_or_else(|| self.settings.runtime.now());
-        let chosen = if self.cost(other, now) < self.cost(one, now) { other } else { one };
-        let (Some(latency), Some(report)) = (self.latencies.get(chosen), self.reports.get(chosen)) else {
+        let (Some(first), Some(second)) = (self.seats.get(one), self.seats.get(other)) else {
             return Err(PickError::NoInstances);
         };
+        let cost = |seat: &Seat| seat.latency.cost(&self.settings.fading, seat.counts, stamp(now));
+        let chosen = select(cost(second) < cost(first), other, one);
+        let seat = self.seats.get(chosen).ok_or(PickError::NoInstances)?;
         let pick = Pick::new(&self.instances, chosen)?;
-        latency.pending.fetch_add(1, Ordering::Relaxed);
-        Ok(pick.reporting(report, now))
+        seat.latency.pending.fetch_add(1, Ordering::Relaxed);
+        Ok(pick.reporting(&seat.report, now))
     }
 
     fn load(&self, index: usize) -> Option<Load> {
-        let known = self.latencies.get(index)?;
+        let known = &self.seats.get(index)?.latency;
         let in_flight = known.pending.load(Ordering::Relaxed);
         let average = Average::unpack(known.average.load(Ordering::Relaxed));
-        let faded = f64::from(average.millis) * known.fading(average, stamp(self.settings.runtime.now()));
+        let passed = average.passed(stamp(self.settings.runtime.now()));
+        let faded = f64::from(average.millis) * self.settings.fading.exactly(passed);
         Some(Load { in_flight, latency: Some(Duration::from_secs_f64(faded / 1_000.0)) })
     }
 }
@@ -155,11 +181,13 @@ impl Latency {
         }
     }
 
-    fn cost(&self, now: Duration) -> f64 {
+    #[inline]
+    fn cost(&self, fading: &Fading, counts: f32, now: u32) -> f32 {
         let average = Average::unpack(self.average.load(Ordering::Relaxed));
-        let pending = f64::from(self.pending.load(Ordering::Relaxed));
+        #[allow(clippy::cast_precision_loss)] // to compare by
+        let with_this = self.pending.load(Ordering::Relaxed) as f32 * counts + 1.0;
         // A floor, so that requests in flight still count when the average has faded.
-        (f64::from(average.millis) * self.fading(average, stamp(now))).max(0.001) * (pending + 1.0)
+        (average.millis * fading.quickly(average.passed(now))).max(0.001) * with_this
     }
 
     fn observe(&self, latency: Duration, now: Duration) {
@@ -167,7 +195,7 @@ impl Latency {
         let moved = |packed: u64| {
             let average = Average::unpack(packed);
             #[allow(clippy::cast_possible_truncation)] // a factor from 0 to 1
-            let kept = self.fading(average, at) as f32;
+            let kept = self.settings.fading.exactly(average.passed(at)) as f32;
             let millis = if latency > average.millis {
                 latency
             } else {
@@ -178,26 +206,29 @@ impl Latency {
         // The closure never refuses.
         let _ = self.average.fetch_update(Ordering::Relaxed, Ordering::Relaxed, moved);
     }
-
-    /// How much of an average is left at a later time.
-    fn fading(&self, average: Average, at: u32) -> f64 {
-        // A time that seems to lie before the average's is another thread's, a moment ago.
-        let passed = at.wrapping_sub(average.at);
-        let passed = if passed > u32::MAX / 2 { 0 } else { passed };
-        (-f64::from(passed) / (self.settings.decay.as_secs_f64() * 1_000.0)).exp()
-    }
 }
 
 impl Report for Latency {
-    fn finished(&self, outcome: Outcome, since: Duration) {
-        self.pending.fetch_sub(1, Ordering::Relaxed);
+    fn answered(&self, since: Duration) {
         let now = self.settings.runtime.now();
-        let latency = now.saturating_sub(since);
+        self.observe(now.saturating_sub(since), now);
+    }
+
+    fn finished(&self, outcome: Outcome, since: Option<Duration>) {
+        self.pending.fetch_sub(1, Ordering::Relaxed);
+        let latency = |now: Duration| since.map(|since| now.saturating_sub(since));
         match outcome {
-            Outcome::Success => self.observe(latency, now),
-            Outcome::Failure => self.observe(latency.max(self.settings.penalty), now),
+            Outcome::Failure => {
+                let now = self.settings.runtime.now();
+                self.observe(latency(now).unwrap_or_default().max(self.settings.penalty), now);
+            }
+            // Its latency is known since the answer began.
+            _ if since.is_none() => {}
+            Outcome::Success => self.answered(since.unwrap_or_default()),
             // It may have been given up because it took so long: that it took this long is known.
             Outcome::Cancelled => {
+                let now = self.settings.runtime.now();
+                let latency = latency(now).unwrap_or_default();
                 if millis(latency) > Average::unpack(self.average.load(Ordering::Relaxed)).millis {
                     self.observe(latency, now);
                 }
@@ -207,6 +238,14 @@ impl Report for Latency {
 }
 
 impl Average {
+    /// Milliseconds from then to now.
+    #[inline]
+    fn passed(self, now: u32) -> u32 {
+        // A time that seems to lie before the average's is another thread's, a moment ago.
+        let passed = now.wrapping_sub(self.at);
+        if passed > u32::MAX / 2 { 0 } else { passed }
+    }
+
     fn pack(self) -> u64 {
         (u64::from(self.millis.to_bits()) << 32) | u64::from(self.at)
     }
@@ -221,9 +260,10 @@ fn millis(duration: Duration) -> f32 {
     duration.as_secs_f32() * 1_000.0
 }
 
+#[inline]
 #[allow(clippy::cast_possible_truncation)] // wraps, on purpose
 fn stamp(now: Duration) -> u32 {
-    now.as_millis() as u32
+    (now.as_secs() as u32).wrapping_mul(1_000).wrapping_add(now.subsec_millis())
 }
 
 #[cfg(test)]
@@ -268,6 +308,36 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn how_long_a_stream_goes_on_is_not_latency() {
+        let picker = policy().build(&list(&[1]));
+        for outcome in [Outcome::Success, Outcome::Cancelled] {
+            let mut pick = picker.pick(&PickContext::default()).expect("eligible");
+            advance(Duration::from_millis(40)).await;
+            pick.answered();
+            advance(Duration::from_hours(1)).await;
+            pick.finish(outcome);
+            let latency = picker.load(0).and_then(|load| load.latency).expect("known");
+            assert!(latency <= Duration::from_millis(40), "{latency:?} after {outcome:?}");
+        }
+        let mut pick = picker.pick(&PickContext::default()).expect("eligible");
+        pick.answered();
+        pick.finish(Outcome::Failure);
+        let latency = picker.load(0).and_then(|load| load.latency).expect("known");
+        assert_eq!(latency, Duration::from_secs(1), "a failure is charged all the same");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn among_equally_quick_ones_requests_go_by_weight() {
+        let picker = policy().build(&list(&[1, 3, 4]));
+        // Given up at once, which says nothing: all keep the latency that is assumed of them.
+        let picks = shares(&picker, 80_000, |_| (Outcome::Cancelled, 0)).await;
+        for (picks, weight) in picks.iter().zip([1, 3, 4]) {
+            let share = f64::from(*picks) / f64::from(10_000 * weight);
+            assert!((0.97..1.03).contains(&share), "{picks} of weight {weight}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_slow_instance_gets_little() {
         let picker = policy().build(&list(&[1; 5]));
         let shares =
@@ -288,7 +358,8 @@ mod tests {
     async fn bad_news_is_believed_at_once_and_fades() {
         let settings = policy().settings;
         let latency = Latency::new(&settings);
-        let at = |latency: &Latency| latency.cost(settings.runtime.now());
+        let at =
+            |latency: &Latency| f64::from(latency.cost(&settings.fading, 1.0, stamp(settings.runtime.now())));
         latency.observe(Duration::from_millis(500), settings.runtime.now());
         assert!((at(&latency) - 500.0).abs() < 1.0);
         advance(Duration::from_secs(10)).await;
@@ -323,7 +394,7 @@ mod tests {
             (0..10).map(|_| before.pick(&PickContext::default()).expect("eligible").into_owned()).collect();
         let after = policy.build(&list(&[1, 1, 1]));
         let pending = |picker: &PeakEwmaPicker| {
-            picker.latencies.iter().map(|it| it.pending.load(Ordering::Relaxed)).sum::<u32>()
+            picker.seats.iter().map(|it| it.latency.pending.load(Ordering::Relaxed)).sum::<u32>()
         };
         assert_eq!(pending(&after), 10);
         drop((before, held));

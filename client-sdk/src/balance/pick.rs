@@ -1,8 +1,9 @@
 //! A chosen instance, and the guard that tells its policy how the request went.
 //!
 //! ```text
-//!   Picker::pick ──► Pick<'picker> ──finish(outcome)──► Report::finished(outcome, since)
-//!                      │       └─────────drop─────────► Report::finished(Outcome::Cancelled, since)
+//!   Picker::pick ──► Pick<'picker> ──finish(outcome)──► Report::finished(outcome, Some(since))
+//!                      │   │   └─────────drop─────────► Report::finished(Outcome::Cancelled, Some(since))
+//!                      │   └─answered──► Report::answered(since), and later finished(outcome, None)
 //!                      └─into_owned──► Pick<'static>: the same, for as long as one likes
 //! ```
 //!
@@ -27,8 +28,15 @@ pub enum Outcome {
 
 /// Learns how requests went. Called once for each pick, from whatever thread ends the request; must not block.
 pub trait Report: Send + Sync + 'static {
-    /// A request ended. `since` is what the picker said when it made the pick: by whatever clock the policy has.
-    fn finished(&self, outcome: Outcome, since: Duration);
+    /// An answer began, and goes on: a stream may for hours. `since` is what the picker said when it made the pick, by
+    /// whatever clock the policy has. Not every caller can tell; then it is not called. Default: nothing.
+    fn answered(&self, since: Duration) {
+        let _ = since;
+    }
+
+    /// A request ended. `since` as above; `None` if [`answered`](Self::answered) was told it: how long an answer goes on says
+    /// nothing about its instance.
+    fn finished(&self, outcome: Outcome, since: Option<Duration>);
 }
 
 /// A chosen instance. Finishing or dropping it tells the policy that the request has ended.
@@ -47,7 +55,8 @@ enum Lent<'a, T: ?Sized> {
 struct Guard<'a> {
     /// `None` once it is told.
     report: Option<Lent<'a, dyn Report>>,
-    since: Duration,
+    /// `None` once its answer began.
+    since: Option<Duration>,
 }
 
 impl<'a> Pick<'a> {
@@ -68,7 +77,7 @@ impl<'a> Pick<'a> {
     /// Adds who is told how the request went. `since` is handed to it: usually the time of the pick.
     #[inline]
     pub fn reporting(mut self, report: &'a Arc<dyn Report>, since: Duration) -> Self {
-        self.guard = Some(Guard { report: Some(Lent::Borrowed(report)), since });
+        self.guard = Some(Guard { report: Some(Lent::Borrowed(report)), since: Some(since) });
         self
     }
 
@@ -82,6 +91,16 @@ impl<'a> Pick<'a> {
     #[inline]
     pub fn index(&self) -> usize {
         self.index
+    }
+
+    /// Says that its answer began: what comes from now on is not latency.
+    pub fn answered(&mut self) {
+        if let Some(guard) = &mut self.guard
+            && let Some(report) = &guard.report
+            && let Some(since) = guard.since.take()
+        {
+            report.get().answered(since);
+        }
     }
 
     /// Says how the request went.
@@ -119,6 +138,7 @@ impl<T: ?Sized> Lent<'_, T> {
 }
 
 impl Guard<'_> {
+    #[inline]
     fn tell(&mut self, outcome: Outcome) {
         if let Some(report) = self.report.take() {
             report.get().finished(outcome, self.since);
@@ -127,6 +147,7 @@ impl Guard<'_> {
 }
 
 impl Drop for Guard<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.tell(Outcome::Cancelled);
     }
@@ -157,7 +178,7 @@ mod tests {
     struct Told(Mutex<Vec<Outcome>>);
 
     impl Report for Told {
-        fn finished(&self, outcome: Outcome, _: Duration) {
+        fn finished(&self, outcome: Outcome, _: Option<Duration>) {
             self.0.lock().expect("unpoisoned").push(outcome);
         }
     }

@@ -16,13 +16,21 @@ impl Random {
         Self(AtomicU64::new(seed))
     }
 
+    #[inline]
     pub(crate) fn next(&self) -> u64 {
-        let mut z = self.0.load(Ordering::Relaxed).wrapping_add(GOLDEN);
-        self.0.store(z, Ordering::Relaxed);
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        let count = self.0.load(Ordering::Relaxed).wrapping_add(GOLDEN);
+        self.0.store(count, Ordering::Relaxed);
+        finalise(count)
     }
+}
+
+/// The finaliser: every bit of the number counts for every bit of the result, and no two numbers have the same.
+#[inline]
+pub(super) fn finalise(number: u64) -> u64 {
+    let mut z = number;
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
 }
 
 #[cfg(test)]

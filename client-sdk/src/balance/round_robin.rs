@@ -1,14 +1,19 @@
-//! Weighted round robin, smooth: one counter, no lock, no allocation per pick.
+//! Weighted round robin, smooth: one counter, no lock, no allocation per pick, and one addition for each.
 //!
-//! The idea is the static stride of gRPC's weighted round robin (gRFC A58): instances stand in a ring that a counter walks;
-//! in round `g` of the walk an instance of weight `w` is taken iff `(w·g + offset) mod M ≥ M − w`, with `M` the greatest
-//! weight, otherwise it is passed over. Over `M` rounds that takes it exactly `w` times, evenly spread. Here weights are
-//! not rounded to 16 bits, so a full cycle honours them exactly, and two things keep picks fast:
+//! Static stride, after the scheduler of gRPC's weighted round robin (gRFC A58): a cycle has as many turns as the weights
+//! sum up to (divided by what they have in common), and an instance of weight `w` has `w` of them, a stride of cycle ÷ w
+//! apart. There it is found by walking past instances whose turn it is not, with weights rounded to 16 bits; here nothing
+//! is passed over nor rounded, and a full cycle honours the weights exactly:
 //!
-//! - A weight above twice the mean is split over several places in the ring, so that on average fewer than three places
-//!   are passed over for each that is taken, however skewed the weights are.
-//! - A cycle that is short is walked once, when the picker is built, and written down: then a pick is one addition and
-//!   one look-up.
+//! - A cycle that is short is laid out when the picker is built: a pick is one addition and one look-up.
+//! - In a long one the weights are laid end to end, and turn `t` is unit `t·g mod cycle`, with `g` next to the golden
+//!   section of the cycle and prime to it: each unit comes once in a cycle, and those of one instance at intervals of at
+//!   most three lengths (the three-distance theorem, Sós 1958). A guide table (Chen and Asau, *On generating random
+//!   variates from an empirical distribution*, 1974) finds the instance of a unit without a search.
+//!
+//! The counter is the turn as a fraction of the range of `u64`: it goes on by 2^64 ÷ cycle, so that one multiplication
+//! gives the turn (D. Lemire et al., *Faster remainder by direct computation*, 2019). The step is rounded up, which
+//! shifts the cycle by one turn after 2^64 ÷ cycle turns at the earliest: 2^48 where the cycle is laid out.
 
 use std::sync::{
     Arc,
@@ -18,13 +23,14 @@ use std::sync::{
 use super::{
     Pick, PickContext, PickError, Picker, Policy,
     random::{GOLDEN, Random},
+    spread::scale,
 };
 use crate::{
     model::{Instance, InstanceList},
     runtime::Runtime,
 };
 
-/// How many picks a written-down cycle may have: so many for each instance, within these bounds.
+/// How many turns a cycle that is laid out may have: so many for each instance, within these bounds.
 const CYCLE_PER_INSTANCE: usize = 8;
 const SHORT_CYCLE: usize = 1 << 10;
 const LONG_CYCLE: usize = 1 << 16;
@@ -41,6 +47,9 @@ pub struct RoundRobin {
 pub struct RoundRobinPicker {
     instances: InstanceList,
     turns: Turns,
+    /// Turns, or units of weight, of a whole cycle.
+    cycle: u64,
+    step: u64,
     next: AtomicU64,
 }
 
@@ -49,26 +58,19 @@ pub struct RoundRobinPicker {
 enum Turns {
     /// Everyone's, one after the other: equal weights.
     Equal,
-    /// The cycle written down, as indices of instances.
-    Cycle(Box<[u32]>),
-    /// Calculated.
-    Stride(Stride),
+    /// The cycle laid out, as indices of instances.
+    Laid(Box<[u32]>),
+    /// The weights laid end to end.
+    Units(Units),
 }
 
 #[derive(Debug)]
-struct Stride {
-    places: Box<[Place]>,
-    /// The greatest weight of a place.
-    modulus: u64,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    instance: u32,
-    /// 1 to 2^32 − 1.
-    weight: u64,
-    /// Below the modulus.
-    offset: u64,
+struct Units {
+    /// Of each instance, the unit after its last.
+    ends: Box<[u64]>,
+    /// For each of the leading bits of the counter, the first instance that it may stand for.
+    guide: Box<[u32]>,
+    shift: u32,
 }
 
 impl RoundRobin {
@@ -87,101 +89,121 @@ impl Policy for RoundRobin {
     type Picker = RoundRobinPicker;
 
     fn build(&self, instances: &InstanceList) -> RoundRobinPicker {
-        // Half the range, so that the counter does not wrap in anyone's lifetime: a wrap would break the cycle.
-        let start = self.starts.next() >> 1;
+        let (turns, cycle) = Turns::of(instances);
+        let stride = if matches!(turns, Turns::Units(_)) { coprime_to(cycle) } else { 1 };
+        let step = fraction(stride, cycle);
+        let start = scale(self.starts.next(), cycle) as u64;
         RoundRobinPicker {
             instances: Arc::clone(instances),
-            turns: Turns::of(instances),
-            next: AtomicU64::new(start),
+            turns,
+            cycle,
+            step,
+            next: AtomicU64::new(start.wrapping_mul(step)),
         }
     }
 }
 
 impl Picker for RoundRobinPicker {
+    #[inline]
     fn pick(&self, _: &PickContext) -> Result<Pick<'_>, PickError> {
+        let now = self.next.fetch_add(self.step, Ordering::Relaxed);
+        let turn = scale(now, self.cycle);
         let index = match &self.turns {
-            Turns::Equal => modulo(self.turn(), self.instances.len()),
-            Turns::Cycle(cycle) => {
-                modulo(self.turn(), cycle.len()).and_then(|at| cycle.get(at)).map(|i| *i as usize)
-            }
-            // It ends: the place with the greatest weight is never passed over.
-            Turns::Stride(stride) => loop {
-                if let Some(index) = stride.at(self.turn()) {
-                    break Some(index as usize);
-                }
-            },
+            Turns::Equal => Some(turn),
+            Turns::Laid(cycle) => cycle.get(turn).map(|index| *index as usize),
+            Turns::Units(units) => units.owner(now, turn as u64),
         };
         Pick::new(&self.instances, index.ok_or(PickError::NoInstances)?)
     }
 }
 
-impl RoundRobinPicker {
-    fn turn(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
-    }
-}
-
 impl Turns {
-    fn of(instances: &[Arc<Instance>]) -> Self {
+    /// Whose turns, and how many in a cycle.
+    fn of(instances: &[Arc<Instance>]) -> (Self, u64) {
         let weight = |instance: &Arc<Instance>| u64::from(instance.weight);
         let first = instances.first().map_or(0, weight);
         if instances.iter().all(|instance| weight(instance) == first) {
             // Nobody's turn, if someone builds over nothing but weights of 0.
-            return if first == 0 { Self::Cycle(Box::default()) } else { Self::Equal };
+            let turns = if first == 0 { Self::Laid(Box::default()) } else { Self::Equal };
+            return (turns, instances.len() as u64);
         }
         let divisor = instances.iter().map(weight).fold(0, greatest_common_divisor);
-        let stride = Stride::of(instances.iter().map(|instance| weight(instance) / divisor));
-        let cycle: u64 = stride.places.iter().map(|place| place.weight).sum();
+        let weights = instances.iter().map(|instance| weight(instance) / divisor);
+        let cycle: u64 = weights.clone().sum();
         let limit = (instances.len() * CYCLE_PER_INSTANCE).clamp(SHORT_CYCLE, LONG_CYCLE);
-        match usize::try_from(cycle) {
-            Ok(cycle) if cycle <= limit => {
-                Self::Cycle((0_u64..).filter_map(|turn| stride.at(turn)).take(cycle).collect())
-            }
-            _ => Self::Stride(stride),
-        }
+        let turns = match usize::try_from(cycle) {
+            Ok(turns) if turns <= limit => Self::Laid(lay_out(weights, turns)),
+            _ => Self::Units(Units::of(weights, cycle)),
+        };
+        (turns, cycle)
     }
 }
 
-impl Stride {
-    /// Needs one weight above 0 at least; all of them fit in 32 bits.
-    fn of(weights: impl ExactSizeIterator<Item = u64> + Clone) -> Self {
-        let total: u64 = weights.clone().sum();
-        let count = weights.len() as u64;
-        let most = (2 * total).div_ceil(count).max(1);
-        let mut places = Vec::with_capacity(weights.len() * 2);
-        for (instance, weight) in (0_u32..).zip(weights).filter(|(_, weight)| *weight > 0) {
-            // A place of its own for each `most` of the weight, evenly spread over the ring from a phase of its own.
-            let parts = weight.div_ceil(most);
-            let phase = u64::from(instance).wrapping_mul(GOLDEN);
-            for part in 0..parts {
-                let position = (u128::from(part) << 64 | u128::from(phase)) / u128::from(parts);
-                let share = weight / parts + u64::from(part < weight % parts);
-                places.push((position, Place { instance, weight: share, offset: 0 }));
+impl Units {
+    fn of(weights: impl ExactSizeIterator<Item = u64>, cycle: u64) -> Self {
+        // At least as many leading numbers as instances.
+        let bits = weights.len().next_power_of_two().ilog2().max(1);
+        let shift = u64::BITS - bits;
+        let mut end = 0;
+        let ends: Box<[u64]> = weights
+            .map(|weight| {
+                end += weight;
+                end
+            })
+            .collect();
+        let mut instance = 0_u32;
+        let guide = (0..1_u64 << bits).map(|leading| {
+            let first = scale(leading << shift, cycle) as u64;
+            while ends.get(instance as usize).is_some_and(|end| *end <= first) {
+                instance += 1;
             }
-        }
-        places.sort_by_key(|(position, place)| (*position, place.instance));
-        let modulus = places.iter().map(|(_, place)| place.weight).max().unwrap_or(1);
-        let places = (0_u64..).zip(places).map(|(index, (_, place))| {
-            // Offsets that spread evenly keep equal weights from being taken in the same rounds.
-            let offset = (u128::from(index.wrapping_mul(GOLDEN)) * u128::from(modulus)) >> 64;
-            Place { offset: u64::try_from(offset).unwrap_or(0), ..place }
+            instance
         });
-        Self { places: places.collect(), modulus }
+        let guide = guide.collect();
+        Self { ends, guide, shift }
     }
 
-    /// Who is taken at this turn; `None` if the place is passed over.
-    fn at(&self, turn: u64) -> Option<u32> {
-        let count = self.places.len() as u64;
-        let place = self.places.get(modulo(turn, self.places.len())?)?;
-        // No overflow: weight and round are below 2^32, as is the offset.
-        let round = turn / count % self.modulus;
-        let taken = (place.weight * round + place.offset) % self.modulus >= self.modulus - place.weight;
-        taken.then_some(place.instance)
+    /// The instance of a unit; `now` is the same as a fraction.
+    #[inline]
+    fn owner(&self, now: u64, unit: u64) -> Option<usize> {
+        let leading = usize::try_from(now >> self.shift).ok()?;
+        let from = *self.guide.get(leading)? as usize;
+        // It is one or two further, on average over the units, for there are as many leading numbers as instances.
+        let further = self.ends.get(from..)?.iter().position(|end| unit < *end)?;
+        Some(from + further)
     }
 }
 
-fn modulo(turn: u64, count: usize) -> Option<usize> {
-    usize::try_from(turn.checked_rem(count as u64)?).ok()
+/// A short cycle: each instance's turns evenly spread, from a phase of its own, and all of them in order.
+fn lay_out(weights: impl Iterator<Item = u64>, turns: usize) -> Box<[u32]> {
+    // The place in the upper half, in 2^32ths of the cycle; who takes the turn in the lower.
+    let mut places: Vec<u64> = Vec::with_capacity(turns);
+    for (instance, weight) in (0_u64..).zip(weights).filter(|(_, weight)| *weight > 0) {
+        let stride = u64::MAX / weight;
+        let phase = scale(instance.wrapping_mul(GOLDEN), stride) as u64;
+        places.extend((0..weight).map(|turn| (turn * stride + phase) & !u64::from(u32::MAX) | instance));
+    }
+    places.sort_unstable();
+    #[allow(clippy::cast_possible_truncation)] // the lower half, on purpose
+    let cycle = places.into_iter().map(|place| place as u32);
+    cycle.collect()
+}
+
+/// `part` of `whole`, as a fraction of the range of `u64`, rounded up.
+fn fraction(part: u64, whole: u64) -> u64 {
+    if whole == 0 {
+        return 0;
+    }
+    let fraction = (u128::from(part) << 64).div_ceil(u128::from(whole));
+    #[allow(clippy::cast_possible_truncation)] // the whole is none of it
+    let fraction = fraction as u64;
+    fraction
+}
+
+/// The number next above the golden section of the cycle that has no divisor in common with it.
+fn coprime_to(cycle: u64) -> u64 {
+    let golden = scale(GOLDEN, cycle) as u64;
+    (golden.max(1)..cycle).find(|it| greatest_common_divisor(*it, cycle) == 1).unwrap_or(1)
 }
 
 fn greatest_common_divisor(a: u64, b: u64) -> u64 {

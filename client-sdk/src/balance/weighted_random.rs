@@ -47,6 +47,7 @@ impl Policy for WeightedRandom {
 }
 
 impl Picker for WeightedRandomPicker {
+    #[inline]
     fn pick(&self, _: &PickContext) -> Result<Pick<'_>, PickError> {
         let index = self.table.draw(self.random.next()).ok_or(PickError::NoInstances)?;
         Pick::new(&self.instances, index)

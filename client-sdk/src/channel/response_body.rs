@@ -47,13 +47,14 @@ impl ResponseBody {
     pub(super) fn new(
         headers: &HeaderMap,
         body: Incoming,
-        call: InFlight,
+        mut call: InFlight,
         deadline: Option<(Duration, Duration)>,
     ) -> Self {
         if body.is_end_stream() {
             call.finish(outcome::of(headers));
             return Self { open: None };
         }
+        call.answered();
         let deadline =
             deadline.map(|(timeout, left)| Deadline { timeout, sleep: Box::pin(tokio::time::sleep(left)) });
         Self { open: Some(Open { body, call, deadline }) }

@@ -108,12 +108,20 @@ impl Call {
             let limit = self.inner.settings.replay_limit;
             let source =
                 self.search.last().cloned().unwrap_or_else(|| Arc::new(Status::unavailable("not taken")));
+            call.not_taken();
             return Err(ChannelError::NotReplayable { address: address.clone(), limit, source });
         };
         let sent = sender.try_send_request(self.request(origin, body));
         drop(sender);
-        let sent = within(self.remaining(), sent).await;
-        let sent = sent.map_err(|_| self.too_late(&format!("the answer of {address}")))?;
+        let Ok(sent) = within(self.remaining(), sent).await else {
+            let error = self.too_late(&format!("the answer of {address}"));
+            if error.never_left() {
+                call.not_taken();
+            } else {
+                call.finish(Outcome::Failure);
+            }
+            return Err(error);
+        };
         let mut error = match sent {
             Ok(response) => {
                 self.body.commit();

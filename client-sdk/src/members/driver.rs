@@ -111,6 +111,12 @@ impl<O: Open> Driver<O> {
         let mut seen = HashSet::new();
         let instances: InstanceList =
             view.instances.iter().filter(|instance| seen.insert(&*instance.id)).cloned().collect();
+        tracing::debug!(
+            endpoint = %self.shared.endpoint,
+            instances = instances.len(),
+            before = self.instances.len(),
+            "view changed"
+        );
         if let Chooser::LoadBalance(balance) = &self.shared.chooser {
             balance.changed(&self.shared.endpoint, &self.view, &view);
         }
@@ -195,6 +201,7 @@ impl<O: Open> Driver<O> {
 
     fn leave(&mut self, instance: &Arc<Instance>) {
         if let Some(owner) = self.owners.remove(&instance.id) {
+            tracing::debug!(id = %instance.id, address = %instance.address, "drains");
             owner.order(Order::Drain);
             self.leaving.push((Arc::clone(instance), owner));
         }

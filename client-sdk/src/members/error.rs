@@ -33,7 +33,7 @@ pub enum RouteError {
     },
     /// Too many requests wait for an instance already.
     #[error(
-        "{limit} calls to {endpoint} wait for an instance already, which is the queue limit; try again later"
+        "{limit} requests to {endpoint} wait for an instance already, which is the queue limit; try again later"
     )]
     QueueFull {
         /// The endpoint.
@@ -94,6 +94,7 @@ impl RouteError {
         match refusal {
             LoadBalanceError::NoInstances { reason, .. } => Self::NoInstances { endpoint, reason },
             LoadBalanceError::Discover { source, .. } => Self::Discovery { endpoint, source: Some(source) },
+            LoadBalanceError::Pick { source, .. } => Self::Pick { endpoint, source },
             source @ LoadBalanceError::Other(_) => Self::LoadBalance { endpoint, source },
         }
     }

@@ -20,6 +20,13 @@ impl Ongoing {
         Self { pick: Some(pick), meters: Arc::clone(meters) }
     }
 
+    /// Its answer began.
+    pub(crate) fn answered(&mut self) {
+        if let Some(pick) = &mut self.pick {
+            pick.answered();
+        }
+    }
+
     /// It ended, and how.
     pub(crate) fn finish(mut self, outcome: Outcome) {
         self.end(outcome);

@@ -4,10 +4,12 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::Arc,
 };
 
-/// `ip:port` (IPv6 in brackets), `host:port`, or `unix:/absolute/path`. Cheap to clone; compares as text.
+use smol_str::{SmolStr, format_smolstr};
+
+/// `ip:port` (IPv6 in brackets), `host:port`, or `unix:/absolute/path`. Compares as text. Cheap to clone: up to 23 bytes, as
+/// every `ip:port` of IPv4 has, are copied in place, and longer ones are shared.
 ///
 /// ```
 /// use client_sdk::model::{Address, AddressKind};
@@ -17,7 +19,7 @@ use std::{
 /// # Ok::<(), client_sdk::model::AddressError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Address(Arc<str>);
+pub struct Address(SmolStr);
 
 /// An [`Address`] taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +69,7 @@ impl FromStr for Address {
 
 impl From<std::net::SocketAddr> for Address {
     fn from(address: std::net::SocketAddr) -> Self {
-        Self(address.to_string().into())
+        Self(format_smolstr!("{address}"))
     }
 }
 

@@ -4,9 +4,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use client_sdk::{
     balance::{
-        Balancer, LoadBalance, LoadBalanceError, PickContext, PickError, Policy, RoundRobin, WeightedRandom,
+        Balancer, LeastRequest, LoadBalance, LoadBalanceError, Maglev, PeakEwma, PickContext, PickError,
+        Policy, RingHash, RoundRobin, WeightedRandom,
     },
     model::{Address, Endpoint, Instance, Status},
+    runtime::Runtime,
 };
 
 use crate::fake::{Fake, endpoint, eventually, instance, settle};
@@ -29,11 +31,16 @@ async fn never_tried<P: Policy>(policy: P) {
         ],
     );
     let balancer = Balancer::builder(Arc::clone(&fake), policy).build();
-    let mut handle = balancer.handle(&endpoint()).await.unwrap();
-    for _ in 0..1000 {
-        let id = handle.pick(&PickContext::default()).unwrap().instance().id.clone();
+    // Its own key, for policies that hash: with a key of the request's every now and then.
+    let mut endpoint = endpoint();
+    endpoint.hash_key = Some(7);
+    let mut handle = balancer.handle(&endpoint).await.unwrap();
+    for key in 0..1000 {
+        let context = PickContext::new();
+        let context = if key % 2 == 0 { context } else { context.hash_key(key) };
+        let id = handle.pick(&context).unwrap().instance().id.clone();
         assert!(["a:1", "a:6"].contains(&&*id), "{id} was picked");
-        let mut tried = ports(balancer.get_picker(&endpoint(), &fake).await.unwrap());
+        let mut tried = ports(balancer.get_picker(&endpoint, &fake).await.unwrap());
         tried.sort();
         assert_eq!(tried, ["a:1", "a:6"]);
     }
@@ -43,6 +50,22 @@ async fn never_tried<P: Policy>(policy: P) {
 async fn a_weight_of_0_gets_no_traffic_in_first_picks_or_retries() {
     never_tried(RoundRobin::with_seed(1)).await;
     never_tried(WeightedRandom::with_seed(1)).await;
+    never_tried(LeastRequest::with_seed(1)).await;
+    never_tried(PeakEwma::new(&Runtime::tokio())).await;
+    never_tried(RingHash::new()).await;
+    never_tried(Maglev::new()).await;
+    never_tried(RingHash::new().bounded()).await;
+    never_tried(Maglev::new().bounded()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_hash_key_a_policy_that_hashes_says_so_in_its_type() {
+    let fake = Fake::with("s", &[instance(1, 1)]);
+    let balancer = Balancer::builder(Arc::clone(&fake), Maglev::new()).build();
+    let mut handle = balancer.handle(&endpoint()).await.unwrap();
+    assert_eq!(handle.pick(&PickContext::new()).unwrap_err(), PickError::NoHashKey);
+    let error = balancer.get(&endpoint()).await.unwrap_err();
+    assert!(matches!(error, LoadBalanceError::Pick { source: PickError::NoHashKey, .. }), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -57,6 +57,28 @@ async fn a_thousand_callers_of_a_thousand_instances_do_not_open_a_million_connec
 }
 
 #[tokio::test(start_paused = true)]
+async fn weights_count_once_however_few_of_the_instances_a_caller_connects_to() {
+    // Half of them have four times the weight of the others.
+    let fleet = Fleet::of((1..=200).map(|n| instance(n).weight(if n % 2 == 0 { 4 } else { 1 })));
+    let (mut light, mut heavy) = (0.0, 0.0);
+    for caller in 0..100 {
+        let channel = builder(&fleet)
+            .caller(CallerOrder::new(caller))
+            .connect_ahead(20)
+            .runtime(world(Act::NotFound))
+            .build();
+        let snapshot = channel.wait_until(|s| s.chosen() == 20).await;
+        let chosen = snapshot.instances.iter().filter(|it| it.standing == Standing::Chosen);
+        let weights: Vec<f64> = chosen.map(|it| f64::from(it.instance.weight)).collect();
+        let total: f64 = weights.iter().sum();
+        light += weights.iter().filter(|weight| **weight < 2.0).sum::<f64>() / total;
+        heavy += weights.iter().filter(|weight| **weight > 2.0).sum::<f64>() / total;
+    }
+    let ratio = heavy / light;
+    assert!((3.5..4.6).contains(&ratio), "the heavy ones get {ratio} times as much");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_caller_that_comes_back_connects_to_the_same_instances() {
     let fleet = Fleet::of((1..=200).map(instance));
     let mut sets = Vec::new();

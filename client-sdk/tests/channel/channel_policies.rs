@@ -24,7 +24,7 @@ struct Told(Arc<Mutex<Vec<Outcome>>>);
 struct First(InstanceList, Arc<dyn Report>);
 
 impl Report for Told {
-    fn finished(&self, outcome: Outcome, _: Duration) {
+    fn finished(&self, outcome: Outcome, _: Option<Duration>) {
         self.0.lock().expect("unpoisoned").push(outcome);
     }
 }
@@ -92,6 +92,16 @@ async fn least_request_sends_calls_past_an_instance_that_does_not_answer() {
     }
     assert!(stuck.calls() - before <= 1 && free.calls() >= 19, "{} and {}", stuck.calls(), free.calls());
     held.abort();
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_with_the_call_at_its_instance_is_a_failure_of_that() {
+    let (told, server) = (Told::default(), Server::start("a"));
+    let channel = builder(&Fleet::of([server.instance()])).policy(told.clone()).build();
+    let mut request = tonic::Request::new(HealthCheckRequest { service: "block".to_owned() });
+    request.set_timeout(Duration::from_millis(50));
+    HealthClient::new(channel).check(request).await.expect_err("too late");
+    assert_eq!(told.all(), [Outcome::Failure]);
 }
 
 #[tokio::test]

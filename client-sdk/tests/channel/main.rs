@@ -7,6 +7,7 @@ mod kit;
 mod channel_calls;
 mod channel_changes;
 mod channel_connecting;
+mod channel_each_policy;
 mod channel_failures;
 mod channel_foreign;
 mod channel_hash_keys;
@@ -15,6 +16,7 @@ mod channel_metrics;
 mod channel_policies;
 #[cfg(feature = "tls")]
 mod channel_tls;
+mod channel_tracing;
 
 use std::sync::Arc;
 

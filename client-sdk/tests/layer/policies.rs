@@ -30,13 +30,15 @@ fn key(request: Req) -> u64 {
 #[tokio::test(start_paused = true)]
 async fn every_policy_works_in_the_layer() {
     let runtime = Runtime::tokio();
-    let policies: [(&str, &dyn Fn(Builder) -> Builder); 6] = [
+    let policies: [(&str, &dyn Fn(Builder) -> Builder); 8] = [
         ("round robin", &|builder| builder.policy(RoundRobin::with_seed(1))),
         ("weighted random", &|builder| builder.policy(WeightedRandom::with_seed(1))),
         ("least request", &|builder| builder.policy(LeastRequest::with_seed(1))),
         ("peak EWMA", &|builder| builder.policy(PeakEwma::new(&runtime))),
         ("ring hash", &|builder| builder.policy(RingHash::new())),
         ("Maglev", &|builder| builder.policy(Maglev::new())),
+        ("bounded ring hash", &|builder| builder.policy(RingHash::new().bounded())),
+        ("bounded Maglev", &|builder| builder.policy(Maglev::new().bounded())),
     ];
     let requests: Vec<Req> = (0..100).map(|n| &*format!("request {n}").leak()).collect();
     for (name, with) in policies {
@@ -156,7 +158,7 @@ struct Told(Arc<Mutex<Vec<Outcome>>>);
 struct First(InstanceList, Arc<dyn Report>);
 
 impl Report for Told {
-    fn finished(&self, outcome: Outcome, _: Duration) {
+    fn finished(&self, outcome: Outcome, _: Option<Duration>) {
         self.0.lock().expect("unpoisoned").push(outcome);
     }
 }
@@ -211,7 +213,8 @@ async fn a_fast_failing_endpoint_is_not_preferred_where_answers_can_mean_that() 
     for _ in 0..100 {
         balanced.call("").await.expect("an answer, such as it is");
     }
-    assert!(fails.calls() < 10, "{} of 100", fails.calls());
+    // Half of them if it did not know, and most if it went by how fast they are answered.
+    assert!(fails.calls() < 30, "{} of 100", fails.calls());
 }
 
 /// The addresses in the order of the list, whatever their state.

@@ -16,11 +16,12 @@ const BOB: &str = "cargo run -p examples --bin greeter -- --name bob";
 const CALLER: &str = "cargo run -p examples --bin caller -- --calls 20";
 const CUSTOM_DISCOVER: &str = "cargo run -p examples --bin custom_discover";
 const CUSTOM_LOAD_BALANCE: &str = "cargo run -p examples --bin custom_load_balance";
+const CUSTOM_POLICY: &str = "cargo run -p examples --bin custom_policy";
 const HTTP1: &str = "cargo run -p examples --bin http1";
 
 /// The commands of the README that are run here.
-pub(crate) const COMMANDS: [&str; 7] =
-    [WATCH, ALICE, BOB, CALLER, CUSTOM_DISCOVER, CUSTOM_LOAD_BALANCE, HTTP1];
+pub(crate) const COMMANDS: [&str; 8] =
+    [WATCH, ALICE, BOB, CALLER, CUSTOM_DISCOVER, CUSTOM_LOAD_BALANCE, CUSTOM_POLICY, HTTP1];
 
 /// What `cargo run` would start, which cargo has built already for this test.
 fn program(command: &str) -> Command {
@@ -32,6 +33,7 @@ fn program(command: &str) -> Command {
         "caller" => env!("CARGO_BIN_EXE_caller"),
         "custom_discover" => env!("CARGO_BIN_EXE_custom_discover"),
         "custom_load_balance" => env!("CARGO_BIN_EXE_custom_load_balance"),
+        "custom_policy" => env!("CARGO_BIN_EXE_custom_policy"),
         "http1" => env!("CARGO_BIN_EXE_http1"),
         other => panic!("{other} is not a program"),
     };
@@ -128,6 +130,18 @@ async fn a_load_balance_of_ones_own() {
         "  hello call 4, this is alice",
         "  hello call 5, this is alice",
         "  hello call 6, this is alice",
+    ];
+    assert_eq!(said, expected);
+}
+
+#[tokio::test]
+async fn a_policy_of_ones_own() {
+    let said = output(&mut program(CUSTOM_POLICY)).await;
+    let expected = [
+        "alice and bob are in zone a, as the caller is; carol is in zone b",
+        "  6 calls: alice 3, bob 3",
+        "alice and bob have stopped",
+        "  6 calls: carol 6",
     ];
     assert_eq!(said, expected);
 }

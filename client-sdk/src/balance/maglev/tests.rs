@@ -26,6 +26,13 @@ fn shares_are_as_even_as_the_weights_are() {
         let most = shares.iter().copied().fold(0.0, f64::max) * count as f64;
         assert!(most <= 1.02, "{count} instances: max/mean {most}");
     }
+    // Weights within a hundredth of each share, for many and for few.
+    let weights: Vec<_> = (0..500_usize).map(|id| (id, 1 + id as u32 % 4)).collect();
+    for (share, (id, weight)) in shares(&Maglev::new().build(&list(weights.clone()))).iter().zip(&weights) {
+        let off = share / (f64::from(*weight) / 1_250.0) - 1.0;
+        // A place more or less than its due is a part in so many of a light one's share.
+        assert!(off.abs() <= 0.01 + 1.0 / (65_537.0 * f64::from(*weight) / 1_250.0), "{id}: {off}");
+    }
     let shares = shares(&Maglev::new().build(&list([(0, 1), (1, 3), (2, 6)])));
     for (share, expected) in shares.iter().zip([0.1, 0.3, 0.6]) {
         assert!((share - expected).abs() < 0.01, "{shares:?}");

@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::Instance;
+use crate::{balance::spread::spread, model::Instance};
 
 fn list(weights: impl IntoIterator<Item = (usize, u32)>) -> InstanceList {
     let build = |(id, weight): (usize, u32)| {
@@ -57,6 +57,31 @@ fn a_ring_whose_points_depended_on_the_digits_of_a_number() {
 }
 
 #[test]
+fn with_points_set_for_a_weight_no_change_of_weights_moves_keys_between_others() {
+    let ring = RingHash::new().points_per_weight(24);
+    // Their mean passes from one power of two to the next.
+    let before = ring.build(&list([(0, 11), (1, 11), (2, 11), (3, 12)]));
+    let after = ring.build(&list([(0, 12), (1, 11), (2, 11), (3, 12)]));
+    let moves = moved(&before, &after, 50_000);
+    assert!(moves.iter().all(|(_, to)| &**to == "i-0"), "keys moved between others");
+    assert!(moves.len() < 2_000, "{} of 50,000 keys moved", moves.len());
+    // What the documentation says of the default.
+    let (before, after) = (
+        RingHash::new().build(&list([(0, 11), (1, 11), (2, 11), (3, 12)])),
+        RingHash::new().build(&list([(0, 12), (1, 11), (2, 11), (3, 12)])),
+    );
+    assert!(moved(&before, &after, 50_000).len() > 10_000, "the step is gone: say so in its documentation");
+}
+
+#[test]
+fn a_ring_that_would_be_too_large_is_halved_and_then_stays_as_it_is() {
+    let per_weight = |count| points_per_weight(std::iter::repeat_n(1, count), None);
+    assert!((per_weight(15_000) - 256.0).abs() < 1e-9);
+    assert!((per_weight(16_000) - 128.0).abs() < 1e-9);
+    assert!((per_weight(16_001) - 128.0).abs() < 1e-9, "one that joins moves no others' points");
+}
+
+#[test]
 fn weights_are_honoured() {
     let picker = RingHash::new().build(&list([(0, 1), (1, 2), (2, 5)]));
     let mut loads = [0_u32; 3];
@@ -91,9 +116,10 @@ proptest! {
         let picker = RingHash::new().build(&list(named.iter().copied()));
         let reversed = RingHash::new().build(&list(named.iter().rev().copied()));
         for key in keys.into_iter().chain([0, u64::MAX]) {
-            let place = mix(key);
-            let searched = picker.points.iter().find(|point| point.place >= place).or(picker.points.first()).copied();
-            prop_assert_eq!(picker.point(key), searched);
+            let place = (spread(key) >> 32) as u32;
+            let points = &picker.ring.points;
+            let searched = points.iter().find(|point| point.place >= place).or(points.first());
+            prop_assert_eq!(picker.ring.owner(spread(key)), searched.map(|point| point.instance as usize));
             prop_assert_eq!(owner(&picker, key), owner(&reversed, key));
         }
     }

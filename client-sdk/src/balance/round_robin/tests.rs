@@ -69,14 +69,21 @@ proptest! {
     }
 
     #[test]
-    fn few_places_are_passed_over_however_skewed_the_weights_are(
-        weights in prop::collection::vec(prop_oneof![1_u32..4, Just(u32::MAX)], 2..200),
+    fn the_instance_of_a_unit_is_found_in_few_steps_however_skewed_the_weights_are(
+        weights in prop::collection::vec(prop_oneof![0_u64..4, Just(u64::from(u32::MAX)), Just(1_000)], 2..200),
+        random in prop::collection::vec(any::<u64>(), 100),
     ) {
-        let stride = Stride::of(weights.iter().map(|w| u64::from(*w)).collect::<Vec<_>>().into_iter());
-        let taken: u64 = stride.places.iter().map(|place| place.weight).sum();
-        let walked = u128::from(stride.modulus) * stride.places.len() as u128;
-        prop_assert!(walked <= u128::from(taken) * 4, "{walked} places for {taken} picks");
-        prop_assert!(stride.places.len() <= weights.len() * 2);
+        let cycle: u64 = weights.iter().sum();
+        prop_assume!(cycle > 0);
+        let units = Units::of(weights.iter().copied(), cycle);
+        for now in random.into_iter().chain([0, u64::MAX]) {
+            let unit = scale(now, cycle) as u64;
+            let searched = units.ends.iter().position(|end| unit < *end);
+            prop_assert_eq!(units.owner(now, unit), searched);
+        }
+        // On average over the counter's range: every leading number's instances are looked at, once at the most.
+        let steps: usize = units.guide.windows(2).map(|pair| (pair[1] - pair[0]) as usize + 1).sum();
+        prop_assert!(steps <= units.guide.len() + weights.len());
     }
 }
 

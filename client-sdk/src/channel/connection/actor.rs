@@ -52,6 +52,7 @@ impl Actor {
                     let since = self.opener.runtime.now();
                     let (lane, running) = self.connection.admit(opened);
                     self.opener.meters.connected();
+                    tracing::debug!(address = %self.connection.address, nth = lane.nth, "connected");
                     self.set(Phase::Open { nth: lane.nth });
                     let draining = || self.set(Phase::Draining);
                     if keep(

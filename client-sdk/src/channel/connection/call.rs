@@ -96,6 +96,13 @@ impl InFlight {
         }
     }
 
+    /// Its answer began.
+    pub(in crate::channel) fn answered(&mut self) {
+        if let Some(call) = &mut self.call {
+            call.answered();
+        }
+    }
+
     /// The call has ended, and how. One that is dropped was given up.
     pub(in crate::channel) fn finish(mut self, outcome: Outcome) {
         if let Some(call) = self.call.take() {

@@ -102,6 +102,7 @@ impl Growth {
         let (lane, running) = connection.admit(opened);
         connection.changed();
         self.opener.meters.connected();
+        tracing::debug!(address = %connection.address, nth = lane.nth, "connected");
         self.opener.runtime.detach(async move {
             let since = runtime.now();
             let end = keep(&connection, &lane, running, &runtime, &mut orders, Some(IDLE), || {}).await;

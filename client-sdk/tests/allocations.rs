@@ -1,0 +1,75 @@
+//! A pick allocates nothing, by any policy, on a built picker and through a handle; nor does what ends it.
+
+use std::{sync::Arc, time::Duration};
+
+use allocation_counter::measure;
+use client_sdk::{
+    balance::{
+        Balancer, LeastRequest, Maglev, Outcome, PeakEwma, PickContext, Picker, Policy, RingHash, RoundRobin,
+        WeightedRandom,
+    },
+    discover::WeightedStaticDiscover,
+    model::{Endpoint, Instance, InstanceList},
+    runtime::Runtime,
+};
+
+/// A list of so many, and weights that repeat after so many different ones.
+fn list(count: u16, weights: u32) -> InstanceList {
+    let instance = |number| {
+        let address = std::net::SocketAddr::from(([10, 0, 0, 1], number)).into();
+        Arc::new(Instance::builder(address).weight(1 + u32::from(number) * 7 % weights).build())
+    };
+    (1..=count).map(instance).collect()
+}
+
+fn contexts() -> impl Iterator<Item = PickContext> {
+    let of = |number: u64| {
+        let context = PickContext::new().hash_key(number).attempt(u32::from(number.is_multiple_of(5)));
+        if number.is_multiple_of(2) { context.now(Duration::from_millis(number)) } else { context }
+    };
+    (0..500).map(of)
+}
+
+async fn allocates_nothing<P: Policy>(policy: impl Fn() -> P, runtime: &Runtime) {
+    // Equal weights, a short cycle, a long one.
+    for (count, weights) in [(1, 1), (10, 1), (100, 4), (300, 9_973)] {
+        let instances = list(count, weights);
+        let picker = policy().build(&instances);
+        let on_picker = measure(|| {
+            for context in contexts() {
+                drop(picker.pick(&context).expect("an instance"));
+                picker.pick(&context).expect("an instance").into_owned().finish(Outcome::Success);
+            }
+        });
+        assert_eq!(on_picker.count_total, 0, "on a picker over {count}");
+
+        let discover: WeightedStaticDiscover = instances.iter().map(|it| Instance::clone(it)).collect();
+        let balancer = Balancer::builder(Arc::new(discover), policy()).runtime(runtime.clone()).build();
+        let mut handle = balancer.handle(&Endpoint::new("service")).await.expect("known");
+        drop(handle.pick(&PickContext::new().hash_key(1)));
+        let through_handle = measure(|| {
+            for context in contexts() {
+                handle.pick(&context).expect("an instance").finish(Outcome::Failure);
+            }
+        });
+        assert_eq!(through_handle.count_total, 0, "through a handle on {count}");
+    }
+}
+
+#[tokio::test]
+async fn a_pick_allocates_nothing() {
+    let runtime = Runtime::tokio();
+    allocates_nothing(|| RoundRobin::with_seed(1), &runtime).await;
+    allocates_nothing(|| WeightedRandom::with_seed(1), &runtime).await;
+    allocates_nothing(|| LeastRequest::with_seed(1), &runtime).await;
+    allocates_nothing(|| PeakEwma::new(&runtime), &runtime).await;
+    allocates_nothing(RingHash::new, &runtime).await;
+    allocates_nothing(Maglev::new, &runtime).await;
+    allocates_nothing(|| RingHash::new().bounded(), &runtime).await;
+    allocates_nothing(|| Maglev::new().bounded(), &runtime).await;
+}
+
+#[test]
+fn the_counter_counts() {
+    assert_eq!(measure(|| drop(std::hint::black_box(vec![1]))).count_total, 1);
+}

@@ -1,0 +1,168 @@
+//! Prints the tables of `docs/benchmarks.md`, as measured on this machine.
+//!
+//! `cargo run --release --features pingora`, in this folder; about two minutes. Without the feature, pingora is left out.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use benchmarks::{
+    fixture::{Feed, SIZES, instances},
+    measure::{fastest, mean},
+    ours, peers,
+    subject::Subject,
+};
+use client_sdk::runtime::Runtime;
+
+/// Runs of which the fastest counts.
+const ROUNDS: usize = 15;
+/// Between changes.
+const CHANGE_EVERY: Duration = Duration::from_millis(100);
+
+/// Names of rows, and what each has at each size. `None`: not measured.
+#[derive(Default)]
+struct Table(Vec<(String, Vec<Option<f64>>)>);
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 1)]
+async fn main() {
+    let runtime = Runtime::tokio();
+    tokio::spawn(async move { all(&runtime) }).await.expect("it runs through");
+}
+
+fn all(runtime: &Runtime) {
+    for threads in [1, 2] {
+        let floor = fastest(&[ours::floor()], threads, ROUNDS)[0];
+        println!("## Picks on {threads} thread{}, nanoseconds\n", if threads == 1 { "" } else { "s" });
+        println!("One atomic addition{}: {floor:.1}\n", if threads == 1 { "" } else { " to one counter" });
+        picks(threads, runtime);
+    }
+    println!("## While ten changes arrive a second, one thread, nanoseconds on the average\n");
+    under_changes(runtime);
+    println!("## Taking in a change of one instance, microseconds\n");
+    building(runtime);
+}
+
+fn picks(threads: usize, runtime: &Runtime) {
+    let (mut table, mut ratios) = (Table::default(), Table::default());
+    for (column, size) in SIZES.into_iter().enumerate() {
+        let feed = Arc::new(Feed::new(instances(size)));
+        let groups = [
+            ("", ours::pickers(size, runtime)),
+            (", made and ended", ours::ended(size, runtime)),
+            (", by `Handle`", ours::handles(&feed, runtime)),
+            (", by `get_picker`", ours::get_pickers(size, runtime)),
+            ("", vec![peers::volo_random(size).0, peers::volo_hash(size), peers::tower(size)]),
+            ("", peers::pingora(size)),
+        ];
+        let named = |(suffix, subjects): (&str, Vec<Subject>)| {
+            let name = move |subject: &Subject| format!("{}{suffix}", subject.name);
+            subjects.into_iter().map(|subject| (name(&subject), subject)).collect::<Vec<_>>()
+        };
+        let (names, subjects): (Vec<_>, Vec<_>) =
+            groups.into_iter().flat_map(named).filter(|(_, it)| threads == 1 || it.is_shared).unzip();
+        let results = fastest(&subjects, threads, ROUNDS);
+        for (name, result) in names.iter().zip(&results) {
+            table.set(name, column, *result);
+        }
+        let of = |name: &str| names.iter().position(|it| it == name).map(|at| results[at]);
+        for (peer, own) in [
+            ("volo: `WeightedRandomBalance`", "weighted random"),
+            ("volo: `ConsistentHashBalance`", "Maglev"),
+            ("volo: `ConsistentHashBalance`", "ring hash"),
+        ] {
+            for face in ["`Handle`", "`get_picker`"] {
+                if let (Some(peer_takes), Some(own_takes)) = (of(peer), of(&format!("{own}, by {face}"))) {
+                    ratios.set(&format!("{peer} ÷ {own}, by {face}"), column, peer_takes / own_takes);
+                }
+            }
+        }
+    }
+    table.print(1);
+    ratios.print(1);
+}
+
+fn under_changes(runtime: &Runtime) {
+    let during = Duration::from_millis(600);
+    let mut table = Table::default();
+    for (column, size) in SIZES.into_iter().enumerate() {
+        let feed = Arc::new(Feed::new(instances(size)));
+        let handles = ours::handles(&feed, runtime);
+        let (volo, change_volo) = peers::volo_random(size);
+        let quiet: Vec<f64> = handles.iter().chain([&volo]).map(|subject| mean(subject, during)).collect();
+        let changing = while_changing(change_volo, || {
+            let fed = Arc::clone(&feed);
+            while_changing(
+                move || fed.change(),
+                || handles.iter().chain([&volo]).map(|subject| mean(subject, during)).collect::<Vec<_>>(),
+            )
+        });
+        for ((subject, quiet), changing) in handles.iter().chain([&volo]).zip(quiet).zip(changing) {
+            let face = if subject.name.starts_with("volo") { "" } else { ", by `Handle`" };
+            table.set(&format!("{}{face}, quiet", subject.name), column, quiet);
+            table.set(&format!("{}{face}, changing", subject.name), column, changing);
+        }
+    }
+    table.print(1);
+}
+
+/// Does something while another thread makes a change every [`CHANGE_EVERY`].
+fn while_changing<T>(mut change: impl FnMut() + Send, what: impl FnOnce() -> T) -> T {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let changing = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                std::thread::park_timeout(CHANGE_EVERY);
+                change();
+            }
+        });
+        let result = what();
+        done.store(true, Ordering::Relaxed);
+        changing.thread().unpark();
+        result
+    })
+}
+
+fn building(runtime: &Runtime) {
+    let mut table = Table::default();
+    for (column, size) in SIZES.into_iter().enumerate() {
+        let rounds = if size > 1_000 { 5 } else { ROUNDS };
+        for (name, build, change) in ours::building(size, rounds, runtime) {
+            table.set(&format!("{name}, the picker alone"), column, build / 1_000.0);
+            table.set(&format!("{name}, by `rebalance`"), column, change / 1_000.0);
+        }
+        for (name, change) in peers::volo_changes(size, rounds) {
+            table.set(&format!("{name}, by `rebalance`"), column, change / 1_000.0);
+        }
+    }
+    table.print(0);
+}
+
+impl Table {
+    fn set(&mut self, name: &str, column: usize, value: f64) {
+        let at = self.0.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
+            self.0.push((name.to_owned(), vec![None; SIZES.len()]));
+            self.0.len() - 1
+        });
+        self.0[at].1[column] = Some(value);
+    }
+
+    fn print(&self, decimals: usize) {
+        println!("| instances | 10 | 100 | 1,000 | 10,000 |\n|---|--:|--:|--:|--:|");
+        for (name, values) in &self.0 {
+            print!("| {name} |");
+            for value in values {
+                match value {
+                    Some(value) if *value >= 100.0 => print!(" {value:.0} |"),
+                    Some(value) => print!(" {value:.decimals$} |"),
+                    None => print!(" – |"),
+                }
+            }
+            println!();
+        }
+        println!();
+    }
+}
