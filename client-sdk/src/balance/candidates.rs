@@ -27,9 +27,12 @@ pub struct Candidates<P: Policy> {
 enum State<P: Policy> {
     /// The endpoint names an address: no balancing.
     Fixed(Option<Address>),
-    First(Current<P>, Address),
-    /// The first was taken. What retries need is made when there is one: few requests come to that.
-    Taken(Current<P>, Address),
+    /// The first, and whether it was taken. What retries need is made when there is one: few requests come to that.
+    First {
+        built: Current<P>,
+        address: Address,
+        taken: bool,
+    },
     Retry(Box<Retry<P>>),
 }
 
@@ -53,8 +56,8 @@ impl<P: Policy> Candidates<P> {
 
     /// Of what is known.
     pub(crate) fn of(built: Current<P>, endpoint: &Endpoint) -> Result<Self, LoadBalanceError> {
-        let first = first(built.as_deref(), endpoint)?;
-        Ok(Self { state: State::First(built, first) })
+        let address = first(built.as_deref(), endpoint)?;
+        Ok(Self { state: State::First { built, address, taken: false } })
     }
 }
 
@@ -78,24 +81,28 @@ impl<P: Policy> Iterator for Candidates<P> {
     type Item = Address;
 
     fn next(&mut self) -> Option<Address> {
-        match std::mem::replace(&mut self.state, State::Fixed(None)) {
-            State::Fixed(address) => address,
-            State::First(built, first) => {
-                self.state = State::Taken(built, first.clone());
-                Some(first)
+        match &mut self.state {
+            State::First { address, taken, .. } if !*taken => {
+                *taken = true;
+                Some(address.clone())
             }
-            State::Taken(built, first) => {
-                let mut retry = Box::new(Retry::after(first, Guard::into_inner(built)?));
-                let next = retry.next();
-                self.state = State::Retry(retry);
-                next
-            }
-            State::Retry(mut retry) => {
-                let next = retry.next();
-                self.state = State::Retry(retry);
-                next
-            }
+            State::Fixed(address) => address.take(),
+            State::Retry(retry) => retry.next(),
+            State::First { .. } => self.retry(),
         }
+    }
+}
+
+impl<P: Policy> Candidates<P> {
+    /// The first was taken and another one is wanted.
+    fn retry(&mut self) -> Option<Address> {
+        if let State::First { built, address, .. } = std::mem::replace(&mut self.state, State::Fixed(None)) {
+            let mut retry = Box::new(Retry::after(address, Guard::into_inner(built)?));
+            let next = retry.next();
+            self.state = State::Retry(retry);
+            return next;
+        }
+        None
     }
 }
 
