@@ -52,6 +52,11 @@ pub(crate) trait Member: Send + Sync + 'static {
 
     fn state(&self) -> ConnectionState;
 
+    /// Whether it takes requests: whether its state is `Ready`, found out as cheaply as can be.
+    fn is_ready(&self) -> bool {
+        self.state() == ConnectionState::Ready
+    }
+
     /// Whether it takes a request right now, if it is ready. One that is ready and busy stays chosen, is passed over for the
     /// moment, and tells the [`Room`](super::Room) when it is free again. Default: it always does.
     fn is_free(&self) -> bool {

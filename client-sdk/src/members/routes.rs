@@ -206,7 +206,7 @@ impl<M: Member> Routes<M> {
     /// Whether requests go to the entry, connected or about to be.
     pub(super) fn takes(&self, entry: &Entry<M>) -> bool {
         self.routes(entry)
-            && (entry.member.state() == ConnectionState::Ready
+            && (entry.member.is_ready()
                 || (self.on_demand && entry.member.is_hopeful()))
     }
 
@@ -232,7 +232,7 @@ impl<M: Member> Routes<M> {
         if tried.contains(&entry.member) {
             return Takes::Not;
         }
-        if entry.member.state() == ConnectionState::Ready {
+        if entry.member.is_ready() {
             return if entry.member.is_free() { Takes::Now } else { Takes::Busy };
         }
         if !self.on_demand {
@@ -286,17 +286,17 @@ impl<M: Member> Entry<M> {
 
     /// Whether it is connected and takes no request at this moment.
     fn is_busy(&self) -> bool {
-        self.member.state() == ConnectionState::Ready && !self.member.is_free()
+        self.member.is_ready() && !self.member.is_free()
     }
 
     /// Of one that was not connected a moment ago: whether it is about to be, or has come to be since.
     fn is_coming(&self) -> bool {
-        self.member.is_hopeful() || self.member.state() == ConnectionState::Ready
+        self.member.is_hopeful() || self.member.is_ready()
     }
 
     /// Whether a request could be sent to it, now or once it is not busy.
     fn is_open(&self) -> bool {
-        self.is_eligible() && self.member.state() == ConnectionState::Ready
+        self.is_eligible() && self.member.is_ready()
     }
 }
 

@@ -166,6 +166,11 @@ impl Member for Connection {
         }
     }
 
+    /// One that drains has no lane that takes requests.
+    fn is_ready(&self) -> bool {
+        self.has_open(|_| true)
+    }
+
     fn is_hopeful(&self) -> bool {
         match &**self.phase.load() {
             Phase::Idle | Phase::Connecting { last: None } => true,

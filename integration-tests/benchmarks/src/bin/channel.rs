@@ -33,6 +33,14 @@ use tonic_health::pb::{
 type Failure = Box<dyn Error + Send + Sync>;
 
 const SERVERS: usize = 10;
+/// What is measured, and which of them it is measured against.
+const CHANNELS: [(&str, Option<usize>); 5] = [
+    ("tonic, 1 server", None),
+    ("tonic with keepalive as ours has it, 1 server", Some(0)),
+    ("ours, 1 server", Some(0)),
+    ("tonic, 10 servers", None),
+    ("ours, 10 servers", Some(3)),
+];
 /// Calls of a round, by how many callers make them at once.
 const LOADS: [(usize, usize); 2] = [(1, 1_000), (32, 4_000)];
 
@@ -104,23 +112,29 @@ async fn measure(rounds: usize) -> Result<(), Failure> {
         Ok(BalancedChannel::builder(Arc::new(discover), Endpoint::new("echo")).build())
     };
     let one = HealthClient::new(tonic(&addresses[0])?.connect().await?);
+    let keepalive = tonic(&addresses[0])?
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(5))
+        .keep_alive_while_idle(true);
+    let one_keepalive = HealthClient::new(keepalive.connect().await?);
     let ten = addresses.iter().map(tonic).collect::<Result<Vec<_>, _>>()?;
     let ten = HealthClient::new(Channel::balance_list(ten.into_iter()));
     let our_one = HealthClient::new(ours(&addresses[..1])?);
     let our_ten = HealthClient::new(ours(&addresses)?);
 
-    println!("| calls | channel | CPU of a call, µs | spread | ours − tonic's | calls/s | spread |");
+    println!("| calls | channel | CPU of a call, µs | spread | more than tonic's | calls/s | spread |");
     println!("|---|---|--:|--:|--:|--:|--:|");
     for (callers, calls) in LOADS {
-        let mut costs: [Vec<Cost>; 4] = Default::default();
+        let mut costs: [Vec<Cost>; CHANNELS.len()] = Default::default();
         for round in 0..=rounds {
             // Each begins as often as the others.
-            for turn in 0..4 {
-                let which = (round + turn) % 4;
+            for turn in 0..CHANNELS.len() {
+                let which = (round + turn) % CHANNELS.len();
                 let cost = match which {
                     0 => run(&one, callers, calls).await?,
-                    1 => run(&our_one, callers, calls).await?,
-                    2 => run(&ten, callers, calls).await?,
+                    1 => run(&one_keepalive, callers, calls).await?,
+                    2 => run(&our_one, callers, calls).await?,
+                    3 => run(&ten, callers, calls).await?,
                     _ => run(&our_ten, callers, calls).await?,
                 };
                 // The first round warms up.
@@ -129,13 +143,12 @@ async fn measure(rounds: usize) -> Result<(), Failure> {
                 }
             }
         }
-        let names = ["tonic, 1 server", "ours, 1 server", "tonic, 10 servers", "ours, 10 servers"];
-        for (index, name) in names.into_iter().enumerate() {
+        for (index, (name, peer)) in CHANNELS.into_iter().enumerate() {
             let [first, median, third] = quartiles(costs[index].iter().map(|cost| cost.cpu));
             let [low, rate, high] = quartiles(costs[index].iter().map(|cost| 1e6 / cost.wall));
             // Of pairs that ran side by side, so that what slowed both down falls out.
-            let against = if index % 2 == 1 {
-                let pairs = costs[index].iter().zip(&costs[index - 1]);
+            let against = if let Some(peer) = peer {
+                let pairs = costs[index].iter().zip(&costs[peer]);
                 format!("{:+.2}", quartiles(pairs.map(|(ours, theirs)| ours.cpu - theirs.cpu))[1])
             } else {
                 String::new()
