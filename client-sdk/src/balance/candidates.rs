@@ -8,7 +8,7 @@ use std::{
 
 use arc_swap::Guard;
 
-use super::{Eligible, LoadBalanceError, PickContext, PickError, Picker, Policy, entry::Built};
+use super::{Eligible, LoadBalanceError, PickContext, PickError, Picker, Policy, Refused, entry::Built};
 use crate::model::{Address, Endpoint};
 
 /// First the instance that the policy picked, then the others, each once: at random by weight, held ones last, whatever
@@ -55,6 +55,7 @@ impl<P: Policy> Candidates<P> {
     }
 
     /// Of what is known.
+    #[inline]
     pub(crate) fn of(built: Current<P>, endpoint: &Endpoint) -> Result<Self, LoadBalanceError> {
         let address = first(built.as_deref(), endpoint)?;
         Ok(Self { state: State::First { built, address, taken: false } })
@@ -62,24 +63,41 @@ impl<P: Policy> Candidates<P> {
 }
 
 /// The address that the policy picks first.
+#[inline]
 fn first<P: Policy>(built: Option<&Built<P>>, endpoint: &Endpoint) -> Result<Address, LoadBalanceError> {
-    let none = |reason: String| LoadBalanceError::NoInstances { endpoint: endpoint.to_string(), reason };
-    let Some(built) = built else {
-        return Err(none("nothing is known of it yet".to_owned()));
-    };
-    let Some(picker) = &built.picker else {
-        return Err(none(built.eligible.refused().to_string()));
+    let Some(picker) = built.and_then(|built| built.picker.as_ref()) else {
+        return Err(nothing(built.map(|built| built.eligible.refused()), endpoint));
     };
     match picker.pick(&PickContext { hash_key: endpoint.hash_key, ..PickContext::new() }) {
         Ok(pick) => Ok(pick.instance().address.clone()),
-        Err(PickError::NoInstances) => Err(none("the policy chose none of them".to_owned())),
-        Err(source) => Err(LoadBalanceError::Pick { endpoint: endpoint.to_string(), source }),
+        Err(error) => Err(not_picked(error, endpoint)),
+    }
+}
+
+#[cold]
+fn nothing(refused: Option<Refused>, endpoint: &Endpoint) -> LoadBalanceError {
+    let reason = match refused {
+        Some(refused) => refused.to_string(),
+        None => "nothing is known of it yet".to_owned(),
+    };
+    LoadBalanceError::NoInstances { endpoint: endpoint.to_string(), reason }
+}
+
+#[cold]
+fn not_picked(error: PickError, endpoint: &Endpoint) -> LoadBalanceError {
+    let endpoint = endpoint.to_string();
+    match error {
+        PickError::NoInstances => {
+            LoadBalanceError::NoInstances { endpoint, reason: "the policy chose none of them".to_owned() }
+        }
+        source => LoadBalanceError::Pick { endpoint, source },
     }
 }
 
 impl<P: Policy> Iterator for Candidates<P> {
     type Item = Address;
 
+    #[inline]
     fn next(&mut self) -> Option<Address> {
         match &mut self.state {
             State::First { address, taken, .. } if !*taken => {

@@ -18,9 +18,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{
-    Chooser, ConnectionState, Member, SharedError, chooser::AnyPolicy, member::Demand, tried::Tried,
-};
+use super::{Chooser, Member, SharedError, chooser::AnyPolicy, member::Demand, tried::Tried};
 use crate::{
     balance::{Connects, Eligible, Load, Pick, PickContext, PickError, Picker},
     model::{Address, Instance, InstanceList},
@@ -205,9 +203,7 @@ impl<M: Member> Routes<M> {
 
     /// Whether requests go to the entry, connected or about to be.
     pub(super) fn takes(&self, entry: &Entry<M>) -> bool {
-        self.routes(entry)
-            && (entry.member.is_ready()
-                || (self.on_demand && entry.member.is_hopeful()))
+        self.routes(entry) && (entry.member.is_ready() || (self.on_demand && entry.member.is_hopeful()))
     }
 
     pub(super) fn routes(&self, entry: &Entry<M>) -> bool {

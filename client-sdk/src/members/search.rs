@@ -156,11 +156,11 @@ impl<M: Member> Search<M> {
     /// Has a load balancer name addresses, if one chooses and has not named any. `Ok(Err)`: it refuses, with what it may
     /// have known.
     async fn ask_balancer(&mut self) -> Result<Result<(), (Seen, LoadBalanceError)>, RouteError> {
-        let shared = Arc::clone(&self.shared);
-        let Chooser::LoadBalance(balance) = &shared.chooser else { return Ok(Ok(())) };
-        if self.named.is_some() {
+        if self.named.is_some() || matches!(self.shared.chooser, Chooser::Policy(..)) {
             return Ok(Ok(()));
         }
+        let shared = Arc::clone(&self.shared);
+        let Chooser::LoadBalance(balance) = &shared.chooser else { return Ok(Ok(())) };
         let seen = self.look();
         // A load balancer knows of the request what the endpoint says.
         let mut endpoint = Cow::Borrowed(&shared.endpoint);
@@ -180,9 +180,11 @@ impl<M: Member> Search<M> {
 
     /// The next instance by the newest routes.
     fn choose(&mut self) -> Result<Choice<M>, RouteError> {
-        let seen = self.look();
         let shared = &self.shared;
+        // In this order, so that nothing that happens after it is missed.
+        let turn = shared.room.turn();
         let routes = shared.routes.load();
+        let seen = Seen { turn, version: routes.version };
         if let Some(named) = &mut self.named {
             while named.looks > 0
                 && let Some(address) = named.addresses.next()
