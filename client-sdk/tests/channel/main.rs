@@ -16,7 +16,6 @@ mod channel_metrics;
 mod channel_policies;
 #[cfg(feature = "tls")]
 mod channel_tls;
-mod channel_tracing;
 
 use std::sync::Arc;
 

@@ -1,4 +1,9 @@
-//! What a channel says of itself at level `debug`.
+//! What a channel says of itself at level `debug`. Alone in its process, for what is said is said to the whole of it.
+#![allow(clippy::disallowed_methods)] // a test may spawn
+
+#[allow(dead_code)] // the channel's own tests need more of it
+#[path = "channel/kit.rs"]
+mod kit;
 
 use std::{
     io,
@@ -6,10 +11,9 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    builder,
-    kit::{Fleet, Server, who},
-};
+use client_sdk::{BalancedChannel, Endpoint};
+
+use crate::kit::{Fleet, Server, who};
 
 /// What was said.
 #[derive(Clone, Default)]
@@ -42,12 +46,13 @@ async fn views_connections_and_their_ends_are_told() {
         .with_ansi(false)
         .with_writer(move || writer.clone())
         .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    tracing::subscriber::set_global_default(subscriber).expect("the first");
     let (alive, mut dead) = (Server::start("a"), Server::mortal("dead"));
     dead.kill();
     let fleet = Fleet::of([alive.instance(), dead.instance()]);
     let backoff = Duration::from_millis(2);
-    let channel = builder(&fleet).backoff(backoff, backoff).build();
+    let channel = BalancedChannel::builder(Arc::new(fleet.clone()), Endpoint::new("greeter"));
+    let channel = channel.backoff(backoff, backoff).build();
     channel.wait_until(|s| s.chosen() == 1 && s.instances.iter().any(|it| it.last_error.is_some())).await;
     who(&channel).await.expect("answered");
     fleet.set([]);
