@@ -153,7 +153,8 @@ impl<D: Discover, Req, Res, T> LoadBalanceBuilder<D, Req, Res, T> {
     }
 
     /// The longest that a request waits for a service that takes it. Default: twice the make timeout, so that a request
-    /// outlasts an instance for which none can be made and goes to another; if requests wait for ready, 30 s. Whoever wants a deadline for the whole call drops its future.
+    /// outlasts an instance for which none can be made and goes to another; if requests wait for ready, 30 s. Whoever wants
+    /// a deadline for the whole call drops its future.
     #[must_use]
     pub fn max_wait(mut self, wait: Duration) -> Self {
         self.members.max_wait = Some(wait);
