@@ -2,6 +2,8 @@
 //!
 //! `bound` has what makes an instance full, `jump` where to go on to.
 
+use std::time::Duration;
+
 use super::{
     Connects, Load, LoadFactorError, Pick, PickContext, PickError, Picker, Places, Policy,
     bound::{Bound, Group},
@@ -53,6 +55,10 @@ impl<H: Policy<Picker: Places>> Policy for Bounded<H> {
 
     fn connects(&self) -> Connects {
         self.hash.connects()
+    }
+
+    fn rebuild_every(&self) -> Option<Duration> {
+        self.hash.rebuild_every()
     }
 
     fn build(&self, instances: &InstanceList) -> Self::Picker {

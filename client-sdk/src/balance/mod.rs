@@ -149,6 +149,15 @@ pub trait Policy: Send + Sync + 'static {
     fn connects(&self) -> Connects {
         Connects::Ahead
     }
+
+    /// How often a picker is to be built anew though no instance changed: for policies whose weights come from what
+    /// instances report. It is asked once; less than 10 ms counts as 10 ms. Default: never.
+    ///
+    /// A [`Balancer`], a channel and a layer have a timer for it. A [`Cached`] by itself has none: there a picker is built
+    /// when the view changes, and only then.
+    fn rebuild_every(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// When a channel connects to the instances that a policy may pick.
