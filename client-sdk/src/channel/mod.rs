@@ -27,7 +27,7 @@ mod builder;
 mod connection;
 mod error;
 mod greeting;
-mod outcome;
+pub(crate) mod outcome;
 mod request_body;
 mod response_body;
 mod service;

@@ -6,7 +6,7 @@ use tower::{BoxError, Layer, Service};
 
 use super::{
     LoadBalanced, Target, actor,
-    service::{Judge, Keys},
+    service::{Answers, Judge, Keys},
 };
 use crate::{
     backoff::Bounds,
@@ -14,6 +14,7 @@ use crate::{
     discover::{Discover, follow},
     members::{self, Chooser, Shared},
     model::{Address, Endpoint, Instance},
+    retry::{Plan, Retries, Retryable},
     runtime::Runtime,
 };
 
@@ -59,6 +60,8 @@ pub struct LoadBalanceBuilder<D, Req, Res, T = Address> {
     caller: Option<CallerOrder>,
     keys: Keys<Req>,
     judge: Option<Arc<Judge<Res>>>,
+    retries: Retries,
+    retryable: Option<Arc<dyn Retryable<Req, Res>>>,
     runtime: Option<Runtime>,
     target: PhantomData<fn(T)>,
 }
@@ -79,6 +82,8 @@ impl<D: Discover, Req, Res> LoadBalanceLayer<D, Req, Res> {
             caller: None,
             keys: Keys { of: None, missing: MissingKey::default() },
             judge: None,
+            retries: Retries::none(),
+            retryable: None,
             runtime: None,
             target: PhantomData,
         }
@@ -125,6 +130,16 @@ impl<D: Discover, Req, Res, T> LoadBalanceBuilder<D, Req, Res, T> {
         self
     }
 
+    /// Gives requests to another instance if one failed them and `retryable` says that it is worth it, within the default
+    /// rule of `retries` and their budget (see [`crate::retry`]; codes and methods are gRPC's and mean nothing here). An answer
+    /// worth another attempt is a failure of its instance, unless [`outcome`](Self::outcome) says otherwise. Default: never.
+    #[must_use]
+    pub fn retries(mut self, retries: Retries, retryable: impl Retryable<Req, Res>) -> Self {
+        self.retries = retries;
+        self.retryable = Some(Arc::new(retryable));
+        self
+    }
+
     /// Has services made for the whole instance, its tags included, instead of its address alone. A service is made for
     /// what the instance is then; other tags or another weight make no new one.
     #[must_use]
@@ -138,6 +153,8 @@ impl<D: Discover, Req, Res, T> LoadBalanceBuilder<D, Req, Res, T> {
             caller: self.caller,
             keys: self.keys,
             judge: self.judge,
+            retries: self.retries,
+            retryable: self.retryable,
             runtime: self.runtime,
             target: PhantomData,
         }
@@ -237,7 +254,8 @@ impl<D: Discover, Req, Res, T> LoadBalanceBuilder<D, Req, Res, T> {
         let followed = follow(self.discover, self.endpoint.clone(), &runtime);
         let caller = self.caller.unwrap_or_else(|| CallerOrder::new(runtime.random()));
         let shared = Shared::new(self.endpoint, self.members, caller, runtime, chooser);
-        LoadBalanced::start(shared, self.settings, followed, self.keys, self.judge, make)
+        let answers = Answers { judge: self.judge, retryable: self.retryable, plan: Plan::new(&self.retries) };
+        LoadBalanced::start(shared, self.settings, followed, self.keys, answers, make)
     }
 }
 
@@ -271,6 +289,8 @@ impl<D, Req, Res, T> Clone for LoadBalanceBuilder<D, Req, Res, T> {
             caller: self.caller,
             keys: self.keys.clone(),
             judge: self.judge.clone(),
+            retries: self.retries.clone(),
+            retryable: self.retryable.clone(),
             runtime: self.runtime.clone(),
             target: PhantomData,
         }

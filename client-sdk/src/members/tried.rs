@@ -8,6 +8,16 @@ use super::Member;
 /// another one.
 pub(crate) struct Tried<M>(Vec<(Arc<M>, RangeInclusive<u64>)>);
 
+/// Which connections of one member a request was offered to, by their numbers.
+#[derive(Debug, Default)]
+pub(crate) struct Offered(Vec<RangeInclusive<u64>>);
+
+impl Offered {
+    pub(crate) fn has(&self, nth: u64) -> bool {
+        self.0.iter().any(|which| which.contains(&nth))
+    }
+}
+
 impl<M: Member> Tried<M> {
     /// The request was offered to the nth connection of this member. No connection is the 0th.
     pub(super) fn add(&mut self, member: &Arc<M>, nth: u64) {
@@ -17,6 +27,12 @@ impl<M: Member> Tried<M> {
     /// This member does not want the request, whichever of its connections brings it.
     pub(super) fn add_all(&mut self, member: &Arc<M>) {
         self.0.push((Arc::clone(member), 0..=member.opened()));
+    }
+
+    /// Those of one member; nothing is allocated for one that was not tried.
+    pub(super) fn of(&self, member: &Arc<M>) -> Offered {
+        let its = self.0.iter().filter(|(tried, _)| Arc::ptr_eq(tried, member));
+        Offered(its.map(|(_, which)| which.clone()).collect())
     }
 
     /// Whether the request was offered to the nth connection of this member.
