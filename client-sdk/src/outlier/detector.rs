@@ -6,7 +6,10 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::AcqRel},
+        atomic::{
+            AtomicBool,
+            Ordering::{AcqRel, Acquire},
+        },
     },
     time::Duration,
 };
@@ -143,6 +146,11 @@ impl Detector {
     /// How many instances of the view are ejected or on probation.
     pub fn out(&self) -> usize {
         self.out
+    }
+
+    /// Whether there is something to [`settle`](Self::settle).
+    pub fn has_news(&self) -> bool {
+        self.bell.load(Acquire)
     }
 
     /// When to [`tick`](Self::tick) next. `None`: never, for all algorithms are off.
