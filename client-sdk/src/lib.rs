@@ -8,6 +8,7 @@
 //! | [`channel`] | a tonic channel that balances over whatever is registered right now | C2, C3 |
 //! | [`layer`] | any tower service, balanced in the same way | C2 |
 //! | [`members`] | who is connected, who may be chosen, how a request finds one and waits for one | C1, C2 |
+//! | [`outlier`] | which instances fail so much that requests had better go elsewhere for a while: pure | |
 //! | [`bridge`] | our discovery as tower's and as volo's, and tower's as ours | C1, C2 |
 //! | [`client`] | one connection to a set of registry endpoints, with failover | C3 |
 //! | [`registration`] | register, keep alive, register again, update, drain, deregister | C3, C4 |
@@ -51,6 +52,7 @@ pub mod discover;
 pub mod layer;
 pub mod members;
 pub mod model;
+pub mod outlier;
 pub mod registration;
 pub mod runtime;
 pub mod view;
