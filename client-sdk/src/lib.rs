@@ -10,6 +10,7 @@
 //! | [`members`] | who is connected, who may be chosen, how a request finds one and waits for one | C1, C2 |
 //! | [`retry`] | which requests are sent again, how often, and within what budget | C2 |
 //! | [`orca`] | how loaded an instance is in its own words: the message, and a layer for servers that reports it | |
+//! | [`outlier`] | which instances fail so much that requests had better go elsewhere for a while: pure | |
 //! | [`bridge`] | our discovery as tower's and as volo's, and tower's as ours | C1, C2 |
 //! | [`client`] | one connection to a set of registry endpoints, with failover | C3 |
 //! | [`registration`] | register, keep alive, register again, update, drain, deregister | C3, C4 |
@@ -54,6 +55,7 @@ pub mod layer;
 pub mod members;
 pub mod model;
 pub mod orca;
+pub mod outlier;
 pub mod registration;
 pub mod retry;
 pub mod runtime;

@@ -10,9 +10,11 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Cached, Candidates, LoadBalance, LoadBalanceError, Pick, PickContext, PickError, Picker, Policy, Refused,
+    Cached, CallerOrder, Candidates, LoadBalance, LoadBalanceError, Pick, PickContext, PickError, Picker,
+    Policy, Refused,
     cache::IDLE,
     entry::{Current, Entry},
+    shape::{Filter, PanicThreshold, Shaper, Shaping},
 };
 use crate::{
     discover::{
@@ -20,7 +22,7 @@ use crate::{
         track::{SharedError, Sink, Tracker},
     },
     model::{Change, Endpoint, Instance},
-    runtime::Runtime,
+    runtime::{Runtime, Task},
 };
 
 /// Balances over whatever a discovery names, by one policy.
@@ -47,12 +49,16 @@ pub struct Balancer<D: Discover, P: Policy> {
     cache: Arc<Cached<P, D::Key>>,
     runtime: Runtime,
     tracker: Tracker<D::Key>,
+    /// Builds again what is due, if anything ever is.
+    _clock: Option<Task>,
 }
 
 /// Builds a [`Balancer`].
 pub struct BalancerBuilder<D, P> {
     discover: Arc<D>,
     policy: P,
+    shaping: Shaping,
+    caller: Option<CallerOrder>,
     runtime: Runtime,
     idle: Duration,
 }
@@ -72,7 +78,8 @@ pub struct Handle<P: Policy> {
 impl<D: Discover, P: Policy> Balancer<D, P> {
     /// Builds a balancer.
     pub fn builder(discover: Arc<D>, policy: P) -> BalancerBuilder<D, P> {
-        BalancerBuilder { discover, policy, runtime: Runtime::tokio(), idle: IDLE }
+        let (shaping, caller) = (Shaping::new(), None);
+        BalancerBuilder { discover, policy, shaping, caller, runtime: Runtime::tokio(), idle: IDLE }
     }
 
     /// A handle on the endpoint's instances, as soon as something is known of them.
@@ -82,10 +89,10 @@ impl<D: Discover, P: Policy> Balancer<D, P> {
     /// [`pick`](Handle::pick) says so, until instances come.
     pub async fn handle(&self, endpoint: &Endpoint) -> Result<Handle<P>, LoadBalanceError> {
         if let Some(address) = &endpoint.address {
-            let entry = Entry::new(self.runtime.random());
+            let entry = Entry::fixed(self.runtime.random());
             let instances = [Arc::new(Instance::builder(address.clone()).build())].into();
             entry.offer(View { instances, version: None });
-            entry.build(&**self.cache.policy());
+            entry.build(self.cache.recipe());
             return Ok(Handle::new(entry, endpoint));
         }
         self.entry(endpoint).await.map(|entry| Handle::new(entry, endpoint))
@@ -141,14 +148,54 @@ impl<D: Discover, P: Policy> BalancerBuilder<D, P> {
         self
     }
 
+    /// Adds a filter, after those that are there: see [`shape`](super::shape). Default: none. An endpoint with an address
+    /// passes it by.
+    #[must_use]
+    pub fn filter(mut self, filter: impl Filter) -> Self {
+        self.shaping = self.shaping.filter(filter);
+        self
+    }
+
+    /// Adds a shaper, after those that are there: see [`shape`](super::shape). Default: none. An endpoint with an address
+    /// passes it by.
+    #[must_use]
+    pub fn shaper(mut self, shaper: impl Shaper) -> Self {
+        self.shaping = self.shaping.shaper(shaper);
+        self
+    }
+
+    /// Sets when `held` is ignored: of connections and ejections a balancer knows nothing. Default: with fewer than 50 %
+    /// of the instances not held.
+    #[must_use]
+    pub fn panic_threshold(mut self, threshold: PanicThreshold) -> Self {
+        self.shaping = self.shaping.panic_threshold(threshold);
+        self
+    }
+
+    /// Whose instances the filters choose. Default: a random caller's. Give it the process's stable name, so that it has the
+    /// same instances after a restart.
+    #[must_use]
+    pub fn caller(mut self, caller: CallerOrder) -> Self {
+        self.caller = Some(caller);
+        self
+    }
+
     /// The balancer. Starts its task, so it must be called where the runtime can spawn: with tokio's, inside of it.
     pub fn build(self) -> Balancer<D, P> {
-        let Self { discover, policy, runtime, idle } = self;
-        let cache = Arc::new(Cached::new(policy, &runtime).idle(idle));
+        let Self { discover, policy, shaping, caller, runtime, idle } = self;
+        let mut cache = Cached::new(policy, &runtime).idle(idle).shaping(shaping);
+        if let Some(caller) = caller {
+            cache = cache.caller(caller);
+        }
+        let cache = Arc::new(cache);
+        let clock = cache.recipe().keeps_time().then(|| {
+            let clock = keep_time(Arc::clone(&cache), runtime.clone());
+            runtime.spawn(clock)
+        });
         let sink = ToCache { cache: Arc::clone(&cache), runtime: runtime.clone() };
         let changes = discover.watch_viewed();
         let tracker = Tracker::spawn(changes, Arc::clone(&discover), sink, [], Some(idle), &runtime);
-        Balancer { discover, cache, runtime, tracker }
+        Balancer { discover, cache, runtime, tracker, _clock: clock }
     }
 }
 
@@ -212,6 +259,28 @@ impl<D, P> std::fmt::Debug for BalancerBuilder<D, P> {
     }
 }
 
+/// Builds again what is due, whenever the first of all keys is.
+async fn keep_time<P: Policy, K>(cache: Arc<Cached<P, K>>, runtime: Runtime)
+where
+    K: std::hash::Hash + Eq + Clone + Send + Sync + 'static,
+{
+    loop {
+        cache.recipe().alarm.rings(&runtime).await;
+        for entry in cache.due(runtime.now()) {
+            build_aside(&cache, entry, &runtime);
+        }
+    }
+}
+
+/// Builds aside, so that one that takes long delays no other key. It ends by itself.
+fn build_aside<P: Policy, K>(cache: &Arc<Cached<P, K>>, entry: Arc<Entry<P>>, runtime: &Runtime)
+where
+    K: std::hash::Hash + Eq + Clone + Send + Sync + 'static,
+{
+    let cache = Arc::clone(cache);
+    runtime.detach(async move { entry.build(cache.recipe()) });
+}
+
 /// Brings the tracker's views into the cache.
 struct ToCache<P: Policy, K> {
     cache: Arc<Cached<P, K>>,
@@ -222,9 +291,7 @@ impl<P: Policy, K: std::hash::Hash + Eq + Clone + Send + Sync + 'static> Sink<K>
     fn changed(&mut self, change: Change<K>) {
         let Some(entry) = self.cache.get(&change.key) else { return };
         if entry.offer(View { instances: change.all, version: change.version }) {
-            // Aside, so that one that takes long delays no other key. It ends by itself.
-            let policy = Arc::clone(self.cache.policy());
-            self.runtime.detach(async move { entry.build(&policy) });
+            build_aside(&self.cache, entry, &self.runtime);
         }
     }
 

@@ -16,7 +16,10 @@ use std::{
 use dashmap::DashMap;
 use foldhash::fast::RandomState;
 
-use super::{Candidates, LoadBalance, LoadBalanceError, Policy, entry::Entry};
+use super::{
+    CallerOrder, Candidates, LoadBalance, LoadBalanceError, Policy, entry::Entry, recipe::Recipe,
+    shape::Shaping,
+};
 use crate::{
     backoff::Bounds,
     discover::{Discover, View},
@@ -35,7 +38,7 @@ pub(crate) const IDLE: Duration = Duration::from_mins(10);
 /// first call after it.
 pub struct Cached<P: Policy, K> {
     entries: DashMap<K, Arc<Entry<P>>, RandomState>,
-    policy: Arc<P>,
+    recipe: Recipe<P>,
     runtime: Runtime,
     idle: Duration,
     /// When to sweep next, in milliseconds of the runtime's clock.
@@ -47,7 +50,13 @@ impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
     pub fn new(policy: P, runtime: &Runtime) -> Self {
         let idle = IDLE;
         let sweep = AtomicU64::new(millis(runtime.now().saturating_add(idle)));
-        Self { entries: DashMap::default(), policy: Arc::new(policy), runtime: runtime.clone(), idle, sweep }
+        Self {
+            entries: DashMap::default(),
+            recipe: Recipe::new(policy, runtime),
+            runtime: runtime.clone(),
+            idle,
+            sweep,
+        }
     }
 
     /// Sets how long a key stays that nobody asks for. Default 10 min.
@@ -55,6 +64,24 @@ impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
     pub fn idle(mut self, idle: Duration) -> Self {
         self.idle = idle;
         self.sweep = AtomicU64::new(millis(self.runtime.now().saturating_add(idle)));
+        self
+    }
+
+    /// Sets filters, shapers and the panic threshold that the instances go through before the policy. Default: none, and 50 %.
+    ///
+    /// The cache has no timer: pickers are built when a view changes, and only then. So shares that change with the time
+    /// (a [`SlowStart`](super::shape::SlowStart)) stay as they were at the last change, and so does what
+    /// [`Policy::rebuild_every`] asks for. A [`Balancer`](super::Balancer) has one.
+    #[must_use]
+    pub fn shaping(mut self, shaping: Shaping) -> Self {
+        self.recipe.shaping = shaping;
+        self
+    }
+
+    /// Whose instances the filters choose. Default: a random caller's.
+    #[must_use]
+    pub fn caller(mut self, caller: CallerOrder) -> Self {
+        self.recipe.caller = caller;
         self
     }
 
@@ -68,8 +95,21 @@ impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
         self.entries.is_empty()
     }
 
-    pub(crate) fn policy(&self) -> &Arc<P> {
-        &self.policy
+    pub(crate) fn recipe(&self) -> &Recipe<P> {
+        &self.recipe
+    }
+
+    /// Those whose pickers are to be built again by now. Sets the alarm for the others.
+    pub(crate) fn due(&self, now: Duration) -> Vec<Arc<Entry<P>>> {
+        let mut due = Vec::new();
+        for entry in &self.entries {
+            if entry.wake(now) {
+                due.push(Arc::clone(&entry));
+            } else {
+                self.recipe.alarm.set(entry.due());
+            }
+        }
+        due
     }
 
     /// The key's entry, if there is one.
@@ -131,7 +171,7 @@ impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
         match discover.discover_versioned(endpoint).await {
             Ok(view) => {
                 entry.answer(began, view, again);
-                entry.build(&self.policy);
+                entry.build(&self.recipe);
             }
             Err(error) => {
                 entry.put_off(again);
@@ -171,7 +211,7 @@ impl<P: Policy, D: Discover> LoadBalance<D> for Cached<P, D::Key> {
         if let Some(entry) = self.get(&changes.key)
             && entry.offer(View { instances: changes.all, version: changes.version })
         {
-            entry.build(&self.policy);
+            entry.build(&self.recipe);
         }
         self.sweep_if_due();
     }

@@ -11,8 +11,8 @@ use arc_swap::Guard;
 use super::{Eligible, LoadBalanceError, PickContext, PickError, Picker, Policy, Refused, entry::Built};
 use crate::model::{Address, Endpoint};
 
-/// First the instance that the policy picked, then the others, each once: at random by weight, held ones last, whatever
-/// the policy. Ends when all were tried.
+/// First the instance that the policy picked, then the others, each once: at random by weight, whatever the policy; those
+/// that have no share now (see [`shape`](super::shape)) after the others, and held ones last. Ends when all were tried.
 ///
 /// It names addresses, and is told nothing of what becomes of them: policies that learn learn nothing here, and those that
 /// count have nothing in flight, so that least request is a random choice by weight and a bound never binds. For these,
@@ -46,8 +46,11 @@ struct Retry<P: Policy> {
     random: fastrand::Rng,
     /// What `queue` was made from.
     of: Option<Eligible>,
-    queue: BinaryHeap<Reverse<(u64, usize)>>,
+    queue: Queue,
 }
+
+/// Places, by rank and then by when their turn is, as the bits of a number that is not negative.
+type Queue = BinaryHeap<Reverse<(u8, u64, usize)>>;
 
 impl<P: Policy> Candidates<P> {
     pub(crate) fn fixed(address: Address) -> Self {
@@ -142,7 +145,7 @@ impl<P: Policy> Retry<P> {
         }
         let of = self.of.insert(now);
         loop {
-            let Reverse((_, index)) = self.queue.pop()?;
+            let Reverse((_, _, index)) = self.queue.pop()?;
             let instance = of.get(index)?;
             // Twice in one list, it is still tried once.
             if self.tried.insert(instance.address.clone()) {
@@ -160,20 +163,16 @@ impl<P: Policy> std::fmt::Debug for Candidates<P> {
 
 /// A random order by weight, without replacement: each draws the time of its first event at a rate of its weight, and the
 /// earliest comes first (Efraimidis and Spirakis, *Weighted random sampling with a reservoir*, 2006).
-fn order(
-    eligible: &Eligible,
-    tried: &HashSet<Address>,
-    random: &mut fastrand::Rng,
-) -> BinaryHeap<Reverse<(u64, usize)>> {
+fn order(eligible: &Eligible, tried: &HashSet<Address>, random: &mut fastrand::Rng) -> Queue {
     let mut queue = Vec::with_capacity(eligible.first().len() + eligible.last().len());
     for (index, instance) in eligible.first().iter().chain(eligible.last().iter()).enumerate() {
         if tried.contains(&instance.address) {
             continue;
         }
         let time = -(1.0 - random.f64()).ln() / f64::from(instance.weight.max(1));
-        // Of numbers that are not negative, the bits are in the order of the numbers; the sign's bit tells the rank.
-        let held = u64::from(index >= eligible.first().len()) << 63;
-        queue.push(Reverse((time.abs().to_bits() | held, index)));
+        let rank = if index < eligible.first().len() { 0 } else { 1 + u8::from(instance.held) };
+        // Of numbers that are not negative, the bits are in the order of the numbers.
+        queue.push(Reverse((rank, time.abs().to_bits(), index)));
     }
     queue.into()
 }

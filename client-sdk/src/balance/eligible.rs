@@ -1,12 +1,16 @@
 //! Which instances of a view may be chosen: the home of C2, for first picks and for retries alike.
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
+use super::{
+    CallerOrder,
+    shape::{Candidate, Shaping, State},
+};
 use crate::model::{Instance, InstanceList, Status};
 
 /// The instances of one view that may be chosen, in two ranks, and how many may not and why.
 ///
-/// Never in it: what is draining, down, or of weight 0.
+/// Never in it: what is draining, down, or of weight 0, or left out by a [`Filter`](super::shape::Filter).
 #[derive(Clone, Debug)]
 pub struct Eligible {
     first: InstanceList,
@@ -27,6 +31,8 @@ pub struct Refused {
     pub draining: usize,
     /// Of those, down.
     pub down: usize,
+    /// Of those that could be chosen, left out by a filter.
+    pub filtered: usize,
 }
 
 impl Eligible {
@@ -58,12 +64,41 @@ impl Eligible {
         Self { first, last, refused }
     }
 
-    /// What a policy chooses among: those that are not held, or the held ones if there are no others.
+    /// The same after filters, panic threshold and shapers; and when the shapers are to be asked again.
+    pub(crate) fn shaped(
+        all: &InstanceList,
+        shaping: &Shaping,
+        caller: CallerOrder,
+        state: &mut State,
+        now: Duration,
+    ) -> (Self, Option<Duration>) {
+        let plain = Self::of(all);
+        if !shaping.filters() && !shaping.shapers() && plain.last.is_empty() {
+            return (plain, None);
+        }
+        let eligible: InstanceList =
+            all.iter().filter(|instance| instance.takes_requests()).cloned().collect();
+        let eligible_count = eligible.len();
+        let kept = shaping.keep(eligible, caller);
+        let filtered = eligible_count - kept.len();
+        // Of connections and ejections nothing is known here.
+        let candidate =
+            |instance| Candidate { instance, open: true, lost: false, failed: false, ejected: false };
+        let candidates: Vec<_> = kept.iter().map(candidate).collect();
+        let shaped = shaping.shape(state, &candidates, now);
+        let first: HashSet<usize> = shaped.from.iter().copied().collect();
+        let rest = kept.iter().enumerate().filter(|(place, _)| !first.contains(place));
+        let last = rest.map(|(_, instance)| Arc::clone(instance)).collect();
+        (Self { first: shaped.over, last, refused: Refused { filtered, ..plain.refused } }, shaped.again)
+    }
+
+    /// What a policy chooses among: those that are not held, or the held ones if there are no others. With shapers, those of
+    /// them that have a share now.
     pub fn first(&self) -> &InstanceList {
         &self.first
     }
 
-    /// Held ones, for retries when all of [`first`](Self::first) were tried.
+    /// For retries, when all of [`first`](Self::first) were tried: those that the shapers gave no share, and held ones.
     pub fn last(&self) -> &InstanceList {
         &self.last
     }
@@ -71,6 +106,15 @@ impl Eligible {
     /// The instance at a place in both ranks together, the first rank first.
     pub(crate) fn get(&self, index: usize) -> Option<&Arc<Instance>> {
         self.first.get(index).or_else(|| self.last.get(index.checked_sub(self.first.len())?))
+    }
+
+    /// Whether both name the very same instances in the same order.
+    pub(crate) fn equals(&self, other: &Self) -> bool {
+        let same = |one: &InstanceList, other: &InstanceList| {
+            one.len() == other.len()
+                && one.iter().zip(other.iter()).all(|(one, other)| Arc::ptr_eq(one, other))
+        };
+        self.refused == other.refused && same(&self.first, &other.first) && same(&self.last, &other.last)
     }
 
     /// Whether both come from one sorting.
@@ -91,7 +135,12 @@ impl fmt::Display for Refused {
             1 => f.write_str("1 instance")?,
             many => write!(f, "{many} instances")?,
         }
-        let reasons = [(self.weightless, "of weight 0"), (self.draining, "draining"), (self.down, "down")];
+        let reasons = [
+            (self.weightless, "of weight 0"),
+            (self.draining, "draining"),
+            (self.down, "down"),
+            (self.filtered, "left out by a filter"),
+        ];
         let mut separator = ": ";
         for (count, reason) in reasons.into_iter().filter(|(count, _)| *count > 0) {
             write!(f, "{separator}{count} {reason}")?;

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //!   offer(view) ──newer?──► newest view ──build──► current (picks read it without a lock)
+//!                                ▲          │
+//!                   wake(now) ───┴── due ◄──┘ shapers, or the policy, want to be asked again
 //! ```
 //!
 //! The lock is held to compare and to copy two words, never while a picker is built and never across an await. Of several
@@ -19,7 +21,7 @@ use std::{
 use arc_swap::{ArcSwapOption, Cache, Guard};
 use tokio::sync::{Semaphore, watch};
 
-use super::{Eligible, PickError, Policy};
+use super::{Eligible, PickError, Policy, recipe::Recipe, shape::State};
 use crate::discover::{View, track::SharedError};
 
 /// A picker and what it was built over.
@@ -49,6 +51,10 @@ pub(crate) struct Entry<P: Policy> {
     me: Weak<Self>,
     current: ArcSwapOption<Built<P>>,
     newest: Mutex<Newest>,
+    /// What shaping remembers. Taken by whoever builds, and by nobody else.
+    shaping: Mutex<State>,
+    /// Of one instance that somebody named: it is neither filtered nor shaped.
+    fixed: bool,
     progress: watch::Sender<Progress>,
     /// Whose turn it is to discover: one at a time. Whoever gives up its turn, cancelled or done, lets the next one in.
     pub(crate) turn: Semaphore,
@@ -82,6 +88,28 @@ struct Newest {
     /// The view is an empty answer, which is asked again for at that time.
     ask_again: Option<Duration>,
     fruitless: u32,
+    /// When to build again though the view is the same.
+    due: Due,
+    /// It is due.
+    again: Option<Again>,
+}
+
+/// When what was built is to be looked at again, by the runtime's clock.
+#[derive(Clone, Copy, Debug, Default)]
+struct Due {
+    /// As the shapers wish.
+    shapers: Option<Duration>,
+    /// As the policy wishes.
+    policy: Option<Duration>,
+}
+
+/// Why to build again though the view is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Again {
+    /// The shares may be others.
+    Shares,
+    /// The policy wants to, whether or not they are.
+    Policy,
 }
 
 /// What a flight must know of the time when it began.
@@ -90,10 +118,21 @@ pub(crate) struct Began(u64);
 
 impl<P: Policy> Entry<P> {
     pub(crate) fn new(seed: u64) -> Arc<Self> {
+        Self::with(seed, false)
+    }
+
+    /// Of one instance that somebody named.
+    pub(crate) fn fixed(seed: u64) -> Arc<Self> {
+        Self::with(seed, true)
+    }
+
+    fn with(seed: u64, fixed: bool) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             current: ArcSwapOption::empty(),
             newest: Mutex::default(),
+            shaping: Mutex::default(),
+            fixed,
             progress: watch::Sender::new(Progress::Waiting),
             turn: Semaphore::new(1),
             flights: AtomicU64::new(0),
@@ -177,23 +216,26 @@ impl<P: Policy> Entry<P> {
     }
 
     /// Builds until the newest view is built, unless someone else is already at it.
-    pub(crate) fn build(&self, policy: &P) {
+    pub(crate) fn build(&self, recipe: &Recipe<P>) {
         loop {
-            let (view, stamp) = {
+            let (view, stamp, again) = {
                 let mut newest = self.newest();
                 let Some(view) = newest.view.clone() else { return };
-                if newest.building || newest.built == newest.stamp {
+                if newest.building || (newest.built == newest.stamp && newest.again.is_none()) {
                     return;
                 }
                 newest.building = true;
-                (view, newest.stamp)
+                // A view that is another one is built over in any case.
+                let again = newest.again.take().filter(|_| newest.built == newest.stamp);
+                (view, newest.stamp, again)
             };
             let building = Building(self);
-            let eligible = Eligible::of(&view.instances);
-            let picker = (!eligible.first().is_empty()).then(|| policy.build(eligible.first()));
-            let entry = Weak::clone(&self.me);
-            self.current.store(Some(Arc::new(Built { picker, eligible, entry })));
-            self.newest().built = stamp;
+            let due = self.build_over(&view, recipe, again);
+            {
+                let mut newest = self.newest();
+                (newest.built, newest.due) = (stamp, due);
+            }
+            recipe.alarm.set(due.soonest());
             self.progress.send_if_modified(|progress| {
                 let first = !matches!(progress, Progress::Ready);
                 *progress = Progress::Ready;
@@ -201,6 +243,48 @@ impl<P: Policy> Entry<P> {
             });
             drop(building);
         }
+    }
+
+    fn build_over(&self, view: &View, recipe: &Recipe<P>, again: Option<Again>) -> Due {
+        let now = recipe.now();
+        let (eligible, shapers) = if self.fixed {
+            (Eligible::of(&view.instances), None)
+        } else {
+            let mut state = self.shaping.lock().unwrap_or_else(PoisonError::into_inner);
+            recipe.eligible(&view.instances, &mut state, now)
+        };
+        let due = Due { shapers, policy: recipe.rebuild_every.map(|pause| now.saturating_add(pause)) };
+        if again == Some(Again::Shares)
+            && self.load().as_ref().is_some_and(|it| it.eligible.equals(&eligible))
+        {
+            return Due { policy: self.newest().due.policy, ..due };
+        }
+        let picker = (!eligible.first().is_empty()).then(|| recipe.policy.build(eligible.first()));
+        let entry = Weak::clone(&self.me);
+        self.current.store(Some(Arc::new(Built { picker, eligible, entry })));
+        due
+    }
+
+    /// When to [`wake`](Self::wake) it.
+    pub(crate) fn due(&self) -> Option<Duration> {
+        self.newest().due.soonest()
+    }
+
+    /// Whether it is time to build again. Then it must be.
+    pub(crate) fn wake(&self, now: Duration) -> bool {
+        let mut newest = self.newest();
+        let is_due = |at: Option<Duration>| at.is_some_and(|at| at <= now);
+        let due = newest.due;
+        if is_due(due.policy) {
+            newest.due = Due::default();
+            newest.again = Some(Again::Policy);
+        } else if is_due(due.shapers) {
+            newest.due.shapers = None;
+            newest.again = newest.again.or(Some(Again::Shares));
+        } else {
+            return false;
+        }
+        true
     }
 
     /// Tells whoever waits that there is nothing yet, and why. What is known stays.
@@ -277,6 +361,12 @@ impl Newest {
         self.view = Some(view);
         self.stamp += 1;
         self.ask_again = None;
+    }
+}
+
+impl Due {
+    fn soonest(self) -> Option<Duration> {
+        [self.shapers, self.policy].into_iter().flatten().min()
     }
 }
 

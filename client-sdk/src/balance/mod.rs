@@ -1,7 +1,7 @@
 //! Choosing an instance.
 //!
 //! Two faces over one machinery: [`LoadBalance`], which anyone can implement, and [`Policy`] / [`Picker`] / [`Pick`] for
-//! whoever wants speed. Keeps C2: an instance that is gone, draining, down or of weight 0 gets no new request.
+//! whoever wants speed. What a policy chooses among, and with what weights, is said before it by [`shape`]. Keeps C2: an instance that is gone, draining, down or of weight 0 gets no new request.
 
 mod alias;
 mod balancer;
@@ -23,8 +23,10 @@ mod peak_ewma;
 mod pick;
 mod random;
 mod reported_load;
+mod recipe;
 mod ring_hash;
 mod round_robin;
+pub mod shape;
 mod spread;
 mod weighted_random;
 

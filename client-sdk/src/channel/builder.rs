@@ -7,8 +7,9 @@ use crate::{
     backoff::Bounds,
     balance::{CallerOrder, HashKeys, LoadBalance, Policy, RoundRobin},
     discover::{Discover, follow},
-    members::{self, Chooser, Shared},
+    members::{self, Chooser, Overflow, Shared},
     model::Endpoint,
+    outlier::OutlierDetection,
     runtime::Runtime,
 };
 
@@ -74,6 +75,48 @@ impl<D: Discover> ChannelBuilder<D> {
     #[must_use]
     pub fn queue_limit(mut self, calls: usize) -> Self {
         self.members.queue_limit = calls;
+        self
+    }
+
+    /// How instances are judged by how calls to them went, and for how long one that fails too much gets none. Default:
+    /// [`OutlierDetection::default`], gRFC A50's settings and five failures in a row. A call fails for its
+    /// instance by a code that says so, by a missing one, or by its deadline; a connection that cannot be opened, or is lost, is no
+    /// reason to eject.
+    #[must_use]
+    pub fn outlier_detection(mut self, detection: OutlierDetection) -> Self {
+        self.members.outlier_detection = Some(detection);
+        self
+    }
+
+    /// Judges no instance: none is ever ejected.
+    #[must_use]
+    pub fn without_outlier_detection(mut self) -> Self {
+        self.members.outlier_detection = None;
+        self
+    }
+
+    /// How many calls an instance may have in flight at once, at least 1. One that has as many is passed over; what
+    /// becomes of a call when all have is [`overflow`](Self::overflow). Default: any number.
+    #[must_use]
+    pub fn max_in_flight(mut self, calls: usize) -> Self {
+        self.members.max_in_flight = Some(calls.max(1));
+        self
+    }
+
+    /// How many calls may wait because all instances have as many in flight as they may; more fail with
+    /// [`RouteError::Overloaded`](crate::members::RouteError::Overloaded). Default: the [`queue_limit`](Self::queue_limit),
+    /// which bounds all that wait in any case.
+    #[must_use]
+    pub fn max_pending(mut self, calls: usize) -> Self {
+        self.members.max_pending = Some(calls);
+        self
+    }
+
+    /// What becomes of a call when all instances that it could go to have as many in flight as they may. Default
+    /// [`Overflow::Wait`].
+    #[must_use]
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.members.overflow = overflow;
         self
     }
 

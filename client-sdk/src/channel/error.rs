@@ -18,7 +18,7 @@ use crate::{
 /// | error | code | the request |
 /// |---|---|---|
 /// | [`RouteError::NoInstances`], [`AllUnavailable`](RouteError::AllUnavailable), [`Discovery`](RouteError::Discovery), [`LoadBalance`](RouteError::LoadBalance) | `UNAVAILABLE` | was not sent |
-/// | [`RouteError::QueueFull`] | `RESOURCE_EXHAUSTED` | was not sent |
+/// | [`RouteError::QueueFull`], [`RouteError::Overloaded`] | `RESOURCE_EXHAUSTED` | was not sent |
 /// | [`RouteError::Pick`] | `INVALID_ARGUMENT` for a missing hash key, else `UNAVAILABLE` | was not sent |
 /// | [`RouteError::DeadlineExceeded`] | `DEADLINE_EXCEEDED` | was not sent |
 /// | [`NotReplayable`](Self::NotReplayable) | `UNAVAILABLE` | was not processed |
@@ -92,7 +92,10 @@ impl ChannelError {
 
     fn code(&self) -> Code {
         match self {
-            Self::Route(RouteError::QueueFull { .. }) => Code::ResourceExhausted,
+            // Not `UNAVAILABLE`, as in gRFC A32: whoever retries that would do so on an overload.
+            Self::Route(RouteError::QueueFull { .. } | RouteError::Overloaded { .. }) => {
+                Code::ResourceExhausted
+            }
             Self::Route(RouteError::DeadlineExceeded { .. }) | Self::DeadlineExceeded { .. } => {
                 Code::DeadlineExceeded
             }

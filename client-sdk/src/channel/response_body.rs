@@ -91,7 +91,10 @@ impl Body for ResponseBody {
         if let Some(outcome) = ended
             && let Some(open) = self.open.take()
         {
-            open.call.finish(outcome);
+            match &polled {
+                Some(Err(error)) => open.call.failed(error),
+                _ => open.call.finish(outcome),
+            }
         }
         Poll::Ready(polled.map(|frame| frame.map_err(Status::from)))
     }

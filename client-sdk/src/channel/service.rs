@@ -155,7 +155,7 @@ impl Call {
                     error
                 }
                 Fate::Unknown(error) => {
-                    call.finish(Outcome::Failure);
+                    call.failed(&error);
                     return Err(error);
                 }
             }

@@ -12,9 +12,10 @@ use crate::{
     backoff::Bounds,
     balance::{CallerOrder, LoadBalance, MissingKey, Outcome, Policy, RoundRobin},
     discover::{Discover, follow},
-    members::{self, Chooser, Shared},
+    members::{self, Chooser, Overflow, Shared},
     model::{Address, Endpoint, Instance},
     retry::{Plan, Retries, Retryable},
+    outlier::OutlierDetection,
     runtime::Runtime,
 };
 
@@ -182,6 +183,48 @@ impl<D: Discover, Req, Res, T> LoadBalanceBuilder<D, Req, Res, T> {
     #[must_use]
     pub fn queue_limit(mut self, requests: usize) -> Self {
         self.members.queue_limit = requests;
+        self
+    }
+
+    /// How instances are judged by how requests to them went, and for how long one that fails too much gets none. Default:
+    /// [`OutlierDetection::default`], gRFC A50's settings and five failures in a row. A request fails by
+    /// its service's error, or as [`outcome`](Self::outcome) says; one that cannot be made a service for, or whose service fails
+    /// without a request, is not ejected for it.
+    #[must_use]
+    pub fn outlier_detection(mut self, detection: OutlierDetection) -> Self {
+        self.members.outlier_detection = Some(detection);
+        self
+    }
+
+    /// Judges no instance: none is ever ejected.
+    #[must_use]
+    pub fn without_outlier_detection(mut self) -> Self {
+        self.members.outlier_detection = None;
+        self
+    }
+
+    /// How many requests an instance may have in flight at once, at least 1. One that has as many is passed over; what
+    /// becomes of a request when all have is [`overflow`](Self::overflow). Default: any number.
+    #[must_use]
+    pub fn max_in_flight(mut self, requests: usize) -> Self {
+        self.members.max_in_flight = Some(requests.max(1));
+        self
+    }
+
+    /// How many requests may wait because all instances have as many in flight as they may; more fail with
+    /// [`RouteError::Overloaded`](crate::members::RouteError::Overloaded). Default: the [`queue_limit`](Self::queue_limit),
+    /// which bounds all that wait in any case.
+    #[must_use]
+    pub fn max_pending(mut self, requests: usize) -> Self {
+        self.members.max_pending = Some(requests);
+        self
+    }
+
+    /// What becomes of a request when all instances that it could go to have as many in flight as they may. Default
+    /// [`Overflow::Wait`].
+    #[must_use]
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.members.overflow = overflow;
         self
     }
 

@@ -37,4 +37,4 @@ pub use error::{LoadBalancedError, MakeError};
 pub use service::LoadBalanced;
 pub use target::Target;
 
-pub use crate::members::{ConnectionState, InstanceSnapshot, RouteError, Snapshot, Standing};
+pub use crate::members::{ConnectionState, InstanceSnapshot, Overflow, RouteError, Snapshot, Standing};

@@ -8,6 +8,8 @@
 //! be connected ahead, in the caller's own order, and one more for each of them that fails. A thousand callers of a
 //! thousand instances do not open a million connections.
 //!
+//! It judges instances by how requests to them went (`outliers`): at each interval, and at once when a request has news.
+//!
 //! Keeps C1 in that a failing discovery changes nothing but the error that the routes carry, and *make before break*: a
 //! member ends only when its instance left the view or changed its address, or when it is one too many, after what is in
 //! flight on it. Weight, tags and status never close one.
@@ -22,12 +24,14 @@ use std::{
 use super::{
     Chooser, ConnectionState, Member, Open, Order, Shared,
     member::Owner,
+    outliers::Outliers,
     routes::{Entry, Routes},
 };
 use crate::{
     balance::Connects,
     discover::{Followed, ViewState},
     model::{Instance, InstanceList},
+    outlier::Judgement,
 };
 
 /// How long changes of members are gathered.
@@ -45,13 +49,16 @@ pub(crate) struct Driver<O: Open> {
     /// Those of them that take requests, in the caller's order.
     preferred: Vec<Arc<Instance>>,
     owners: HashMap<Arc<str>, Owner<O::Member>>,
+    outliers: Outliers,
     /// What is given up and still finishes what it has.
     leaving: Vec<(Arc<Instance>, Owner<O::Member>)>,
 }
 
 impl<O: Open> Driver<O> {
     pub(crate) fn new(shared: Arc<Shared<O::Member>>, open: O, followed: Followed) -> Self {
+        let (runtime, room, wake, meters) = (&shared.runtime, &shared.room, &shared.wake, &shared.meters);
         Self {
+            outliers: Outliers::new(&shared.settings, runtime, room, wake, meters),
             shared,
             open,
             followed,
@@ -72,11 +79,13 @@ impl<O: Open> Driver<O> {
         let mut closed = false;
         loop {
             let shared = Arc::clone(&self.shared);
-            tokio::select! {
+            let interval = self.outliers.deadline().map(|at| at.saturating_sub(shared.runtime.now()));
+            let told = tokio::select! {
                 biased;
                 changed = self.followed.receiver().changed(), if !closed => {
                     closed = changed.is_err();
                     self.take_view();
+                    true
                 }
                 () = shared.wake.notified() => {
                     let mut gathered = pin!(tokio::time::sleep(GATHER));
@@ -93,10 +102,16 @@ impl<O: Open> Driver<O> {
                             () = shared.wake.notified() => {}
                         }
                     }
+                    true
                 }
+                () = sleep(interval) => false,
+            };
+            // However much there is to do, intervals end in time.
+            let judged = self.outliers.judge(shared.runtime.now());
+            if told || judged {
+                self.direct();
+                self.publish();
             }
-            self.direct();
-            self.publish();
         }
     }
 
@@ -121,6 +136,7 @@ impl<O: Open> Driver<O> {
             balance.changed(&self.shared.endpoint, &self.view, &view);
         }
         self.view = Arc::clone(&view.instances);
+        self.outliers.follow(&instances);
         let before = std::mem::replace(&mut self.instances, Arc::clone(&instances));
         for gone in before.iter().filter(|instance| !seen.contains(&*instance.id)) {
             self.leave(gone);
@@ -158,7 +174,7 @@ impl<O: Open> Driver<O> {
         }
     }
 
-    /// Connects as many as are to be, and as many more as of these fail. Gives up what is connected beyond that, once
+    /// Connects as many as are to be, and as many more as of these fail or are ejected. Gives up what is connected beyond that, once
     /// enough of those that are to be connected are.
     fn connect_ahead(&mut self) {
         let limit = self.shared.settings.connect_ahead;
@@ -167,8 +183,9 @@ impl<O: Open> Driver<O> {
             let Some(owner) = self.owners.get(&instance.id) else { continue };
             let is_ready = owner.member.state() == ConnectionState::Ready;
             if well < limit {
-                well += usize::from(is_ready || owner.member.is_hopeful());
-                ready += usize::from(is_ready);
+                let is_admitted = self.outliers.judgement(instance) == Judgement::Admitted;
+                well += usize::from(is_admitted && (is_ready || owner.member.is_hopeful()));
+                ready += usize::from(is_admitted && is_ready);
                 owner.order(connect(instance));
             } else {
                 owner.order(Order::Rest);
@@ -185,8 +202,12 @@ impl<O: Open> Driver<O> {
         }
     }
 
-    /// Whether requests wait for what a member's change brings: the first that is open, or the one that they asked for.
+    /// Whether requests wait for what a member's change brings: the first that is open, or the one that they asked for. Or
+    /// whether they go where they should not any more.
     fn is_urgent(&self) -> bool {
+        if self.outliers.has_news() {
+            return true;
+        }
         let routes = self.shared.routes.load();
         if routes.on_demand {
             return self.shared.waiting() > 0 || routes.entries.iter().any(Entry::is_newly_asked);
@@ -195,7 +216,8 @@ impl<O: Open> Driver<O> {
     }
 
     fn start(&mut self, instance: &Arc<Instance>) {
-        let owner = Owner::start(&self.open, instance, Order::Rest, &self.shared.wake);
+        let gate = self.outliers.gate(instance);
+        let owner = Owner::start(&self.open, instance, Order::Rest, &self.shared.wake, gate);
         self.owners.insert(Arc::clone(&instance.id), owner);
     }
 
@@ -211,9 +233,10 @@ impl<O: Open> Driver<O> {
         self.leaving.retain(|(_, owner)| !owner.member.is_gone());
         let present = self.instances.iter().filter_map(|instance| {
             let owner = self.owners.get(&instance.id)?;
-            Some(entry(instance, owner, false))
+            Some(entry(instance, owner, false, self.outliers.judgement(instance)))
         });
-        let leaving = self.leaving.iter().map(|(instance, owner)| entry(instance, owner, true));
+        let leaving =
+            self.leaving.iter().map(|(instance, owner)| entry(instance, owner, true, Judgement::Admitted));
         let entries = present.chain(leaving).collect();
         let before = self.shared.routes.load();
         self.shared.publish(Routes::build(
@@ -230,12 +253,27 @@ fn connect(instance: &Instance) -> Order {
     Order::Connect { incarnation: instance.create_revision }
 }
 
-fn entry<M: Member>(instance: &Arc<Instance>, owner: &Owner<M>, removed: bool) -> Entry<M> {
+/// So long; for ever, if it is not said how long.
+async fn sleep(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn entry<M: Member>(
+    instance: &Arc<Instance>,
+    owner: &Owner<M>,
+    removed: bool,
+    judgement: Judgement,
+) -> Entry<M> {
     Entry {
         instance: Arc::clone(instance),
         member: Arc::clone(&owner.member),
         demand: Arc::clone(&owner.demand),
         wanted: owner.is_wanted(),
         removed,
+        gate: Arc::clone(&owner.gate),
+        judgement,
     }
 }

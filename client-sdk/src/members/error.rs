@@ -41,6 +41,17 @@ pub enum RouteError {
         /// The limit.
         limit: usize,
     },
+    /// Each instance that the request could go to has as many requests as it may have, and the request may not wait, or waited
+    /// for too long, or too many wait already.
+    #[error("{}", overloaded(endpoint, *limit, *pending))]
+    Overloaded {
+        /// The endpoint.
+        endpoint: String,
+        /// How many requests an instance may have at once.
+        limit: usize,
+        /// How many requests may wait for a place. `None`: none may.
+        pending: Option<usize>,
+    },
     /// The request's own deadline passed while it waited.
     #[error("the deadline of {} ms passed: {reason}", timeout.as_millis())]
     DeadlineExceeded {
@@ -82,6 +93,7 @@ impl RouteError {
             Self::NoInstances { .. } => "no_instances",
             Self::AllUnavailable { .. } => "all_unavailable",
             Self::QueueFull { .. } => "queue_full",
+            Self::Overloaded { .. } => "overloaded",
             Self::DeadlineExceeded { .. } => "deadline_exceeded",
             Self::Discovery { .. } => "discovery",
             Self::Pick { .. } => "pick",
@@ -110,6 +122,17 @@ fn all_unavailable(endpoint: &str, instances: usize, connected: usize, last: Opt
         Some(last) => format!("{instances} {noun} of {endpoint}, {why}; last: {}", innermost(last)),
         None => format!("{instances} {noun} of {endpoint}, {why}"),
     }
+}
+
+fn overloaded(endpoint: &str, limit: usize, pending: Option<usize>) -> String {
+    let waiting = match pending {
+        None => "requests are set not to wait".to_owned(),
+        Some(pending) => format!("at most {pending} requests may wait"),
+    };
+    format!(
+        "every instance of {endpoint} that could take the request has {limit} in flight, which is the limit, and {waiting}; \
+         try again later, or raise `max_in_flight` or `max_pending`"
+    )
 }
 
 fn reason(source: Option<&SharedError>) -> String {

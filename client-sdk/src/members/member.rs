@@ -10,7 +10,7 @@ use std::sync::{
 
 use tokio::sync::{Notify, watch};
 
-use super::SharedError;
+use super::{SharedError, gate::Gate};
 use crate::{
     model::{Address, Instance},
     runtime::Task,
@@ -113,6 +113,8 @@ pub(crate) trait Open: Send + Sync + 'static {
 pub(super) struct Owner<M> {
     pub(super) member: Arc<M>,
     pub(super) demand: Arc<Demand>,
+    /// Its instance's, which other members of it share.
+    pub(super) gate: Arc<Gate>,
     orders: watch::Sender<Order>,
     _actor: Task,
 }
@@ -127,10 +129,11 @@ impl<M: Member> Owner<M> {
         instance: &Arc<Instance>,
         order: Order,
         wake: &Arc<Notify>,
+        gate: Arc<Gate>,
     ) -> Self {
         let (orders, receiver) = watch::channel(order);
         let (member, actor) = open.open(instance, receiver, Arc::clone(wake));
-        Self { member, demand: Arc::default(), orders, _actor: actor }
+        Self { member, demand: Arc::default(), gate, orders, _actor: actor }
     }
 
     /// Changes what is wanted.

@@ -6,7 +6,7 @@
 use metrics::{Counter, Gauge, Unit, counter, describe_counter, describe_gauge, gauge};
 
 use super::RouteError;
-use crate::{balance::Outcome, model::Endpoint};
+use crate::{balance::Outcome, model::Endpoint, outlier::EjectionCause};
 
 const PICKS: &str = "client_sdk_picks_total";
 const IN_FLIGHT: &str = "client_sdk_requests_in_flight";
@@ -14,6 +14,8 @@ const ENDED: &str = "client_sdk_requests_ended_total";
 const NOT_TAKEN: &str = "client_sdk_requests_not_taken_total";
 const WAITING: &str = "client_sdk_requests_waiting";
 const NO_INSTANCE: &str = "client_sdk_no_instance_total";
+const EJECTIONS: &str = "client_sdk_ejections_total";
+const EJECTED: &str = "client_sdk_instances_ejected";
 const CONNECTS: &str = "client_sdk_connects_total";
 const CONNECT_FAILURES: &str = "client_sdk_connect_failures_total";
 const RETRIES: &str = "client_sdk_retries_total";
@@ -33,6 +35,7 @@ pub(crate) struct Meters {
     connect_failures: Counter,
     load_reports: Counter,
     bad_load_reports: Counter,
+    ejected: Gauge,
     endpoint: String,
 }
 
@@ -55,6 +58,7 @@ impl Meters {
             waiting: gauge!(WAITING, &labels),
             connects: counter!(CONNECTS, &labels),
             connect_failures: counter!(CONNECT_FAILURES, &labels),
+            ejected: gauge!(EJECTED, &labels),
             endpoint,
         }
     }
@@ -112,6 +116,19 @@ impl Meters {
         counter!(RETRIES_REFUSED, "endpoint" => self.endpoint.clone()).increment(1);
     }
 
+    /// An instance was ejected. So rare that it looks its counter up.
+    pub(super) fn ejected(&self, cause: EjectionCause) {
+        counter!(EJECTIONS, "endpoint" => self.endpoint.clone(), "cause" => cause.as_str()).increment(1);
+    }
+
+    /// So many instances are ejected or on probation, after so many were.
+    #[allow(clippy::cast_precision_loss)] // the number of instances
+    pub(super) fn out(&self, before: usize, now: usize) {
+        if before != now {
+            self.ejected.increment(now as f64 - before as f64);
+        }
+    }
+
     /// A request ended without an instance. So rare that it looks its counter up.
     pub(super) fn no_instance(&self, error: &RouteError) {
         counter!(NO_INSTANCE, "endpoint" => self.endpoint.clone(), "reason" => error.reason()).increment(1);
@@ -128,6 +145,8 @@ fn describe() {
     describe_counter!(RETRIES, Unit::Count, "Requests that were sent once more, by the reason.");
     describe_counter!(RETRIES_REFUSED, Unit::Count, "Retries and hedges that the budget had no room for.");
     describe_counter!(LOAD_REPORTS, Unit::Count, "Reports of load that a policy asked for, by whether they could be read.");
+    describe_counter!(EJECTIONS, Unit::Count, "Ejections of instances, by their cause.");
+    describe_gauge!(EJECTED, Unit::Count, "Instances that are ejected or on probation.");
     describe_counter!(CONNECTS, Unit::Count, "Connections that were opened.");
     describe_counter!(
         CONNECT_FAILURES,

@@ -21,6 +21,8 @@
 //! | `chooser` | a policy or somebody's `LoadBalance`, without their types |
 //! | `search`, `tried` | one request's way to a member |
 //! | `room` | where requests wait while whoever is connected is busy |
+//! | `gate` | how many requests an instance may have at once, and the one that is its probe |
+//! | `outliers` | who is ejected: the detector, as the driver uses it |
 //! | `shared` | what requests and the driver share: the routes, the queue |
 //! | `ongoing`, `meters` | a request that an instance has, and what is counted |
 //! | `settings` | what all of it may be told |
@@ -33,9 +35,11 @@
 mod chooser;
 mod driver;
 mod error;
+mod gate;
 mod member;
 mod meters;
 mod ongoing;
+mod outliers;
 mod room;
 mod routes;
 mod search;
@@ -55,6 +59,7 @@ pub(crate) use meters::Meters;
 pub(crate) use ongoing::{Blame, Ongoing};
 pub(crate) use room::Room;
 pub(crate) use search::{Deadline, Search, within};
+pub use settings::Overflow;
 pub(crate) use settings::Settings;
 pub(crate) use shared::Shared;
 pub use snapshot::{InstanceSnapshot, Snapshot};

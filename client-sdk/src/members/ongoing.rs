@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use super::meters::Meters;
+use super::{gate::Permit, meters::Meters};
 use crate::{
     balance::{Outcome, Pick},
     orca::LoadReport,
@@ -16,7 +16,7 @@ use crate::{
 #[must_use = "dropping it ends the request as given up"]
 pub(crate) struct Ongoing {
     /// `None` once it has ended.
-    pick: Option<Pick<'static>>,
+    with: Option<(Pick<'static>, Permit)>,
     meters: Arc<Meters>,
     blame: Option<Arc<AtomicBool>>,
 }
@@ -32,9 +32,9 @@ impl Blame {
 }
 
 impl Ongoing {
-    pub(super) fn begin(pick: Pick<'static>, meters: &Arc<Meters>) -> Self {
+    pub(super) fn begin(pick: Pick<'static>, permit: Permit, meters: &Arc<Meters>) -> Self {
         meters.picked();
-        Self { pick: Some(pick), meters: Arc::clone(meters), blame: None }
+        Self { with: Some((pick, permit)), meters: Arc::clone(meters), blame: None }
     }
 
     /// For whoever may give it up because its instance took too long.
@@ -44,41 +44,50 @@ impl Ongoing {
 
     /// Whether its policy goes by what instances report of their load.
     pub(crate) fn wants_load(&self) -> bool {
-        self.pick.as_ref().is_some_and(Pick::wants_load)
+        self.with.as_ref().is_some_and(|(pick, _)| pick.wants_load())
     }
 
     /// What the instance reported of its load. `None`: it cannot be read.
     pub(crate) fn loaded(&self, report: Option<&LoadReport>) {
         self.meters.load_reported(report.is_some());
-        if let (Some(report), Some(pick)) = (report, &self.pick) {
+        if let (Some(report), Some((pick, _))) = (report, &self.with) {
             pick.loaded(report);
         }
     }
 
     /// Its answer began.
     pub(crate) fn answered(&mut self) {
-        if let Some(pick) = &mut self.pick {
+        if let Some((pick, permit)) = &mut self.with {
             pick.answered();
+            permit.answered();
         }
     }
 
     /// It ended, and how.
     pub(crate) fn finish(mut self, outcome: Outcome) {
-        self.end(outcome);
+        self.end(outcome, outcome);
+    }
+
+    /// It was lost with its connection: a failure for its policy, and no reason to eject the instance, for the state of a
+    /// connection speaks for itself.
+    pub(crate) fn lost(mut self) {
+        self.end(Outcome::Failure, Outcome::Cancelled);
     }
 
     /// The instance did not take it: it goes on to another, and says nothing about this one.
     pub(crate) fn not_taken(mut self) {
-        if let Some(pick) = self.pick.take() {
+        if let Some(with) = self.with.take() {
             self.meters.not_taken();
-            drop(pick);
+            drop(with);
         }
     }
 
-    fn end(&mut self, outcome: Outcome) {
-        if let Some(pick) = self.pick.take() {
+    /// `judged`: what it means for whether the instance is ejected.
+    fn end(&mut self, outcome: Outcome, judged: Outcome) {
+        if let Some((pick, permit)) = self.with.take() {
             self.meters.ended(outcome);
             pick.finish(outcome);
+            permit.finish(judged);
         }
     }
 }
@@ -86,6 +95,7 @@ impl Ongoing {
 impl Drop for Ongoing {
     fn drop(&mut self) {
         let blamed = self.blame.as_ref().is_some_and(|blame| blame.load(Ordering::Relaxed));
-        self.end(if blamed { Outcome::Failure } else { Outcome::Cancelled });
+        let outcome = if blamed { Outcome::Failure } else { Outcome::Cancelled };
+        self.end(outcome, outcome);
     }
 }

@@ -6,8 +6,9 @@
 //!
 //! No wake-up is lost: whoever waits has counted itself first and then looked whether the turn is still the one before its
 //! choice, and whoever becomes free first says so in the turn and then wakes. No herd: where every request can go to every
-//! member, each vacancy wakes one, and one that finds another room on its way in wakes the next. Nobody is promised a
-//! place: a request that comes along at the right moment may be faster.
+//! member, each vacancy wakes one, and one that finds another room on its way in wakes the next. A request that was given to
+//! some already cannot go to every member: it is woken beside the one, and takes nobody's turn. Nobody is promised a place: a
+//! request that comes along at the right moment may be faster.
 
 use std::{
     pin::pin,
@@ -23,6 +24,8 @@ pub(crate) struct Room {
     turn: AtomicU64,
     waiting: AtomicUsize,
     free: Notify,
+    /// For requests that cannot go to every member.
+    for_some: Notify,
     /// Whether one is woken at a time: any request can go to any member. Otherwise whoever is woken may want another one, so
     /// all are.
     one: bool,
@@ -32,12 +35,19 @@ struct Waiter<'a>(&'a Room);
 
 impl Room {
     pub(super) fn new(one: bool) -> Self {
-        Self { turn: AtomicU64::new(0), waiting: AtomicUsize::new(0), free: Notify::new(), one }
+        Self {
+            turn: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+            free: Notify::new(),
+            for_some: Notify::new(),
+            one,
+        }
     }
 
     /// A member is free that was busy.
     pub(crate) fn vacated(&self) {
         self.turn.fetch_add(1, SeqCst);
+        self.for_some.notify_waiters();
         if self.one {
             self.free.notify_one();
         } else {
@@ -57,10 +67,11 @@ impl Room {
         self.turn.load(SeqCst)
     }
 
-    /// Until a member became free after that turn, if it is this request's turn to hear of it.
-    pub(super) async fn vacancy(&self, after: u64) {
+    /// Until a member became free after that turn, if it is this request's turn to hear of it. `any`: whether the request can
+    /// go to every member.
+    pub(super) async fn vacancy(&self, after: u64, any: bool) {
         let _waiter = Waiter::new(self);
-        let mut free = pin!(self.free.notified());
+        let mut free = pin!(if any { self.free.notified() } else { self.for_some.notified() });
         free.as_mut().enable();
         if self.turn() == after {
             // One that is dropped while it waits hands on what it was told.
@@ -106,7 +117,7 @@ mod tests {
         let (room, woken) = (Room::new(true), Arc::new(Woken::default()));
         let waker = Waker::from(Arc::clone(&woken));
         let mut cx = Context::from_waker(&waker);
-        let (mut first, mut second) = (Box::pin(room.vacancy(0)), Box::pin(room.vacancy(0)));
+        let (mut first, mut second) = (Box::pin(room.vacancy(0, true)), Box::pin(room.vacancy(0, true)));
         assert!(first.as_mut().poll(&mut cx).is_pending() && second.as_mut().poll(&mut cx).is_pending());
         room.vacated();
         assert_eq!(woken.0.load(SeqCst), 1, "one of them");
@@ -122,14 +133,24 @@ mod tests {
             let room = Room::new(one);
             let before = room.turn();
             room.vacated();
-            room.vacancy(before).await;
+            room.vacancy(before, true).await;
         }
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_go_to_every_member_takes_nobodys_turn() {
+        let room = Room::new(true);
+        let (mut any, mut some) = (Box::pin(room.vacancy(0, true)), Box::pin(room.vacancy(0, false)));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(some.as_mut().poll(&mut cx).is_pending() && any.as_mut().poll(&mut cx).is_pending());
+        room.vacated();
+        assert!(some.as_mut().poll(&mut cx).is_ready() && any.as_mut().poll(&mut cx).is_ready());
     }
 
     #[tokio::test]
     async fn where_requests_want_one_in_particular_all_are_woken() {
         let room = Room::new(false);
-        let mut waits = [Box::pin(room.vacancy(0)), Box::pin(room.vacancy(0)), Box::pin(room.vacancy(0))];
+        let mut waits = [true, true, false].map(|any| Box::pin(room.vacancy(0, any)));
         let mut cx = Context::from_waker(Waker::noop());
         let mut ready =
             || waits.iter_mut().map(|wait| wait.as_mut().poll(&mut cx).is_ready()).collect::<Vec<_>>();

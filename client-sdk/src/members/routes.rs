@@ -6,9 +6,13 @@
 //! Two kinds of policies are served. Those that choose among whatever is connected have a picker over the connected
 //! instances. Those that must choose the same instance whether or not it is connected (the hashes) have a picker over all
 //! that may be chosen, and their choice is connected on demand.
+//!
+//! What is ejected is not among those that requests may go to, for neither kind, unless nobody else is there: [`usable`] says
+//! so, and it alone. One that is on probation is among them, and lets one request in at a time.
 
 use std::{
     collections::HashMap,
+    ops::BitOrAssign,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -18,10 +22,17 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{Chooser, Member, SharedError, chooser::AnyPolicy, member::Demand, tried::Tried};
+use super::{
+    Chooser, Member, SharedError,
+    chooser::AnyPolicy,
+    gate::{Gate, Permit, Refused},
+    member::Demand,
+    tried::Tried,
+};
 use crate::{
     balance::{Connects, Eligible, Load, Pick, PickContext, PickError, Picker},
     model::{Address, Instance, InstanceList},
+    outlier::Judgement,
 };
 
 /// How often the policy is asked for one that a request was not given to yet, before any other one will do.
@@ -39,11 +50,13 @@ pub(crate) struct Routes<M> {
     pub(super) error: Option<SharedError>,
     /// Whether what is chosen is connected only then.
     pub(super) on_demand: bool,
+    /// Whether ejections matter: not where they would leave nobody.
+    pub(super) heeds_ejection: bool,
     /// Over those that are not held; over the held ones only if there are no others. `None`: there are none.
     built: Option<Arc<Built>>,
     /// What the picker was built over, as indices of the entries.
     places: Box<[usize]>,
-    /// Connected instances that may be chosen, as an index into the entries; connected or not, if on demand.
+    /// What is usable, as an index into the entries.
     by_id: HashMap<Arc<str>, usize>,
     by_address: HashMap<Address, usize>,
     /// Where the next search among all of them begins.
@@ -66,12 +79,23 @@ pub(crate) struct Entry<M> {
     pub(super) wanted: bool,
     /// It left the view, or this member of it did.
     pub(super) removed: bool,
+    /// How many requests it may have, and whether one of them is its probe.
+    pub(super) gate: Arc<Gate>,
+    /// Whether it is ejected, or on probation.
+    pub(super) judgement: Judgement,
+}
+
+/// Which entries requests may go to.
+struct Usable {
+    /// Their indices, in order.
+    places: Vec<usize>,
+    heeds_ejection: bool,
 }
 
 /// What a request finds.
 pub(super) enum Found<'a, M> {
     /// An instance that takes it.
-    Open(Pick<'a>, &'a Entry<M>),
+    Open(Pick<'a>, &'a Entry<M>, Permit),
     /// There is none now.
     Nobody(Hope),
 }
@@ -82,15 +106,18 @@ pub(super) enum Found<'a, M> {
 pub(super) struct Hope {
     /// Some would have been there if they were not busy.
     pub(super) busy: bool,
+    /// Some would have been there if they had not as many requests as they may have.
+    pub(super) full: bool,
     /// Some of those that requests go to were about to be connected.
     pub(super) soon: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Takes {
-    Now,
+    Now(Permit),
     /// Once it is not busy any more.
     Busy,
+    /// Once it has fewer requests.
+    Full,
     /// Once it is connected.
     Soon,
     Not,
@@ -105,6 +132,7 @@ impl<M: Member> Routes<M> {
             discovered: false,
             error: None,
             on_demand: false,
+            heeds_ejection: true,
             built: None,
             places: Box::default(),
             by_id: HashMap::new(),
@@ -122,16 +150,16 @@ impl<M: Member> Routes<M> {
         chooser: &Chooser,
     ) -> Self {
         let on_demand = chooser.connects() == Connects::OnDemand;
-        let takes = |entry: &Entry<M>| if on_demand { entry.is_eligible() } else { entry.is_open() };
+        let Usable { places: usable, heeds_ejection } = usable(&entries, on_demand);
         let mut by_id = HashMap::new();
         let mut by_address = HashMap::new();
-        for (index, entry) in entries.iter().enumerate().filter(|(_, entry)| takes(entry)) {
+        for (&index, entry) in usable.iter().map(|index| (index, &entries[*index])) {
             by_id.insert(Arc::clone(&entry.instance.id), index);
             by_address.entry(entry.instance.address.clone()).or_insert(index);
         }
         let built = match chooser {
             Chooser::Policy(policy, _) => {
-                let over = chosen(entries.iter().filter(|entry| takes(entry)));
+                let over = chosen(usable.iter().map(|index| &entries[*index]));
                 match &before.built {
                     _ if over.is_empty() => None,
                     Some(built) if same(&built.over, &over) => Some(Arc::clone(built)),
@@ -143,7 +171,19 @@ impl<M: Member> Routes<M> {
         let over = built.iter().flat_map(|built| built.over.iter());
         let places = over.filter_map(|instance| by_id.get(&instance.id).copied()).collect();
         let (version, next) = (before.version + 1, AtomicUsize::new(before.next.load(Ordering::Relaxed)));
-        Self { version, entries, discovered, error, on_demand, built, places, by_id, by_address, next }
+        Self {
+            version,
+            entries,
+            discovered,
+            error,
+            on_demand,
+            heeds_ejection,
+            built,
+            places,
+            by_id,
+            by_address,
+            next,
+        }
     }
 
     /// Whether a request could be sent somewhere.
@@ -162,7 +202,7 @@ impl<M: Member> Routes<M> {
         wake: &Notify,
     ) -> Result<Found<'_, M>, PickError> {
         let Some(built) = &self.built else { return Ok(Found::Nobody(Hope::default())) };
-        let mut busy = false;
+        let mut hope = Hope::default();
         for probe in 0..PROBES {
             let attempt = tried.len().saturating_add(probe);
             let pick = match built.picker.pick(&context.attempt(attempt)) {
@@ -172,9 +212,10 @@ impl<M: Member> Routes<M> {
             };
             let entry = self.entry(&pick)?;
             match self.takes_now(entry, tried, wake) {
-                Takes::Now => return Ok(Found::Open(pick, entry)),
-                Takes::Soon => return Ok(Found::Nobody(Hope { busy, soon: true })),
-                Takes::Busy => busy = true,
+                Takes::Now(permit) => return Ok(Found::Open(pick, entry, permit)),
+                Takes::Soon => return Ok(Found::Nobody(Hope { soon: true, ..hope })),
+                Takes::Busy => hope.busy = true,
+                Takes::Full => hope.full = true,
                 Takes::Not => {}
             }
         }
@@ -186,12 +227,15 @@ impl<M: Member> Routes<M> {
         let Some(index) = self.by_address.get(address) else { return Found::Nobody(Hope::default()) };
         let entry = &self.entries[*index];
         if tried.contains(&entry.member) {
-            return Found::Nobody(Hope { busy: false, soon: entry.member.is_hopeful() });
+            return Found::Nobody(Hope { soon: entry.member.is_hopeful(), ..Hope::default() });
         }
         if entry.is_busy() {
-            return Found::Nobody(Hope { busy: true, soon: false });
+            return Found::Nobody(Hope { busy: true, ..Hope::default() });
         }
-        Found::Open(Pick::of(Arc::clone(&entry.instance)), entry)
+        match self.enter(entry) {
+            Ok(permit) => Found::Open(Pick::of(Arc::clone(&entry.instance)), entry, permit),
+            Err(refused) => Found::Nobody(Hope::after(refused)),
+        }
     }
 
     /// What the policy knows of the load of those that it chooses among, by their ids.
@@ -229,15 +273,22 @@ impl<M: Member> Routes<M> {
             return Takes::Not;
         }
         if entry.member.is_ready() {
-            return if entry.member.is_free() { Takes::Now } else { Takes::Busy };
+            return match entry.member.is_free().then(|| self.enter(entry)) {
+                Some(Ok(permit)) => Takes::Now(permit),
+                Some(Err(Refused::Full)) => Takes::Full,
+                Some(Err(Refused::Probed)) | None => Takes::Busy,
+            };
         }
         if !self.on_demand {
             return Takes::Not;
         }
-        // One that failed is asked for too: it is tried again after its backoff, while the request goes elsewhere.
-        let coming = entry.is_coming();
-        entry.demand.ask(wake);
-        if coming { Takes::Soon } else { Takes::Not }
+        if entry.is_asked_and_coming(wake) { Takes::Soon } else { Takes::Not }
+    }
+
+    /// Lets a request in, if there is room.
+    fn enter(&self, entry: &Entry<M>) -> Result<Permit, Refused> {
+        let on_probation = matches!(entry.judgement, Judgement::Probing(_));
+        entry.gate.enter(on_probation, self.heeds_ejection)
     }
 
     /// Any instance that the request was not given to yet.
@@ -256,12 +307,20 @@ impl<M: Member> Routes<M> {
                 if !entry.is_open() {
                     hope.soon |= entry.is_coming();
                 } else if entry.member.is_free() {
-                    return Found::Open(Pick::of(Arc::clone(&entry.instance)), entry);
+                    match self.enter(entry) {
+                        Ok(permit) => {
+                            return Found::Open(Pick::of(Arc::clone(&entry.instance)), entry, permit);
+                        }
+                        Err(refused) => hope |= Hope::after(refused),
+                    }
                 } else {
                     hope.busy = true;
                 }
             }
-            if self.on_demand && rank().any(|entry| self.takes_now(entry, tried, wake) == Takes::Soon) {
+            let awaited = |entry: &Entry<M>| {
+                !tried.contains(&entry.member) && !entry.member.is_ready() && entry.is_asked_and_coming(wake)
+            };
+            if self.on_demand && rank().any(awaited) {
                 break;
             }
         }
@@ -285,6 +344,24 @@ impl<M: Member> Entry<M> {
         self.member.is_ready() && !self.member.is_free()
     }
 
+    /// Whether it is ejected: not to be chosen, unless nobody else is there.
+    pub(super) fn is_ejected(&self) -> bool {
+        matches!(self.judgement, Judgement::Ejected(_))
+    }
+
+    /// Whether it is neither ejected nor on probation.
+    pub(super) fn is_admitted(&self) -> bool {
+        self.judgement == Judgement::Admitted
+    }
+
+    /// Of one that is connected on demand: asks for it, and says whether it is about to be connected. One that failed is asked
+    /// for too: it is tried again after its backoff, while the request goes elsewhere.
+    fn is_asked_and_coming(&self, wake: &Notify) -> bool {
+        let coming = self.is_coming();
+        self.demand.ask(wake);
+        coming
+    }
+
     /// Of one that was not connected a moment ago: whether it is about to be, or has come to be since.
     fn is_coming(&self) -> bool {
         self.member.is_hopeful() || self.member.is_ready()
@@ -294,6 +371,39 @@ impl<M: Member> Entry<M> {
     fn is_open(&self) -> bool {
         self.is_eligible() && self.member.is_ready()
     }
+}
+
+impl Hope {
+    fn after(refused: Refused) -> Self {
+        match refused {
+            Refused::Full => Self { full: true, ..Self::default() },
+            Refused::Probed => Self { busy: true, ..Self::default() },
+        }
+    }
+
+    /// Whether a place may become free, which the [`Room`](super::Room) tells.
+    pub(super) fn of_room(self) -> bool {
+        self.busy || self.full
+    }
+}
+
+impl BitOrAssign for Hope {
+    fn bitor_assign(&mut self, other: Self) {
+        self.busy |= other.busy;
+        self.full |= other.full;
+        self.soon |= other.soon;
+    }
+}
+
+/// Which entries requests may go to: those that may be chosen (C2) and are connected, or that are connected on demand; of
+/// them those that are not ejected. If that would leave nobody but such as are ejected, on probation, or cannot be connected,
+/// ejections do not matter, and all of them may.
+fn usable<M: Member>(entries: &[Entry<M>], on_demand: bool) -> Usable {
+    let could = |entry: &Entry<M>| if on_demand { entry.is_eligible() } else { entry.is_open() };
+    let all = || entries.iter().enumerate().filter(|(_, entry)| could(entry));
+    let heeds_ejection = all().any(|(_, entry)| entry.is_admitted() && entry.is_coming());
+    let places = all().filter(|(_, entry)| !heeds_ejection || !entry.is_ejected());
+    Usable { places: places.map(|(index, _)| index).collect(), heeds_ejection }
 }
 
 /// A picker over `over`. A policy that panics must not take the driver with it.

@@ -13,10 +13,11 @@
 use std::{borrow::Cow, future::Future, sync::Arc, time::Duration};
 
 use super::{
-    Chooser, Member, Ongoing, RouteError, Shared, SharedError,
+    Chooser, Member, Ongoing, Overflow, RouteError, Shared, SharedError,
     chooser::Addresses,
+    gate::Permit,
     routes::{Found, Hope},
-    shared::Place,
+    shared::{Pending, Place},
     standing::Outlook,
     tried::{Offered, Tried},
 };
@@ -37,6 +38,8 @@ pub(crate) struct Search<M: Member> {
     until: Option<Duration>,
     /// While it waits.
     place: Option<Place<M>>,
+    /// While it waits because all are full.
+    pending: Option<Pending<M>>,
     /// What a load balancer named.
     named: Option<Named>,
 }
@@ -62,7 +65,7 @@ struct Named {
 
 /// What a choice came to.
 enum Choice<M> {
-    Member(Pick<'static>, Arc<M>),
+    Member(Pick<'static>, Arc<M>, Permit),
     /// None, by what was known then.
     None {
         seen: Seen,
@@ -81,15 +84,15 @@ struct Seen {
 
 impl<M: Member> Search<M> {
     pub(crate) fn new(shared: Arc<Shared<M>>, context: PickContext, deadline: Option<Deadline>) -> Self {
-        let (tried, last, until, place, named) = (Tried::default(), None, None, None, None);
-        Self { shared, context, deadline, tried, last, until, place, named }
+        let (tried, last, until, place, pending, named) = (Tried::default(), None, None, None, None, None);
+        Self { shared, context, deadline, tried, last, until, place, pending, named }
     }
 
     /// The next member to give the request to; waits for one if there is hope, or if it is to wait for ready.
     pub(crate) async fn next(&mut self) -> Result<(Ongoing, Arc<M>), RouteError> {
         let found = self.find(self.shared.settings.wait_for_ready).await;
         match found {
-            Ok((pick, member)) => Ok((Ongoing::begin(pick, &self.shared.meters), member)),
+            Ok((pick, member, permit)) => Ok((Ongoing::begin(pick, permit, &self.shared.meters), member)),
             Err(error) => {
                 self.shared.meters.no_instance(&error);
                 Err(error)
@@ -97,29 +100,31 @@ impl<M: Member> Search<M> {
         }
     }
 
-    /// Another member for a request that one failed. Waits for one that is about to come, and for nothing else: the caller
-    /// has an answer already, if a bad one.
+    /// Another member for a request that one failed. Waits for one that is about to come or to have room, but not on the
+    /// chance that there may be one some day: the caller has an answer already, if a bad one.
     pub(crate) async fn another(&mut self) -> Option<(Ongoing, Arc<M>)> {
-        let (pick, member) = self.find(false).await.ok()?;
-        Some((Ongoing::begin(pick, &self.shared.meters), member))
+        let (pick, member, permit) = self.find(false).await.ok()?;
+        Some((Ongoing::begin(pick, permit, &self.shared.meters), member))
     }
 
     /// Another member, if there is one right now.
     pub(crate) fn glance(&mut self) -> Option<(Ongoing, Arc<M>)> {
         match self.choose() {
-            Ok(Choice::Member(pick, member)) => Some((Ongoing::begin(pick, &self.shared.meters), member)),
+            Ok(Choice::Member(pick, member, permit)) => {
+                Some((Ongoing::begin(pick, permit, &self.shared.meters), member))
+            }
             Ok(Choice::None { .. }) | Err(_) => None,
         }
     }
 
     /// `patient`: as long as there may be a member one day.
-    async fn find(&mut self, patient: bool) -> Result<(Pick<'static>, Arc<M>), RouteError> {
+    async fn find(&mut self, patient: bool) -> Result<(Pick<'static>, Arc<M>, Permit), RouteError> {
         loop {
             let (seen, hope, refusal) = match self.ask_balancer().await? {
                 Ok(()) => match self.choose() {
-                    Ok(Choice::Member(pick, member)) => {
-                        self.place = None;
-                        return Ok((pick, member));
+                    Ok(Choice::Member(pick, member, permit)) => {
+                        (self.place, self.pending) = (None, None);
+                        return Ok((pick, member, permit));
                     }
                     Ok(Choice::None { seen, hope }) => (seen, hope, None),
                     Err(error) => {
@@ -222,19 +227,18 @@ impl<M: Member> Search<M> {
             {
                 named.looks -= 1;
                 match routes.at(&address, &self.tried) {
-                    Found::Open(pick, entry) => {
-                        return Ok(Choice::Member(pick.into_owned(), Arc::clone(&entry.member)));
+                    Found::Open(pick, entry, permit) => {
+                        return Ok(Choice::Member(pick.into_owned(), Arc::clone(&entry.member), permit));
                     }
-                    Found::Nobody(hope) => {
-                        named.hope.busy |= hope.busy;
-                        named.hope.soon |= hope.soon;
-                    }
+                    Found::Nobody(hope) => named.hope |= hope,
                 }
             }
             return Ok(Choice::None { seen: named.seen, hope: named.hope });
         }
         match routes.pick(&self.context, &self.tried, &shared.wake) {
-            Ok(Found::Open(pick, entry)) => Ok(Choice::Member(pick.into_owned(), Arc::clone(&entry.member))),
+            Ok(Found::Open(pick, entry, permit)) => {
+                Ok(Choice::Member(pick.into_owned(), Arc::clone(&entry.member), permit))
+            }
             Ok(Found::Nobody(hope)) => Ok(Choice::None { seen, hope }),
             Err(source) => Err(RouteError::Pick { endpoint: shared.endpoint.to_string(), source }),
         }
@@ -259,7 +263,7 @@ impl<M: Member> Search<M> {
         let mut published = shared.published.subscribe();
         // Newer ones are looked at before anything is said of them; they are there a moment before they are told of.
         let routes = shared.routes.load_full();
-        if routes.version > seen.version || (hope.busy && shared.room.turn() != seen.turn) {
+        if routes.version > seen.version || (hope.of_room() && shared.room.turn() != seen.turn) {
             return Ok(());
         }
         let outlook = routes.outlook(&shared.endpoint, self.last.as_ref(), settings.connect_ahead);
@@ -272,7 +276,21 @@ impl<M: Member> Search<M> {
             Some(refusal) => RouteError::refused(shared.endpoint.to_string(), refusal),
             None => error,
         };
-        if !hopeful && !hope.busy && !hope.soon && !patient {
+        let error = if hope.full {
+            // If it is to fail at once, it still waits for others that are about to be there.
+            match &self.pending {
+                None if settings.overflow == Overflow::Fail && (hopeful || hope.busy || hope.soon) => error,
+                None => {
+                    self.pending = Some(shared.pend()?);
+                    shared.overloaded()
+                }
+                Some(_) => shared.overloaded(),
+            }
+        } else {
+            self.pending = None;
+            error
+        };
+        if !hopeful && !hope.of_room() && !hope.soon && !patient {
             return Err(error);
         }
         let until = *self.until.get_or_insert_with(|| {
@@ -289,7 +307,7 @@ impl<M: Member> Search<M> {
         let news = async {
             tokio::select! {
                 biased;
-                () = shared.room.vacancy(seen.turn), if hope.busy => {}
+                () = shared.room.vacancy(seen.turn, self.tried.len() == 0), if hope.of_room() => {}
                 // Its sender lives as long as `shared`.
                 _ = published.changed() => {}
             }

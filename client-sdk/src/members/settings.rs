@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::outlier::OutlierDetection;
+
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) wait_for_ready: bool,
@@ -12,6 +14,23 @@ pub(crate) struct Settings {
     pub(crate) queue_limit: usize,
     /// How many instances are connected before anyone asks for them.
     pub(crate) connect_ahead: usize,
+    /// `None`: nobody is judged.
+    pub(crate) outlier_detection: Option<OutlierDetection>,
+    /// How many requests an instance may have at once.
+    pub(crate) max_in_flight: Option<usize>,
+    /// How many requests may wait because all instances have as many as they may. `None`: as the queue has places.
+    pub(crate) max_pending: Option<usize>,
+    pub(crate) overflow: Overflow,
+}
+
+/// What becomes of a request when each instance that it could go to has as many as it may have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Overflow {
+    /// It waits until one of them has a place, as long as requests may wait at all.
+    #[default]
+    Wait,
+    /// It fails at once, with [`RouteError::Overloaded`](super::RouteError::Overloaded).
+    Fail,
 }
 
 /// How long a request waits that waits for ready and has no deadline.
@@ -25,6 +44,10 @@ impl Default for Settings {
             default_wait: Duration::from_secs(10),
             queue_limit: 1024,
             connect_ahead: 100,
+            outlier_detection: Some(OutlierDetection::default()),
+            max_in_flight: None,
+            max_pending: None,
+            overflow: Overflow::default(),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 
-use super::{Chooser, Member, Meters, Room, RouteError, Settings, Snapshot, routes::Routes};
+use super::{Chooser, Member, Meters, Overflow, Room, RouteError, Settings, Snapshot, routes::Routes};
 use crate::{balance::CallerOrder, model::Endpoint, runtime::Runtime};
 
 pub(crate) struct Shared<M> {
@@ -27,10 +27,15 @@ pub(crate) struct Shared<M> {
     /// Told by members that are no longer busy.
     pub(crate) room: Arc<Room>,
     waiting: AtomicUsize,
+    /// Those of them that wait because all are full.
+    pending: AtomicUsize,
 }
 
 /// A place in the queue of requests that wait for an instance.
 pub(super) struct Place<M>(Arc<Shared<M>>);
+
+/// A place among the requests that wait because all instances have as many as they may.
+pub(super) struct Pending<M>(Arc<Shared<M>>);
 
 impl<M: Member> Shared<M> {
     pub(crate) fn new(
@@ -52,6 +57,7 @@ impl<M: Member> Shared<M> {
             published: watch::channel(0).0,
             wake: Arc::new(Notify::new()),
             waiting: AtomicUsize::new(0),
+            pending: AtomicUsize::new(0),
         }
     }
 
@@ -96,6 +102,36 @@ impl<M: Member> Shared<M> {
             return Err(RouteError::QueueFull { endpoint: self.endpoint.to_string(), limit });
         }
         Ok(place)
+    }
+
+    /// Lets a request wait because all instances have as many as they may, if it may.
+    pub(super) fn pend(self: &Arc<Self>) -> Result<Pending<M>, RouteError> {
+        let pending = Pending(Arc::clone(self));
+        let before = self.pending.fetch_add(1, Ordering::AcqRel);
+        match self.may_pend() {
+            Some(most) if before < most => Ok(pending),
+            _ => Err(self.overloaded()),
+        }
+    }
+
+    /// What a request is told that may not, or no longer, wait for an instance with a place.
+    pub(super) fn overloaded(&self) -> RouteError {
+        let limit = self.settings.max_in_flight.unwrap_or(usize::MAX);
+        RouteError::Overloaded { endpoint: self.endpoint.to_string(), limit, pending: self.may_pend() }
+    }
+
+    /// How many requests may wait because all instances have as many as they may. `None`: none may.
+    fn may_pend(&self) -> Option<usize> {
+        match self.settings.overflow {
+            Overflow::Wait => Some(self.settings.max_pending.unwrap_or(self.settings.queue_limit)),
+            Overflow::Fail => None,
+        }
+    }
+}
+
+impl<M> Drop for Pending<M> {
+    fn drop(&mut self) {
+        self.0.pending.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -6,6 +6,7 @@ use super::{ConnectionState, Member, Shared, Standing, routes::Routes};
 use crate::{
     balance::Load,
     model::{Endpoint, Instance},
+    outlier::Ejection,
 };
 
 /// What is known and done right now.
@@ -32,11 +33,13 @@ pub struct InstanceSnapshot {
     pub instance: Arc<Instance>,
     /// Of its connection.
     pub state: ConnectionState,
-    /// Whether it is connected and takes no request at this moment, because its service is not ready: requests pass it over,
-    /// and wait if all are. Never so in a channel.
+    /// Whether it is connected and takes no request at this moment, because its service is not ready, or because it has as
+    /// many requests as it may have: requests pass it over, and wait if all are.
     pub busy: bool,
     /// Whether it is chosen, and why not.
     pub standing: Standing,
+    /// Why it is ejected, or on probation, and until when, by the clock of the runtime. `None`: it is not.
+    pub ejection: Option<Ejection>,
     /// Requests that were sent and have not ended.
     pub in_flight: usize,
     /// What the policy knows of its load. `None`: nothing, or it does not choose among such.
@@ -55,8 +58,10 @@ impl Snapshot {
         let instances = routes.entries.iter().map(|entry| InstanceSnapshot {
             instance: Arc::clone(&entry.instance),
             state: entry.member.state(),
-            busy: entry.member.state() == ConnectionState::Ready && !entry.member.is_free(),
+            busy: entry.member.state() == ConnectionState::Ready
+                && (!entry.member.is_free() || entry.gate.is_full()),
             standing: routes.standing(entry, any_not_held),
+            ejection: entry.judgement.ejection(),
             in_flight: entry.member.in_flight(),
             load: loads.get(&*entry.instance.id).copied().filter(|_| !entry.removed),
             connections: entry.member.connections(),

@@ -13,6 +13,11 @@ pub enum Standing {
     Chosen,
     /// The registry only holds it, and there are others: the last resort.
     Held,
+    /// It failed too much, and gets no requests for a while: [`InstanceSnapshot::ejection`](super::InstanceSnapshot::ejection)
+    /// says why and until when. Where ejections would leave nobody they do not matter, and it stays chosen.
+    Ejected,
+    /// Its ejection is over, and one request at a time shows whether it is well.
+    Probing,
     /// Not connected.
     NotConnected,
     /// Not connected, for enough others are.
@@ -61,11 +66,16 @@ impl<M: Member> Routes<M> {
         let error = RouteError::AllUnavailable { endpoint, instances, connected, last };
         let ready = |entry: &Entry<M>| entry.member.state() == ConnectionState::Ready;
         // One more is connected for each that fails; beyond that one at rest stays so.
-        let well = eligible().filter(|entry| entry.wanted && (ready(entry) || entry.member.is_hopeful()));
+        let well = eligible().filter(|entry| {
+            entry.wanted && entry.is_admitted() && (ready(entry) || entry.member.is_hopeful())
+        });
         let more = self.on_demand || well.count() < connect_ahead;
-        // Ready, but not routed to: the driver is about to publish it.
+        // Ready, but not routed to: the driver is about to publish it. One that is ejected only if nobody else is there.
+        let anybody = eligible().any(|entry| self.routes(entry) && ready(entry));
+        let left_out = |entry: &Entry<M>| entry.is_ejected() && anybody;
         let coming = |entry: &Entry<M>| {
-            (entry.member.is_hopeful() && (entry.wanted || more)) || (ready(entry) && !self.routes(entry))
+            let hopeful = entry.member.is_hopeful() && !entry.is_ejected() && (entry.wanted || more);
+            hopeful || (ready(entry) && !self.routes(entry) && !left_out(entry))
         };
         if eligible().any(coming) { Outlook::Hopeful(error) } else { Outlook::Bleak(error) }
     }
@@ -89,12 +99,18 @@ impl<M: Member> Routes<M> {
         if instance.weight == 0 {
             return Standing::WeightZero;
         }
+        if self.heeds_ejection && entry.is_ejected() {
+            return Standing::Ejected;
+        }
         let state = entry.member.state();
         if !self.takes(entry) {
             return match state {
                 ConnectionState::Idle if !entry.wanted && !self.on_demand => Standing::Spare,
                 _ => Standing::NotConnected,
             };
+        }
+        if self.heeds_ejection && !entry.is_admitted() {
+            return Standing::Probing;
         }
         if instance.held && any_not_held { Standing::Held } else { Standing::Chosen }
     }
@@ -105,6 +121,8 @@ impl std::fmt::Display for Standing {
         f.write_str(match self {
             Self::Chosen => "chosen",
             Self::Held => "held by the registry, and there are others",
+            Self::Ejected => "ejected: it failed too much",
+            Self::Probing => "on probation after an ejection",
             Self::NotConnected => "not connected",
             Self::Spare => "not connected, for enough others are",
             Self::WeightZero => "its weight is 0",

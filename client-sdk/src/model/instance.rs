@@ -25,6 +25,13 @@ pub struct Locality {
     pub zone: Arc<str>,
 }
 
+impl Locality {
+    /// A zone in a region.
+    pub fn new(region: impl Into<Arc<str>>, zone: impl Into<Arc<str>>) -> Self {
+        Self { region: region.into(), zone: zone.into() }
+    }
+}
+
 /// One reachable copy of a service. Made by [`Instance::builder`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -107,7 +114,7 @@ impl InstanceBuilder {
     /// Sets the locality.
     #[must_use]
     pub fn locality(mut self, region: impl Into<Arc<str>>, zone: impl Into<Arc<str>>) -> Self {
-        self.0.locality = Locality { region: region.into(), zone: zone.into() };
+        self.0.locality = Locality::new(region, zone);
         self
     }
 

@@ -9,7 +9,12 @@ use super::{
     lane::{Lane, Ready},
     open::Origin,
 };
-use crate::{balance::Outcome, channel::request_body::RequestBody, members::Ongoing, model::Address};
+use crate::{
+    balance::Outcome,
+    channel::{error::ChannelError, request_body::RequestBody},
+    members::Ongoing,
+    model::Address,
+};
 
 /// A call in flight.
 #[derive(Debug)]
@@ -107,6 +112,15 @@ impl InFlight {
     pub(in crate::channel) fn finish(mut self, outcome: Outcome) {
         if let Some(call) = self.call.take() {
             call.finish(outcome);
+        }
+    }
+
+    /// The call has failed with this error. One that was lost with its connection is no reason to eject the instance.
+    pub(in crate::channel) fn failed(mut self, error: &ChannelError) {
+        let Some(call) = self.call.take() else { return };
+        match error {
+            ChannelError::Lost { .. } => call.lost(),
+            _ => call.finish(Outcome::Failure),
         }
     }
 

@@ -6,10 +6,12 @@ use super::*;
 use crate::{
     balance::{CallerOrder, Maglev, RoundRobin},
     members::{
-        ConnectionState, Settings,
+        ConnectionState, Room, Settings,
+        gate::Gate,
         routes::{Entry, Routes},
     },
     model::{Address, Endpoint, Instance},
+    outlier::Judgement,
     runtime::Runtime,
 };
 
@@ -82,6 +84,8 @@ fn entry(instance: &Arc<Instance>, member: &Arc<Turning>, wanted: bool) -> Entry
         demand: Arc::default(),
         wanted,
         removed: false,
+        gate: Arc::new(Gate::new(None, None, Arc::new(Room::new(true)), Arc::default())),
+        judgement: Judgement::Admitted,
     }
 }
 

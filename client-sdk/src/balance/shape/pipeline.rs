@@ -1,0 +1,201 @@
+//! Runs filters, the panic threshold and shapers, and turns shares into the list that a picker is built over.
+//!
+//! Keeps C2: what comes out was among what came in, and that were only instances that take requests. A filter or a shaper
+//! is somebody else's code: what it makes up is left out, what is no share counts as none, and a panic ends nothing.
+//!
+//! Weights are whole numbers, so where shares differ from the instances' own weights, these are scaled to at most 65,535
+//! (what the registry allows) and the instances are cloned with them. The same instance with the same weight as the last
+//! time stays the very same clone, so that a list that comes out as before is seen to be the one before. Nothing is cloned
+//! while the shares are as the weights are.
+
+use std::{
+    collections::{HashMap, HashSet},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{Shaper, Shaping, Share, ages::Ages};
+use crate::{
+    balance::CallerOrder,
+    model::{Instance, InstanceList},
+};
+
+/// The greatest weight.
+const GREATEST: f64 = 65_535.0;
+/// How much two ratios may differ that are meant to be the same.
+const SAME: f64 = 1e-9;
+/// The soonest that a shaper is asked again.
+pub(crate) const SOONEST: Duration = Duration::from_millis(10);
+
+/// An instance that the filters kept, and what is known of its health.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate<'a> {
+    pub(crate) instance: &'a Arc<Instance>,
+    /// Whether a request could be sent to it now, or, for a policy that connects on demand, whether it may be picked.
+    pub(crate) open: bool,
+    /// It is not connected and was, or could not be.
+    pub(crate) lost: bool,
+    /// It could not be connected.
+    pub(crate) failed: bool,
+    pub(crate) ejected: bool,
+}
+
+/// What a pipeline remembers of one view.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    ages: Ages,
+    /// What was cloned the last time: by id, from what and to what.
+    cloned: HashMap<Arc<str>, (Arc<Instance>, Arc<Instance>)>,
+}
+
+/// What came out.
+#[derive(Debug, Default)]
+pub(crate) struct Shaped {
+    /// What the picker is to be built over.
+    pub(crate) over: InstanceList,
+    /// Where each of them was among the candidates.
+    pub(crate) from: Vec<usize>,
+    /// When the shapers are to be asked again though nothing changed.
+    pub(crate) again: Option<Duration>,
+}
+
+impl Shaping {
+    /// Has the filters say who is used.
+    pub(crate) fn keep(&self, eligible: InstanceList, caller: CallerOrder) -> InstanceList {
+        let mut kept = eligible;
+        for filter in &self.filters {
+            kept = match catch_unwind(AssertUnwindSafe(|| filter.filter(&kept, caller))) {
+                Ok(answer) => only(&kept, answer),
+                Err(_) => {
+                    tracing::error!("a filter panicked; no instance is used until the view changes");
+                    return InstanceList::default();
+                }
+            };
+        }
+        kept
+    }
+
+    /// Takes in a view, whole: who is new, and who came back.
+    pub(crate) fn note(&self, state: &mut State, all: &[Arc<Instance>], now: Duration) {
+        if self.shapers() {
+            state.ages.view(all, now);
+        }
+    }
+
+    /// Who is picked from, by their places: those that are open, and neither ejected nor held, unless too few are healthy. If
+    /// there are none, those that are not ejected, and if there are none of these either, all that are open.
+    pub(crate) fn choose(&self, candidates: &[Candidate<'_>]) -> Vec<usize> {
+        let sound = |candidate: &Candidate<'_>| !candidate.ejected && !candidate.instance.held;
+        let healthy = candidates.iter().filter(|candidate| sound(candidate) && !candidate.lost).count();
+        let open = |such: &dyn Fn(&Candidate<'_>) -> bool| -> Vec<usize> {
+            let places =
+                candidates.iter().enumerate().filter(|(_, candidate)| candidate.open && such(candidate));
+            places.map(|(place, _)| place).collect()
+        };
+        if self.panic.is_passed(healthy, candidates.len()) {
+            return open(&|_| true);
+        }
+        let ranks: [&dyn Fn(&Candidate<'_>) -> bool; 3] =
+            [&sound, &|candidate| !candidate.ejected, &|_| true];
+        ranks.into_iter().map(open).find(|chosen| !chosen.is_empty()).unwrap_or_default()
+    }
+
+    /// Chooses, and has the shapers say what shares they get.
+    pub(crate) fn shape(&self, state: &mut State, candidates: &[Candidate<'_>], now: Duration) -> Shaped {
+        let chosen = self.choose(candidates);
+        let instances = |places: &[usize]| -> InstanceList {
+            places.iter().map(|place| Arc::clone(candidates[*place].instance)).collect()
+        };
+        if !self.shapers() {
+            return Shaped { over: instances(&chosen), from: chosen, again: None };
+        }
+        let mut usable = vec![false; candidates.len()];
+        for place in &chosen {
+            usable[*place] = !candidates[*place].lost;
+        }
+        for candidate in candidates {
+            let reached = if candidate.failed { Some(false) } else { candidate.open.then_some(true) };
+            state.ages.reached(&candidate.instance.id, reached, now);
+        }
+        let known = candidates.iter().zip(&usable).map(|(candidate, usable)| Share {
+            instance: candidate.instance,
+            weight: f64::from(candidate.instance.weight),
+            usable: *usable,
+            since: state.ages.since(&candidate.instance.id),
+        });
+        let (places, mut shares): (Vec<_>, Vec<_>) =
+            known.enumerate().filter(|(place, _)| candidates[*place].open || candidates[*place].lost).unzip();
+        let again = self.shapers.iter().filter_map(|shaper| ask(&**shaper, &mut shares, now)).min();
+        let mut weights = vec![0.0; candidates.len()];
+        for (place, share) in places.into_iter().zip(&shares) {
+            weights[place] = share.weight;
+        }
+        let weighed: Vec<usize> = chosen.iter().copied().filter(|place| weights[*place] > 0.0).collect();
+        if weighed.is_empty() {
+            return Shaped { over: instances(&chosen), from: chosen, again };
+        }
+        let over = instances(&weighed);
+        let weights: Vec<f64> = weighed.iter().map(|place| weights[*place]).collect();
+        Shaped { over: state.weigh(over, &weights), from: weighed, again }
+    }
+}
+
+impl State {
+    /// The instances with these weights. The very same list, if their own weights compare so already.
+    fn weigh(&mut self, instances: InstanceList, weights: &[f64]) -> InstanceList {
+        let ratios = instances.iter().zip(weights).map(|(it, weight)| weight / f64::from(it.weight.max(1)));
+        let (least, most) =
+            ratios.fold((f64::MAX, 0.0_f64), |(least, most), it| (least.min(it), most.max(it)));
+        if most - least <= most * SAME {
+            self.cloned.clear();
+            return instances;
+        }
+        let greatest = weights.iter().copied().fold(0.0, f64::max);
+        let mut before = std::mem::take(&mut self.cloned);
+        let weighed = instances.iter().zip(weights).map(|(instance, weight)| {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 1 to 65,535
+            let weight = (weight / greatest * GREATEST).round().clamp(1.0, GREATEST) as u32;
+            if instance.weight == weight {
+                return Arc::clone(instance);
+            }
+            let clone = match before.remove(&instance.id) {
+                Some((of, clone)) if Arc::ptr_eq(&of, instance) && clone.weight == weight => clone,
+                _ => Arc::new(Instance { weight, ..Instance::clone(instance) }),
+            };
+            self.cloned.insert(Arc::clone(&instance.id), (Arc::clone(instance), Arc::clone(&clone)));
+            clone
+        });
+        weighed.collect()
+    }
+}
+
+/// Those of the instances that the answer names, in their own order.
+fn only(instances: &InstanceList, answer: InstanceList) -> InstanceList {
+    if Arc::ptr_eq(instances, &answer) {
+        return answer;
+    }
+    let named: HashSet<_> = answer.iter().map(Arc::as_ptr).collect();
+    instances.iter().filter(|instance| named.contains(&Arc::as_ptr(instance))).cloned().collect()
+}
+
+/// Asks one shaper. Returns when it wants to be asked again.
+fn ask(shaper: &dyn Shaper, shares: &mut [Share<'_>], now: Duration) -> Option<Duration> {
+    let before: Vec<_> = shares.to_vec();
+    match catch_unwind(AssertUnwindSafe(|| shaper.shape(shares, now))) {
+        Ok(again) => {
+            for share in shares.iter_mut().filter(|share| !share.weight.is_finite() || share.weight < 0.0) {
+                share.weight = 0.0;
+            }
+            again.map(|again| now.saturating_add(again.max(SOONEST)))
+        }
+        Err(_) => {
+            tracing::error!("a shaper panicked; it is passed over until it is asked the next time");
+            shares.clone_from_slice(&before);
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
