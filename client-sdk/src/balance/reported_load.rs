@@ -247,7 +247,8 @@ fn scaled(instances: &[Arc<Instance>], reported: &[Option<f64>]) -> Option<Vec<u
     };
     let largest = weights().fold(f64::MIN_POSITIVE, f64::max);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 0 to 65,535
-    let scale = |weight: f64| (weight / largest * SCALE).round().max(f64::from(u8::from(weight > 0.0))) as u32;
+    let scale =
+        |weight: f64| (weight / largest * SCALE).round().max(f64::from(u8::from(weight > 0.0))) as u32;
     Some(weights().map(scale).collect())
 }
 

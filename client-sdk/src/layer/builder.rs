@@ -14,8 +14,8 @@ use crate::{
     discover::{Discover, follow},
     members::{self, Chooser, Overflow, Shared},
     model::{Address, Endpoint, Instance},
-    retry::{Plan, Retries, Retryable},
     outlier::OutlierDetection,
+    retry::{Plan, Retries, Retryable},
     runtime::Runtime,
 };
 
@@ -297,7 +297,8 @@ impl<D: Discover, Req, Res, T> LoadBalanceBuilder<D, Req, Res, T> {
         let followed = follow(self.discover, self.endpoint.clone(), &runtime);
         let caller = self.caller.unwrap_or_else(|| CallerOrder::new(runtime.random()));
         let shared = Shared::new(self.endpoint, self.members, caller, runtime, chooser);
-        let answers = Answers { judge: self.judge, retryable: self.retryable, plan: Plan::new(&self.retries) };
+        let answers =
+            Answers { judge: self.judge, retryable: self.retryable, plan: Plan::new(&self.retries) };
         LoadBalanced::start(shared, self.settings, followed, self.keys, answers, make)
     }
 }

@@ -144,7 +144,11 @@ fn describe() {
     describe_counter!(NO_INSTANCE, Unit::Count, "Requests that found no instance, by the reason.");
     describe_counter!(RETRIES, Unit::Count, "Requests that were sent once more, by the reason.");
     describe_counter!(RETRIES_REFUSED, Unit::Count, "Retries and hedges that the budget had no room for.");
-    describe_counter!(LOAD_REPORTS, Unit::Count, "Reports of load that a policy asked for, by whether they could be read.");
+    describe_counter!(
+        LOAD_REPORTS,
+        Unit::Count,
+        "Reports of load that a policy asked for, by whether they could be read."
+    );
     describe_counter!(EJECTIONS, Unit::Count, "Ejections of instances, by their cause.");
     describe_gauge!(EJECTED, Unit::Count, "Instances that are ejected or on probation.");
     describe_counter!(CONNECTS, Unit::Count, "Connections that were opened.");

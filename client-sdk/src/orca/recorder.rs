@@ -256,7 +256,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_set_is_reported_until_it_is_set_anew() {
-        let load = LoadRecorder::with_runtime(&Runtime::new(TokioClock::default(), TokioConnect, TokioSpawn, 1));
+        let load =
+            LoadRecorder::with_runtime(&Runtime::new(TokioClock::default(), TokioConnect, TokioSpawn, 1));
         assert_eq!(load.report(), LoadReport::default(), "nothing yet");
         load.set_application_utilization(1.5).expect("above 1 is fine");
         load.set_cpu_utilization(0.5).expect("valid");
@@ -275,7 +276,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn requests_and_failures_are_counted_unless_they_are_set() {
-        let load = LoadRecorder::with_runtime(&Runtime::new(TokioClock::default(), TokioConnect, TokioSpawn, 1));
+        let load =
+            LoadRecorder::with_runtime(&Runtime::new(TokioClock::default(), TokioConnect, TokioSpawn, 1));
         for request in 0..50 {
             load.ended(request % 5 == 0);
             tokio::time::advance(Duration::from_millis(100)).await;

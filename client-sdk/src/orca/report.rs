@@ -55,7 +55,9 @@ pub struct LoadReport {
 
 /// A trailer that is there and says nothing that can be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the trailer `endpoint-load-metrics-bin` is not one base64 text of one `xds.data.orca.v3.OrcaLoadReport`")]
+#[error(
+    "the trailer `endpoint-load-metrics-bin` is not one base64 text of one `xds.data.orca.v3.OrcaLoadReport`"
+)]
 pub struct Malformed;
 
 impl LoadReport {

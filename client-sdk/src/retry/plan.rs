@@ -30,10 +30,7 @@ pub(super) struct Ruled {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
     /// It was answered so before anything else: nothing of another answer is seen by the caller yet.
-    Answered {
-        code: Code,
-        pushback: Option<Pushback>,
-    },
+    Answered { code: Code, pushback: Option<Pushback> },
     /// It may have been processed, and there is no answer.
     Lost(Code),
     /// It was answered so, and whoever knows such answers says that it is worth another attempt.
@@ -199,11 +196,18 @@ mod tests {
             .and_then(|retries| retries.method("/a.B/C", only(Code::DataLoss)))
             .expect("valid");
         let plan = Plan::new(&retries);
-        for (path, code) in
-            [("/a.B/C", Code::DataLoss), ("/a.B/D", Code::Aborted), ("/a.X/C", Code::Unavailable), ("", Code::Unavailable)]
-        {
+        for (path, code) in [
+            ("/a.B/C", Code::DataLoss),
+            ("/a.B/D", Code::Aborted),
+            ("/a.X/C", Code::Unavailable),
+            ("", Code::Unavailable),
+        ] {
             for other in [Code::DataLoss, Code::Aborted, Code::Unavailable] {
-                assert_eq!(after(&plan, path, 1, &answered(other)).is_some(), other == code, "{path} {other}");
+                assert_eq!(
+                    after(&plan, path, 1, &answered(other)).is_some(),
+                    other == code,
+                    "{path} {other}"
+                );
             }
         }
     }

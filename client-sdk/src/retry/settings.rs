@@ -75,7 +75,9 @@ pub enum RetriesError {
         quantile: f64,
     },
     /// Of hedging.
-    #[error("hedge_after: a second attempt may be processed beside the first; say `idempotent()` first, if that does no harm")]
+    #[error(
+        "hedge_after: a second attempt may be processed beside the first; say `idempotent()` first, if that does no harm"
+    )]
     HedgeNotIdempotent,
     /// An answer of `OK` is never retried.
     #[error("codes: `OK` is no failure; leave it out")]
@@ -125,7 +127,10 @@ impl Retries {
     pub fn method(mut self, method: &str, rule: Rule) -> Result<Self, RetriesError> {
         let parts = method.strip_prefix('/').and_then(|rest| rest.split_once('/'));
         let valid = |(service, name): (&str, &str)| {
-            !service.is_empty() && !name.is_empty() && !name.contains('/') && (name == "*" || !name.contains('*'))
+            !service.is_empty()
+                && !name.is_empty()
+                && !name.contains('/')
+                && (name == "*" || !name.contains('*'))
         };
         if !parts.is_some_and(valid) {
             return Err(RetriesError::Method { method: method.to_owned() });
@@ -169,7 +174,13 @@ impl Rule {
     /// Three attempts in all, for answers of `UNAVAILABLE`; not idempotent.
     pub fn new() -> Self {
         let unavailable = bit(Code::Unavailable);
-        Self { codes: unavailable, idempotent: false, max_attempts: 3, per_try_timeout: None, hedge_after: None }
+        Self {
+            codes: unavailable,
+            idempotent: false,
+            max_attempts: 3,
+            per_try_timeout: None,
+            hedge_after: None,
+        }
     }
 
     /// Sends nothing again that may have been processed, whatever is answered. A request that certainly never left goes to

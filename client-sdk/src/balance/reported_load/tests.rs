@@ -52,13 +52,15 @@ fn near(shares: &[usize], expected: &[usize]) {
 
 #[test]
 fn the_weight_is_the_one_of_the_formula() {
-    let weight = |qps, eps, application, cpu, penalty| weight_of(&report(qps, eps, application, cpu), penalty);
+    let weight =
+        |qps, eps, application, cpu, penalty| weight_of(&report(qps, eps, application, cpu), penalty);
     assert_eq!(weight(100.0, 0.0, 0.5, 0.9, 1.0), Some(200.0), "the application's word comes first");
     assert_eq!(weight(100.0, 0.0, 0.0, 0.25, 1.0), Some(400.0), "then the CPU's");
     assert_eq!(weight(100.0, 50.0, 0.5, 0.0, 1.0), Some(100.0), "half of them failed: 0.5 + 0.5");
     assert_eq!(weight(100.0, 50.0, 0.5, 0.0, 3.0), Some(50.0), "0.5 + 0.5 × 3");
     assert_eq!(weight(100.0, 50.0, 0.5, 0.0, 0.0), Some(200.0));
-    for (qps, utilization) in [(0.0, 0.5), (100.0, 0.0), (-1.0, 0.5), (f64::NAN, 0.5), (100.0, f64::INFINITY)] {
+    for (qps, utilization) in [(0.0, 0.5), (100.0, 0.0), (-1.0, 0.5), (f64::NAN, 0.5), (100.0, f64::INFINITY)]
+    {
         assert_eq!(weight(qps, 0.0, utilization, 0.0, 1.0), None, "{qps} {utilization}");
     }
     assert_eq!(weight(100.0, f64::NAN, 0.5, 0.0, 1.0), Some(200.0), "an error rate that is none");
@@ -68,12 +70,13 @@ fn the_weight_is_the_one_of_the_formula() {
 async fn requests_go_by_the_reported_weights_after_the_blackout() {
     let (policy, all) = (policy(), list(&[1, 1, 1]));
     // 100, 200 and 300.
-    let reports =
-        [report(100.0, 0.0, 1.0, 0.0), report(100.0, 0.0, 0.5, 0.0), report(150.0, 0.0, 0.0, 0.5)];
-    tell(&policy.build(&all), &reports);
+    let reports = [report(100.0, 0.0, 1.0, 0.0), report(100.0, 0.0, 0.5, 0.0), report(150.0, 0.0, 0.0, 0.5)];
+    // What was reported lasts as long as anyone uses it.
+    let picker = policy.build(&all);
+    tell(&picker, &reports);
     near(&shares(&policy.build(&all), 600), &[200, 200, 200]);
     advance(Duration::from_millis(9_999)).await;
-    tell(&policy.build(&all), &reports);
+    tell(&picker, &reports);
     near(&shares(&policy.build(&all), 600), &[200, 200, 200]);
     advance(Duration::from_millis(1)).await;
     near(&shares(&policy.build(&all), 600), &[100, 200, 300]);
@@ -94,12 +97,13 @@ async fn own_weights_count_where_nothing_is_reported_and_0_gets_nothing() {
     let (policy, all) = (policy().blackout(Duration::ZERO), list(&[3, 3, 5, 1, 0]));
     near(&shares(&policy.build(&all), 1_200), &[300, 300, 500, 100, 0]);
     // A mean of 200, and a mean weight of 2.4.
-    tell(&policy.build(&all), &[report(100.0, 0.0, 1.0, 0.0), report(300.0, 0.0, 1.0, 0.0)]);
+    let picker = policy.build(&all);
+    tell(&picker, &[report(100.0, 0.0, 1.0, 0.0), report(300.0, 0.0, 1.0, 0.0)]);
     let total = 100.0 + 300.0 + 200.0 * 5.0 / 2.4 + 200.0 / 2.4;
     let expected = [100.0, 300.0, 200.0 * 5.0 / 2.4, 200.0 / 2.4, 0.0].map(|weight| weight / total * 9_000.0);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     near(&shares(&policy.build(&all), 9_000), &expected.map(|share| share as usize));
-    tell(&policy.build(&all), &vec![report(100.0, 0.0, 1.0, 0.0); 5]);
+    tell(&picker, &vec![report(100.0, 0.0, 1.0, 0.0); 5]);
     assert_eq!(shares(&policy.build(&all), 1_000)[4], 0, "whatever it reports");
 }
 
@@ -108,15 +112,17 @@ async fn a_weight_expires_and_the_blackout_begins_anew() {
     let (policy, all) = (policy(), list(&[1, 1]));
     let reports = [report(100.0, 0.0, 1.0, 0.0), report(300.0, 0.0, 1.0, 0.0)];
     let equal_to_weighted = [[50, 50], [25, 75]];
-    let check = |weighted: bool| near(&shares(&policy.build(&all), 100), &equal_to_weighted[usize::from(weighted)]);
-    tell(&policy.build(&all), &reports);
+    let check =
+        |weighted: bool| near(&shares(&policy.build(&all), 100), &equal_to_weighted[usize::from(weighted)]);
+    let picker = policy.build(&all);
+    tell(&picker, &reports);
     advance(Duration::from_secs(10)).await;
     check(true);
     advance(Duration::from_secs(169)).await;
     check(true);
     advance(Duration::from_secs(1)).await;
     check(false);
-    tell(&policy.build(&all), &reports);
+    tell(&picker, &reports);
     advance(Duration::from_secs(9)).await;
     check(false);
     advance(Duration::from_secs(1)).await;
