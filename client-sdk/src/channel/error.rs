@@ -5,8 +5,10 @@
 
 use std::{error::Error, sync::Arc, time::Duration};
 
+use h2::Reason;
 use tonic::{Code, Status};
 
+use super::connection::InFlight;
 use crate::{
     balance::PickError,
     members::{RouteError, innermost},
@@ -117,54 +119,52 @@ impl From<ChannelError> for Status {
 
 /// What became of a request that a connection failed.
 pub(super) enum Fate {
+    /// It was never written to the peer.
+    NeverLeft(h2::Error),
     /// The peer refused this one request.
-    Refused(hyper::Error),
+    Refused(h2::Error),
     /// The peer goes away, and this request came too late.
-    GoneAway(hyper::Error),
+    GoneAway(h2::Error),
     /// It may have been processed.
     Unknown(ChannelError),
 }
 
-/// Reads the fate of a request out of its connection's error.
+/// Reads the fate of a request out of its stream's error.
 ///
 /// `REFUSED_STREAM`, and a stream beyond the last one of a GOAWAY, were not processed (RFC 9113, 8.7 and 6.8). h2
 /// marks streams with a remote GOAWAY only if they are beyond its last stream: the others end by themselves or by the
 /// connection's I/O error.
-pub(super) fn fate(address: &Address, error: hyper::Error) -> Fate {
-    let h2 = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
-    if let Some(h2) = h2 {
-        let refused = h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM);
-        if h2.is_remote() && refused {
-            return Fate::Refused(error);
-        }
-        if h2.is_remote() && h2.is_go_away() {
-            return Fate::GoneAway(error);
-        }
+pub(super) fn fate(call: &InFlight, error: h2::Error, never_sent: bool) -> Fate {
+    if error.is_remote() && error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM) {
+        Fate::Refused(error)
+    } else if error.is_remote() && error.is_go_away() {
+        Fate::GoneAway(error)
+    } else if never_sent {
+        Fate::NeverLeft(error)
+    } else {
+        Fate::Unknown(in_flight(call, error))
     }
-    Fate::Unknown(in_flight(address, error))
 }
 
 /// The error of a call that had left.
-pub(super) fn in_flight(address: &Address, error: hyper::Error) -> ChannelError {
-    let address = address.clone();
-    let reset = error
-        .source()
-        .and_then(|source| source.downcast_ref::<h2::Error>())
-        .filter(|h2| h2.is_reset())
-        .and_then(h2::Error::reason);
-    match reset {
+pub(super) fn in_flight(call: &InFlight, error: h2::Error) -> ChannelError {
+    let address = call.address().clone();
+    if let Some(unanswered) = call.given_up() {
+        return ChannelError::Lost { address, source: Arc::new(unanswered) };
+    }
+    match error.reason().filter(|_| error.is_reset()) {
         Some(reason) => ChannelError::Reset { address, code: code_of(reason), source: Arc::new(error) },
         None => ChannelError::Lost { address, source: Arc::new(error) },
     }
 }
 
 /// The table of gRPC over HTTP/2, section "Errors".
-fn code_of(reason: h2::Reason) -> Code {
+fn code_of(reason: Reason) -> Code {
     match reason {
-        h2::Reason::REFUSED_STREAM => Code::Unavailable,
-        h2::Reason::CANCEL => Code::Cancelled,
-        h2::Reason::ENHANCE_YOUR_CALM => Code::ResourceExhausted,
-        h2::Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
+        Reason::REFUSED_STREAM => Code::Unavailable,
+        Reason::CANCEL => Code::Cancelled,
+        Reason::ENHANCE_YOUR_CALM => Code::ResourceExhausted,
+        Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
         _ => Code::Internal,
     }
 }

@@ -1,8 +1,8 @@
 //! A tonic channel that balances over whatever is registered right now.
 //!
 //! Every generated client works on a [`BalancedChannel`] unchanged. Owns connections and what becomes of a call; does
-//! not own discovery (it follows a view) nor the choice (it asks a policy or a load balancer). Built on hyper's HTTP/2
-//! connection itself, whose real state it knows.
+//! not own discovery (it follows a view) nor the choice (it asks a policy or a load balancer). Built on h2's connections
+//! themselves: a call goes from its own task into its connection, whose real state is known.
 //!
 //! ```text
 //!   call ---> search (crate::members) ---> send ---> response
@@ -15,7 +15,8 @@
 //! | `builder`, `settings` | what a channel may be told |
 //! | `connection`, `greeting`, `tls` | the connections to one instance, and their states |
 //! | `service` | one call |
-//! | `request_body` | a request that can be sent again |
+//! | `request_head` | its head, as HTTP/2 has it |
+//! | `request_body`, `pump` | a request that can be sent again, and its way into a stream |
 //! | `response_body` | an answer that counts until it ends |
 //! | `error` | what a caller is told |
 //! | `outcome` | what a policy is told |
@@ -28,7 +29,9 @@ mod connection;
 mod error;
 mod greeting;
 mod outcome;
+mod pump;
 mod request_body;
+mod request_head;
 mod response_body;
 mod service;
 mod settings;
@@ -58,8 +61,8 @@ use crate::{
 
 /// Calls an endpoint's instances: give it to a generated client. Cheap to clone.
 ///
-/// - Calls go to connected instances that take requests. A request that never left (its connection was gone, gave it
-///   back, refused it, or said GOAWAY before it) goes to another instance, without the caller noticing.
+/// - Calls go to connected instances that take requests. A request that never left (its connection ended before it
+///   was written, refused it, or said GOAWAY before it) goes to another instance, without the caller noticing.
 /// - A call that may have been processed is never sent again; it fails, see [`ChannelError`].
 /// - With the last clone dropped and the last answer begun, connections finish what is in flight and close.
 #[derive(Clone)]

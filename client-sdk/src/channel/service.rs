@@ -1,7 +1,7 @@
 //! One call: search for a connection, send, and as long as the request has not left, search on.
 //!
 //! ```text
-//!   search ---> send ---- handed back, refused, beyond GOAWAY ---> search among the others
+//!   search ---> send ---- never written, refused, beyond GOAWAY ---> search among the others
 //!                 | answer begins            | anything else
 //!                 v                          v
 //!              response                    error: it may have been processed
@@ -11,24 +11,28 @@
 //! waited for is the business of [`crate::members`].
 
 use std::{
+    future::poll_fn,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use http::{HeaderMap, Request, Response, Uri, request, uri::PathAndQuery};
+use http::{Request, Response, request};
+use http_body::Body;
 use tonic::Status;
 
 use super::{
     BalancedChannel, Inner,
-    connection::{Connection, InFlight, Origin, Seat, Seating},
+    connection::{Connection, InFlight, Seating},
     error::{ChannelError, Fate, fate},
-    request_body::{Replay, RequestBody},
+    pump::{Pump, Pumping},
+    request_body::RequestBody,
+    request_head,
     response_body::ResponseBody,
 };
 use crate::{
     balance::{Outcome, PickContext},
-    members::{Deadline, Member, Ongoing, RouteError, Search, within},
+    members::{Deadline, Member, Ongoing, RouteError, Search, SharedError, within},
     runtime::BoxFuture,
 };
 
@@ -52,7 +56,8 @@ struct Call {
     /// Keeps the driver and its connections alive while the call is made.
     inner: Arc<Inner>,
     head: request::Parts,
-    body: Replay,
+    /// `None`: with the present attempt.
+    body: Option<RequestBody>,
     search: Search<Connection>,
 }
 
@@ -67,15 +72,14 @@ impl Call {
         let (mut head, body) = request.into_parts();
         let shared = &inner.shared;
         let now = shared.runtime.now();
-        let deadline =
-            grpc_timeout(&head.headers).map(|timeout| Deadline { timeout, at: now.saturating_add(timeout) });
+        let deadline = request_head::grpc_timeout(&head.headers)
+            .map(|timeout| Deadline { timeout, at: now.saturating_add(timeout) });
         let random = || shared.runtime.random();
         let key =
             inner.settings.hash_keys.key(&head.extensions, &head.headers, shared.endpoint.hash_key, random);
-        // They are for whoever stands before the channel; copies of them for each attempt would go nowhere.
-        head.extensions = http::Extensions::new();
+        request_head::prepare(&mut head, &body.size_hint());
         let context = PickContext { hash_key: key, ..PickContext::new() }.now(now);
-        let body = Replay::new(body, inner.settings.replay_limit);
+        let body = Some(RequestBody::new(body, inner.settings.replay_limit));
         let search = Search::new(Arc::clone(shared), context, deadline);
         Self { inner, head, body, search }
     }
@@ -95,172 +99,137 @@ impl Call {
         call: Ongoing,
         connection: &Arc<Connection>,
     ) -> Result<Attempt, ChannelError> {
-        let address = connection.address();
         // Counted first: a connection with something in flight is not gone.
         let mut call = connection.begin(call);
-        let Some(seat) = self.seat(connection, &mut call).await? else {
-            self.search.not_taken(connection, 0, None);
-            call.not_taken();
-            return Ok(Attempt::NotTaken);
+        if !self.seat(connection, &mut call).await? {
+            return Ok(self.not_taken(connection, call, 0, None));
+        }
+        let Some(mut body) = self.body.take().filter(RequestBody::is_whole) else {
+            return Err(self.not_replayable(call));
         };
-        let Seat { mut sender, origin, nth } = seat;
-        let Some(body) = self.body.attempt() else {
-            let limit = self.inner.settings.replay_limit;
-            let source =
-                self.search.last().cloned().unwrap_or_else(|| Arc::new(Status::unavailable("not taken")));
-            call.not_taken();
-            return Err(ChannelError::NotReplayable { address: address.clone(), limit, source });
-        };
-        let sent = sender.try_send_request(self.request(origin, body));
-        drop(sender);
-        let Ok(sent) = within(self.remaining(), sent).await else {
-            let error = self.too_late(&format!("the answer of {address}"));
-            if error.never_left() {
-                call.not_taken();
+        body.rewind();
+        // Before anything is sent, so that what is there of it goes out together with the head.
+        poll_fn(|cx| Poll::Ready(body.read_ahead(cx))).await;
+        if let Some(status) = body.error() {
+            return Err(ChannelError::Request(status.clone()));
+        }
+        let lane = call.lane();
+        let (nth, before) = (lane.nth, lane.writes());
+        let (response, stream) =
+            match lane.send(request_head::towards(&lane.origin, &self.head), body.is_nothing()) {
+                Ok(sent) => sent,
+                Err(error) => {
+                    self.body = Some(body);
+                    return Ok(self.not_taken(connection, call, nth, Some(Arc::new(error))));
+                }
+            };
+        let mut pumping = None;
+        if body.is_nothing() {
+            self.body = Some(body);
+        } else {
+            let mut pump = Pump::new(body, stream);
+            if poll_fn(|cx| Poll::Ready(pump.poll(cx))).await.is_ready() {
+                self.body = Some(pump.into_body());
             } else {
-                call.finish(Outcome::Failure);
+                pumping = Some(pump.go_on(&self.inner.shared.runtime));
             }
-            return Err(error);
+        }
+        let Ok(response) = within(self.remaining(), response).await else {
+            let (timeout, address) = (self.timeout(), connection.address());
+            call.finish(Outcome::Failure);
+            let reason = format!("waiting for the answer of {address}");
+            return Err(ChannelError::DeadlineExceeded { timeout, reason });
         };
-        let mut error = match sent {
+        let error = match response {
             Ok(response) => {
-                self.body.commit();
                 let left = self.search.deadline();
                 let left = left.map(|deadline| (deadline.timeout, self.search.left(deadline.at)));
-                let (head, body) = response.into_parts();
-                let body = ResponseBody::new(&head.headers, body, call, left);
+                let (head, stream) = response.into_parts();
+                let pump = pumping.map(Pumping::commit);
+                let body = ResponseBody::new(&head.headers, stream, pump, call, left);
                 return Ok(Attempt::Answered(Response::from_parts(head, body)));
             }
             Err(error) => error,
         };
-        if let Some(status) = self.body.take_error() {
-            return Err(ChannelError::Request(status));
+        if let Some(pumping) = pumping {
+            // It hears of the end of its stream as we do.
+            self.body = pumping.back().await;
         }
-        let handed_back = error.take_message().is_some();
-        // A body that was not even asked for its first byte: the connection ended before it sent the request.
-        let never_sent = handed_back || self.body.untouched();
-        let error = error.into_error();
-        tracing::debug!(%address, %error, handed_back, "not answered");
-        let error = if never_sent {
-            error
-        } else {
-            match fate(address, error) {
-                Fate::Refused(error) => {
-                    self.search.refused(connection, Arc::new(error));
-                    call.not_taken();
-                    return Ok(Attempt::NotTaken);
-                }
-                Fate::GoneAway(error) => {
-                    connection.retire(nth);
-                    error
-                }
-                Fate::Unknown(error) => {
-                    call.finish(Outcome::Failure);
-                    return Err(error);
-                }
+        if let Some(status) = self.body.as_ref().and_then(RequestBody::error) {
+            return Err(ChannelError::Request(status.clone()));
+        }
+        // Nothing at all was written since: it was still with us when its connection ended.
+        let never_sent = lane.writes() == before;
+        tracing::debug!(address = %connection.address(), %error, never_sent, "not answered");
+        match fate(&call, error, never_sent) {
+            Fate::Refused(error) => {
+                self.search.refused(connection, Arc::new(error));
+                call.not_taken();
+                Ok(Attempt::NotTaken)
             }
-        };
-        self.search.not_taken(connection, nth, Some(Arc::new(error)));
-        call.not_taken();
-        Ok(Attempt::NotTaken)
+            Fate::NeverLeft(error) => Ok(self.not_taken(connection, call, nth, Some(Arc::new(error)))),
+            Fate::GoneAway(error) => {
+                lane.retire();
+                Ok(self.not_taken(connection, call, nth, Some(Arc::new(error))))
+            }
+            Fate::Unknown(error) => {
+                call.finish(Outcome::Failure);
+                Err(error)
+            }
+        }
     }
 
-    /// A place on one of the instance's connections that the request was not given to yet.
+    /// A place on one of the instance's connections that the request was not given to yet. Whether there is one.
     async fn seat(
         &mut self,
         connection: &Arc<Connection>,
         call: &mut InFlight,
-    ) -> Result<Option<Seat>, ChannelError> {
+    ) -> Result<bool, ChannelError> {
         let (tried, remaining) = (self.search.tried(), self.remaining());
         let tried = |nth| tried.has(connection, nth);
-        match call.seat(tried) {
-            Seating::Seated(seat) => Ok(Some(seat)),
-            Seating::None => Ok(None),
-            Seating::Full => {
-                let seat = within(remaining, call.wait_for_seat(tried)).await;
-                let seat = seat
-                    .map_err(|_| self.too_late(&format!("another connection to {}", connection.address())))?;
-                if seat.is_none() {
-                    // What turned it away is about to be published.
-                    tokio::task::yield_now().await;
-                }
-                Ok(seat)
-            }
+        let seated = match call.seat(tried) {
+            Seating::Seated => return Ok(true),
+            Seating::None => false,
+            Seating::Full => within(remaining, call.wait_for_seat(tried)).await.map_err(|_| {
+                let reason = format!("waiting for room on a connection to {}", connection.address());
+                RouteError::DeadlineExceeded { timeout: self.timeout(), reason }
+            })?,
+        };
+        if !seated {
+            // What turned it away is about to be published.
+            tokio::task::yield_now().await;
         }
+        Ok(seated)
+    }
+
+    /// The nth connection to the instance did not take the request.
+    fn not_taken(
+        &mut self,
+        connection: &Arc<Connection>,
+        call: InFlight,
+        nth: u64,
+        error: Option<SharedError>,
+    ) -> Attempt {
+        self.search.not_taken(connection, nth, error);
+        call.not_taken();
+        Attempt::NotTaken
+    }
+
+    fn not_replayable(&self, call: InFlight) -> ChannelError {
+        let (address, limit) = (call.address().clone(), self.inner.settings.replay_limit);
+        call.not_taken();
+        let source =
+            self.search.last().cloned().unwrap_or_else(|| Arc::new(Status::unavailable("not taken")));
+        ChannelError::NotReplayable { address, limit, source }
+    }
+
+    /// The whole time that the caller gave the call.
+    fn timeout(&self) -> Duration {
+        self.search.deadline().map_or(Duration::ZERO, |deadline| deadline.timeout)
     }
 
     /// How long it is until the deadline, if there is one.
     fn remaining(&self) -> Option<Duration> {
         self.search.deadline().map(|deadline| self.search.left(deadline.at))
-    }
-
-    /// The time is up. A call whose connection had no room for it until now was not sent, and will not be.
-    fn too_late(&self, waiting_for: &str) -> ChannelError {
-        let timeout = self.search.deadline().map_or(Duration::ZERO, |deadline| deadline.timeout);
-        let reason = format!("waiting for {waiting_for}");
-        if self.body.abandon() {
-            RouteError::DeadlineExceeded { timeout, reason }.into()
-        } else {
-            ChannelError::DeadlineExceeded { timeout, reason }
-        }
-    }
-
-    fn request(&self, origin: Origin, body: RequestBody) -> Request<RequestBody> {
-        let mut head = self.head.clone();
-        // An authority that the caller set (`with_origin`) is kept.
-        if head.uri.authority().is_none() {
-            let mut parts = std::mem::take(&mut head.uri).into_parts();
-            parts.scheme = Some(origin.scheme);
-            parts.authority = Some(origin.authority);
-            parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
-            head.uri = Uri::from_parts(parts).expect("scheme, authority and path are all there");
-        }
-        head.version = http::Version::HTTP_2;
-        Request::from_parts(head, body)
-    }
-}
-
-/// The timeout of a call, as the gRPC protocol writes it: at most eight digits and a unit. What is written otherwise is
-/// left to the server to refuse.
-fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let count: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(count * 3600),
-        "M" => Duration::from_secs(count * 60),
-        "S" => Duration::from_secs(count),
-        "m" => Duration::from_millis(count),
-        "u" => Duration::from_micros(count),
-        "n" => Duration::from_nanos(count),
-        _ => return None,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn timeouts_are_read_as_the_grpc_protocol_writes_them() {
-        let read = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("grpc-timeout", text.parse().expect("a header's value"));
-            grpc_timeout(&headers)
-        };
-        for (text, millis) in
-            [("2H", 7_200_000), ("3M", 180_000), ("4S", 4000), ("5m", 5), ("99999999m", 99_999_999)]
-        {
-            assert_eq!(read(text), Some(Duration::from_millis(millis)), "{text}");
-        }
-        assert_eq!(read("7u"), Some(Duration::from_micros(7)));
-        assert_eq!(read("8n"), Some(Duration::from_nanos(8)));
-        for text in ["", "S", "5", "5s", "-5S", "123456789S", "5 S"] {
-            assert_eq!(read(text), None, "{text}");
-        }
-        assert_eq!(grpc_timeout(&HeaderMap::new()), None);
     }
 }
