@@ -164,11 +164,6 @@ impl<M: Member> Search<M> {
         self.tried.of(member)
     }
 
-    /// Whom the request was given to.
-    pub(crate) fn tried(&self) -> &Tried<M> {
-        &self.tried
-    }
-
     /// What it is for.
     pub(crate) fn shared(&self) -> &Arc<Shared<M>> {
         &self.shared

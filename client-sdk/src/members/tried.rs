@@ -6,7 +6,7 @@ use super::Member;
 
 /// The members that a request was given to, each by the numbers of its connections: one that was opened anew since is
 /// another one.
-pub(crate) struct Tried<M>(Vec<(Arc<M>, RangeInclusive<u64>)>);
+pub(super) struct Tried<M>(Vec<(Arc<M>, RangeInclusive<u64>)>);
 
 /// Which connections of one member a request was offered to, by their numbers.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ impl<M: Member> Tried<M> {
     }
 
     /// Whether the request was offered to the nth connection of this member.
-    pub(crate) fn has(&self, member: &Arc<M>, nth: u64) -> bool {
+    fn has(&self, member: &Arc<M>, nth: u64) -> bool {
         self.0.iter().any(|(tried, which)| Arc::ptr_eq(tried, member) && which.contains(&nth))
     }
 

@@ -37,7 +37,7 @@ mod run;
 mod settings;
 
 pub use budget::RetryBudget;
-pub(crate) use plan::{Course, Failure, Plan};
+pub(crate) use plan::{Failure, Plan};
 pub use pushback::Pushback;
 pub use retryable::{Again, Retryable};
 pub(crate) use run::{Attempted, Given, NotTaken, Sender, run};

@@ -44,6 +44,8 @@ pub(crate) struct Given<M> {
     pub(crate) offered: Offered,
     /// How many attempts there were before.
     pub(crate) earlier: u32,
+    /// Why the last one that did not take it did not.
+    pub(crate) last: Option<SharedError>,
 }
 
 /// What an attempt came to.
@@ -113,6 +115,7 @@ impl<M: Member, S: Sender<M>> Run<'_, M, S> {
                 Step::NotTaken => {
                     next = match last.take() {
                         None => self.search.next().await?,
+                        Some(answer) if !self.sender.is_repeatable() => return Ok(answer),
                         Some(answer) => {
                             let Some(another) = self.search.another().await else { return Ok(answer) };
                             last = Some(answer);
@@ -304,7 +307,7 @@ impl<M: Member, S: Sender<M>> Run<'_, M, S> {
 
     fn give(&self, call: Ongoing, member: &Arc<M>) -> Given<M> {
         let (member, offered) = (Arc::clone(member), self.search.offered(member));
-        Given { call, member, offered, earlier: self.course.made - 1 }
+        Given { call, member, offered, earlier: self.course.made - 1, last: self.search.last().cloned() }
     }
 
     fn measure(&self, since: Option<Duration>) {
