@@ -72,12 +72,13 @@ impl Connect for Inside {
     fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Io>>> {
         let host = Arc::clone(&self.0.lock().expect("no panic")[address]);
         Box::pin(async move {
-            let (near, far) = tokio::io::duplex(1 << 16);
+            let (near, mut between) = tokio::io::duplex(1 << 16);
+            let (mut beyond, far) = tokio::io::duplex(1 << 16);
+            tokio::spawn(serve(Arc::clone(&host), far));
             tokio::spawn(async move {
-                let broken = Arc::clone(&host);
                 tokio::select! {
-                    () = serve(host, far) => {}
-                    () = broken.broken.notified() => {}
+                    _ = tokio::io::copy_bidirectional(&mut between, &mut beyond) => {}
+                    () = host.broken.notified() => {}
                 }
             });
             Ok(Box::new(near) as Box<dyn Io>)
