@@ -12,7 +12,9 @@ mod channel_failures;
 mod channel_foreign;
 mod channel_hash_keys;
 mod channel_lanes;
+mod channel_limits;
 mod channel_metrics;
+mod channel_outliers;
 mod channel_policies;
 #[cfg(feature = "tls")]
 mod channel_tls;

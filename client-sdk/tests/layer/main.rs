@@ -4,6 +4,8 @@
 mod kit;
 
 mod lifecycle;
+mod limits;
+mod outliers;
 mod policies;
 mod towers_cases;
 mod waiting;
