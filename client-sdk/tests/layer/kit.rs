@@ -62,6 +62,8 @@ struct State {
     /// Services made until now that say so when they are asked whether they are ready.
     doom: Option<(&'static str, usize)>,
     panics: Panics,
+    /// Whether it fails every request that it answers.
+    fails: bool,
     /// Of each service whoever asked last, as tower has it: whoever asked before is not told.
     wakers: HashMap<usize, Waker>,
     made: usize,
@@ -179,6 +181,11 @@ impl Host {
 
     pub(crate) fn panics(&self, panics: Panics) {
         self.change(|state| state.panics = panics);
+    }
+
+    /// Whether every request fails, from now on.
+    pub(crate) fn fails(&self, fails: bool) {
+        self.state().fails = fails;
     }
 
     /// Lets so many held requests be answered.
@@ -313,6 +320,9 @@ impl Service<Req> for Served {
                 }
                 "fail" => return Err(format!("{} cannot", host.0.name).into()),
                 _ => {}
+            }
+            if host.state().fails {
+                return Err(format!("{} fails", host.0.name).into());
             }
             Ok(host.0.name.clone())
         })

@@ -4,6 +4,9 @@
 mod kit;
 
 mod lifecycle;
+mod limits;
+mod outliers;
 mod policies;
+mod shaping;
 mod towers_cases;
 mod waiting;
