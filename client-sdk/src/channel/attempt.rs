@@ -63,7 +63,11 @@ impl Sender<Connection> for Call<'_> {
         };
         body.rewind();
         // Before anything is sent, so that what is there of it goes out together with the head.
-        poll_fn(|cx| Poll::Ready(body.read_ahead(cx))).await;
+        poll_fn(|cx| {
+            body.read_ahead(cx);
+            Poll::Ready(())
+        })
+        .await;
         if let Some(status) = body.error() {
             return Attempted::Ended(Err(ChannelError::Request(status.clone())), None);
         }
