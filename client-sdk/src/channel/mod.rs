@@ -13,7 +13,8 @@
 //! | file | what it owns |
 //! |---|---|
 //! | `builder`, `settings` | what a channel may be told |
-//! | `connection`, `greeting`, `tls` | the connections to one instance, and their states |
+//! | `connection`, `tls` | the connections to one instance, and their states |
+//! | `greeting`, `frames` | what is heard of a peer beside h2 |
 //! | `service` | one call |
 //! | `request_head` | its head, as HTTP/2 has it |
 //! | `request_body`, `pump` | a request that can be sent again, and its way into a stream |
@@ -27,6 +28,7 @@
 mod builder;
 mod connection;
 mod error;
+mod frames;
 mod greeting;
 mod outcome;
 mod pump;

@@ -113,16 +113,15 @@ impl Call {
         if let Some(status) = body.error() {
             return Err(ChannelError::Request(status.clone()));
         }
-        let lane = call.lane();
-        let (nth, before) = (lane.nth, lane.writes());
-        let (response, stream) =
-            match lane.send(request_head::towards(&lane.origin, &self.head), body.is_nothing()) {
-                Ok(sent) => sent,
-                Err(error) => {
-                    self.body = Some(body);
-                    return Ok(self.not_taken(connection, call, nth, Some(Arc::new(error))));
-                }
-            };
+        let (nth, before) = (call.lane().nth, call.lane().writes());
+        let head = request_head::towards(&call.lane().origin, &self.head);
+        let (response, stream) = match call.send(head, body.is_nothing()) {
+            Ok(sent) => sent,
+            Err(error) => {
+                self.body = Some(body);
+                return Ok(self.not_taken(connection, call, nth, Some(Arc::new(error))));
+            }
+        };
         let mut pumping = None;
         if body.is_nothing() {
             self.body = Some(body);
@@ -159,7 +158,7 @@ impl Call {
             return Err(ChannelError::Request(status.clone()));
         }
         // Nothing at all was written since: it was still with us when its connection ended.
-        let never_sent = lane.writes() == before;
+        let never_sent = call.lane().writes() == before;
         tracing::debug!(address = %connection.address(), %error, never_sent, "not answered");
         match fate(&call, error, never_sent) {
             Fate::Refused(error) => {
@@ -169,7 +168,7 @@ impl Call {
             }
             Fate::NeverLeft(error) => Ok(self.not_taken(connection, call, nth, Some(Arc::new(error)))),
             Fate::GoneAway(error) => {
-                lane.retire();
+                call.lane().retire();
                 Ok(self.not_taken(connection, call, nth, Some(Arc::new(error))))
             }
             Fate::Unknown(error) => {

@@ -2,7 +2,13 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Connection, keepalive::Unanswered, lane::Lane};
+use http::Request;
+
+use super::{
+    Connection,
+    keepalive::Unanswered,
+    lane::{Lane, Sent},
+};
 use crate::{balance::Outcome, members::Ongoing, model::Address};
 
 /// A call in flight.
@@ -10,6 +16,8 @@ use crate::{balance::Outcome, members::Ongoing, model::Address};
 pub(in crate::channel) struct InFlight {
     connection: Arc<Connection>,
     lane: Option<Arc<Lane>>,
+    /// The number of its stream, once it is sent.
+    stream: Option<u32>,
     call: Option<Ongoing>,
 }
 
@@ -26,7 +34,7 @@ pub(in crate::channel) enum Seating {
 
 impl InFlight {
     pub(super) fn new(connection: Arc<Connection>, call: Ongoing) -> Self {
-        Self { connection, lane: None, call: Some(call) }
+        Self { connection, lane: None, stream: None, call: Some(call) }
     }
 
     pub(in crate::channel) fn address(&self) -> &Address {
@@ -36,6 +44,13 @@ impl InFlight {
     /// The lane that it has a place on.
     pub(in crate::channel) fn lane(&self) -> &Lane {
         self.lane.as_deref().expect("asked for only once it is seated")
+    }
+
+    /// Sends its request on its lane. `Err`: it was not taken, and never left.
+    pub(in crate::channel) fn send(&mut self, request: Request<()>, is_all: bool) -> Result<Sent, h2::Error> {
+        let (sent, stream) = self.lane().send(request, is_all)?;
+        self.stream = Some(stream);
+        Ok(sent)
     }
 
     /// Why its lane was given up, if it was.
@@ -115,7 +130,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.lane.take().is_some_and(|lane| lane.leave()) {
+        if self.lane.take().is_some_and(|lane| lane.leave(self.stream)) {
             self.connection.room.notify_one();
         }
         if self.connection.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
