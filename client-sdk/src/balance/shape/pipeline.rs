@@ -98,15 +98,15 @@ impl Shaping {
         }
     }
 
-    /// Who is picked from: those that are open, and neither ejected nor held. If too few are healthy, all that are open. Else,
-    /// if nobody is there but such as are ejected, on probation, or cannot be connected, ejections do not matter; and if
-    /// there are none but held ones, these are picked from.
+    /// Who is picked from: those that are open, and neither ejected nor held. If too few of all that are not known to be out of
+    /// reach are healthy, all that are open. Else, if nobody is there but such as are ejected, on probation, or out of reach,
+    /// ejections do not matter; and if there are none but held ones, these are picked from.
     pub(crate) fn choose(&self, candidates: &[Candidate<'_>]) -> Chosen {
-        let admitted =
-            |candidate: &Candidate<'_>| !candidate.ejected && !candidate.probing && !candidate.lost;
-        let healthy = candidates.iter().filter(|it| admitted(it) && !it.instance.held).count();
-        let panics = self.panic.is_passed(healthy, candidates.len());
-        let heeds_ejection = !panics && candidates.iter().any(|it| it.open && admitted(it));
+        let admitted = |candidate: &Candidate<'_>| !candidate.ejected && !candidate.probing;
+        let reached = || candidates.iter().filter(|candidate| !candidate.lost);
+        let healthy = reached().filter(|it| admitted(it) && !it.instance.held).count();
+        let panics = self.panic.is_passed(healthy, reached().count());
+        let heeds_ejection = !panics && reached().any(|it| it.open && admitted(it));
         let heeds_held = !panics;
         let goes = |it: &Candidate<'_>| it.open && !(heeds_ejection && it.ejected);
         let usable: Vec<usize> = (0..candidates.len()).filter(|place| goes(&candidates[*place])).collect();
