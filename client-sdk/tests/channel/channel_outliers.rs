@@ -22,7 +22,9 @@ use crate::{
 const WELL: Code = Code::NotFound;
 
 fn fleet(cast: &Cast, ids: &[&str]) -> Fleet {
-    ids.iter().for_each(|id| cast.set(id, Act::NotFound));
+    for id in ids {
+        cast.set(id, Act::NotFound);
+    }
     Fleet::of(ids.iter().map(|id| Cast::instance(id)))
 }
 
