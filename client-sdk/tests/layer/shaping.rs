@@ -231,7 +231,7 @@ async fn a_slow_start_rises_by_its_formula_at_its_times_and_then_ends() {
         .runtime(runtime.clone())
         .service(world.clone());
     balanced.wait_until(|now| now.chosen() == 2).await;
-    tokio::time::sleep(100 * SECOND - runtime.now()).await;
+    tokio::time::sleep((100 * SECOND).saturating_sub(runtime.now())).await;
     let before = writes.seen();
     assert_eq!(before.last().expect("built").1, HashMap::from([("a".into(), 2), ("b".into(), 1)]), "warm");
     fleet.set([a.instance().weight(2), b.instance(), new.instance().weight(2)]);
