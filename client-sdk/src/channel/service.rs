@@ -109,7 +109,11 @@ impl Call {
         };
         body.rewind();
         // Before anything is sent, so that what is there of it goes out together with the head.
-        poll_fn(|cx| Poll::Ready(body.read_ahead(cx))).await;
+        poll_fn(|cx| {
+            body.read_ahead(cx);
+            Poll::Ready(())
+        })
+        .await;
         if let Some(status) = body.error() {
             return Err(ChannelError::Request(status.clone()));
         }
