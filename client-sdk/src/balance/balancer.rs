@@ -85,7 +85,7 @@ impl<D: Discover, P: Policy> Balancer<D, P> {
             let entry = Entry::new(self.runtime.random());
             let instances = [Arc::new(Instance::builder(address.clone()).build())].into();
             entry.offer(View { instances, version: None });
-            entry.build(&**self.cache.policy());
+            entry.build(self.cache.policy());
             return Ok(Handle::new(entry, endpoint));
         }
         self.entry(endpoint).await.map(|entry| Handle::new(entry, endpoint))
@@ -96,7 +96,8 @@ impl<D: Discover, P: Policy> Balancer<D, P> {
         if let Some(address) = &endpoint.address {
             return Ok(Candidates::fixed(address.clone()));
         }
-        Candidates::of(self.entry(endpoint).await?.load(), endpoint)
+        let entry = self.entry(endpoint).await?;
+        Candidates::of(entry.load().as_deref(), entry.way(), endpoint)
     }
 
     /// The keys that it holds now.
@@ -223,8 +224,8 @@ impl<P: Policy, K: std::hash::Hash + Eq + Clone + Send + Sync + 'static> Sink<K>
         let Some(entry) = self.cache.get(&change.key) else { return };
         if entry.offer(View { instances: change.all, version: change.version }) {
             // Aside, so that one that takes long delays no other key. It ends by itself.
-            let policy = Arc::clone(self.cache.policy());
-            self.runtime.detach(async move { entry.build(&policy) });
+            let (cache, key) = (Arc::clone(&self.cache), change.key);
+            self.runtime.detach(async move { cache.build(&key, &entry) });
         }
     }
 

@@ -25,6 +25,7 @@ mod random;
 mod ring_hash;
 mod round_robin;
 mod spread;
+mod way;
 mod weighted_random;
 
 pub use balancer::{Balancer, BalancerBuilder, Handle};
