@@ -101,9 +101,9 @@ fn dependencies_point_one_way() {
         "client-sdk/src/balance",
         &["crate::channel", "crate::client", "crate::watch", "crate::registration"],
     );
-    let faces = ["crate::channel", "crate::layer", "tonic::", "hyper::"];
+    let faces = ["crate::channel", "crate::layer", "tonic::", "h2::", "hyper::"];
     no_file_says("client-sdk/src/members", &faces);
-    no_file_says("client-sdk/src/layer", &["crate::channel", "tonic::", "hyper::"]);
+    no_file_says("client-sdk/src/layer", &["crate::channel", "tonic::", "h2::", "hyper::"]);
     no_file_says("client-sdk/src/model", &["tokio", "crate::"]);
 }
 
