@@ -9,6 +9,7 @@ use client_sdk::{
 use tokio::time::Instant;
 use tonic::{Code, Request, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_client::ServerReflectionClient};
 
 use crate::{
     kit::Always,
@@ -208,6 +209,28 @@ async fn a_stream_is_sent_again_before_its_first_byte_and_not_after_it() {
     stage.host("a").does(Does::Stops(Code::Unavailable));
     assert_eq!(watch(&channel).await.expect_err("it had begun").message(), "a stops");
     assert_eq!(stage.asked(), [("a", 2), ("b", 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_requests_that_was_turned_away_begins_anew_elsewhere_and_goes_on() {
+    let (stage, channel) = scene(&["a", "b"], Retries::new()).await;
+    stage.host("a").does(Does::TurnsAway(Code::Unavailable));
+    let (send, receive) = tokio::sync::mpsc::channel(4);
+    let said = |word: &str| ServerReflectionRequest { host: word.to_owned(), message_request: None };
+    send.send(said("one")).await.expect("open");
+    let requests = tokio_stream::wrappers::ReceiverStream::new(receive);
+    let mut reflection = ServerReflectionClient::new(channel);
+    let mut echo = reflection.server_reflection_info(requests).await.expect("by the other").into_inner();
+    for word in ["one", "two"] {
+        if word != "one" {
+            send.send(said(word)).await.expect("open");
+        }
+        let heard = echo.message().await.expect("open").expect("some").valid_host;
+        assert_eq!(heard, format!("b heard {word}"));
+    }
+    drop(send);
+    assert!(echo.message().await.expect("ended well").is_none());
+    assert_eq!(stage.asked(), [("a", 1), ("b", 1)]);
 }
 
 #[tokio::test(start_paused = true)]
