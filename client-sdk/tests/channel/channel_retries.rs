@@ -268,6 +268,22 @@ async fn a_hedge_is_sent_after_the_quantile_and_the_loser_is_cancelled() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_attempt_that_is_lost_does_not_take_the_hedge_with_it() {
+    // A lost connection is `UNAVAILABLE`, which this rule does not retry.
+    let rule = idempotent().codes([Code::Aborted]).and_then(|rule| rule.hedge_after(0.95)).expect("valid");
+    let (stage, channel) = scene(&["a", "b"], ruled(rule)).await;
+    for _ in 0..100 {
+        ask(&channel).await.expect("answered");
+    }
+    stage.host("a").does(Does::Hangs);
+    stage.host("b").does(Does::Late(Duration::from_millis(50)));
+    let call = tokio::spawn(async move { ask(&channel).await });
+    stage.host("b").arrived().await;
+    stage.host("a").breaks();
+    assert_eq!(call.await.expect("no panic").expect("by the hedge"), "b");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_takes_no_requests_gets_no_retry() {
     let stage = Stage::of(&["a", "b"]);
     let c = |weight| {

@@ -182,6 +182,11 @@ impl Host {
         *self.does.lock().expect("no panic") = does;
     }
 
+    /// Breaks its connections now.
+    pub(crate) fn breaks(&self) {
+        self.broken.notify_waiters();
+    }
+
     /// What came with each call.
     pub(crate) fn asked(&self) -> Vec<MetadataMap> {
         self.asked.lock().expect("no panic").clone()
@@ -205,7 +210,7 @@ impl Host {
             Does::Late(after) => tokio::time::sleep(after).await,
             Does::Hangs => std::future::pending().await,
             Does::Breaks => {
-                self.broken.notify_waiters();
+                self.breaks();
                 std::future::pending::<()>().await;
             }
             Does::Misreports => {
