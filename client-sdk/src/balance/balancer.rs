@@ -103,7 +103,8 @@ impl<D: Discover, P: Policy> Balancer<D, P> {
         if let Some(address) = &endpoint.address {
             return Ok(Candidates::fixed(address.clone()));
         }
-        Candidates::of(self.entry(endpoint).await?.load(), endpoint)
+        let entry = self.entry(endpoint).await?;
+        Candidates::of(entry.load().as_deref(), entry.way(), endpoint)
     }
 
     /// The keys that it holds now.
@@ -266,19 +267,19 @@ where
 {
     loop {
         cache.recipe().alarm.rings(&runtime).await;
-        for entry in cache.due(runtime.now()) {
-            build_aside(&cache, entry, &runtime);
+        for (key, entry) in cache.due(runtime.now()) {
+            build_aside(&cache, key, entry, &runtime);
         }
     }
 }
 
 /// Builds aside, so that one that takes long delays no other key. It ends by itself.
-fn build_aside<P: Policy, K>(cache: &Arc<Cached<P, K>>, entry: Arc<Entry<P>>, runtime: &Runtime)
+fn build_aside<P: Policy, K>(cache: &Arc<Cached<P, K>>, key: K, entry: Arc<Entry<P>>, runtime: &Runtime)
 where
     K: std::hash::Hash + Eq + Clone + Send + Sync + 'static,
 {
     let cache = Arc::clone(cache);
-    runtime.detach(async move { entry.build(cache.recipe()) });
+    runtime.detach(async move { cache.build(&key, &entry) });
 }
 
 /// Brings the tracker's views into the cache.
@@ -291,7 +292,7 @@ impl<P: Policy, K: std::hash::Hash + Eq + Clone + Send + Sync + 'static> Sink<K>
     fn changed(&mut self, change: Change<K>) {
         let Some(entry) = self.cache.get(&change.key) else { return };
         if entry.offer(View { instances: change.all, version: change.version }) {
-            build_aside(&self.cache, entry, &self.runtime);
+            build_aside(&self.cache, change.key, entry, &self.runtime);
         }
     }
 

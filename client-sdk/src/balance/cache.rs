@@ -2,13 +2,14 @@
 //!
 //! It is passive: it discovers when it is asked for a key it does not know, and takes in the changes it is given. Whoever
 //! owns it subscribes to changes first and calls [`rebalance`](LoadBalance::rebalance); [`Balancer`](super::Balancer) and
-//! [`Driver`](super::Driver) do that. No guard of the map is held across an await, nor while a picker is built.
+//! [`Driver`](super::Driver) do that. No guard of the map is held across an await, nor while a picker is built; a pick is made
+//! under one, so that it counts no reference.
 
 use std::{
     hash::Hash,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -17,8 +18,11 @@ use dashmap::DashMap;
 use foldhash::fast::RandomState;
 
 use super::{
-    CallerOrder, Candidates, LoadBalance, LoadBalanceError, Policy, entry::Entry, recipe::Recipe,
+    CallerOrder, Candidates, LoadBalance, LoadBalanceError, Policy,
+    entry::{Built, Entry},
+    recipe::Recipe,
     shape::Shaping,
+    way::Way,
 };
 use crate::{
     backoff::Bounds,
@@ -37,12 +41,22 @@ pub(crate) const IDLE: Duration = Duration::from_mins(10);
 /// backoff, when someone wants it. Keys that nobody asked for in the idle time (10 min unless set) go at the next change or
 /// first call after it.
 pub struct Cached<P: Policy, K> {
-    entries: DashMap<K, Arc<Entry<P>>, RandomState>,
+    slots: DashMap<K, Slot<P>, RandomState>,
     recipe: Recipe<P>,
     runtime: Runtime,
     idle: Duration,
     /// When to sweep next, in milliseconds of the runtime's clock.
     sweep: AtomicU64,
+}
+
+/// A key's place in the map.
+struct Slot<P: Policy> {
+    entry: Arc<Entry<P>>,
+    way: Way,
+    /// What the entry built last.
+    built: Option<Arc<Built<P>>>,
+    /// Whether somebody asked for the key since it was last looked at.
+    used: AtomicBool,
 }
 
 impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
@@ -51,7 +65,7 @@ impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
         let idle = IDLE;
         let sweep = AtomicU64::new(millis(runtime.now().saturating_add(idle)));
         Self {
-            entries: DashMap::default(),
+            slots: DashMap::default(),
             recipe: Recipe::new(policy, runtime),
             runtime: runtime.clone(),
             idle,
@@ -87,12 +101,12 @@ impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
 
     /// How many keys it holds.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.slots.len()
     }
 
     /// Whether it holds no key.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.slots.is_empty()
     }
 
     pub(crate) fn recipe(&self) -> &Recipe<P> {
@@ -100,13 +114,13 @@ impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
     }
 
     /// Those whose pickers are to be built again by now. Sets the alarm for the others.
-    pub(crate) fn due(&self, now: Duration) -> Vec<Arc<Entry<P>>> {
+    pub(crate) fn due(&self, now: Duration) -> Vec<(K, Arc<Entry<P>>)> {
         let mut due = Vec::new();
-        for entry in &self.entries {
-            if entry.wake(now) {
-                due.push(Arc::clone(&entry));
+        for slot in &self.slots {
+            if slot.entry.wake(now) {
+                due.push((slot.key().clone(), Arc::clone(&slot.entry)));
             } else {
-                self.recipe.alarm.set(entry.due());
+                self.recipe.alarm.set(slot.entry.due());
             }
         }
         due
@@ -114,28 +128,43 @@ impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
 
     /// The key's entry, if there is one.
     pub(crate) fn get(&self, key: &K) -> Option<Arc<Entry<P>>> {
-        self.entries.get(key).map(|entry| Arc::clone(&entry))
+        self.slots.get(key).map(|slot| Arc::clone(&slot.entry))
     }
 
     /// The key's entry, made if there is none.
     pub(crate) fn entry(&self, key: &K) -> Arc<Entry<P>> {
-        if let Some(entry) = self.get(key) {
-            entry.touch();
-            return entry;
+        if let Some(slot) = self.slots.get(key) {
+            slot.touch();
+            return Arc::clone(&slot.entry);
         }
-        let new = Entry::new(self.runtime.random());
-        Arc::clone(&self.entries.entry(key.clone()).or_insert(new))
+        let new = Slot::new(Entry::new(self.runtime.random()));
+        Arc::clone(&self.slots.entry(key.clone()).or_insert(new).entry)
     }
 
     /// Whether there is an entry for the key.
     pub(crate) fn contains(&self, key: &K) -> bool {
-        self.entries.contains_key(key)
+        self.slots.contains_key(key)
+    }
+
+    /// Builds what the key's entry was offered, and puts it where it is picked from.
+    pub(crate) fn build(&self, key: &K, entry: &Arc<Entry<P>>) {
+        entry.build(&self.recipe);
+        let before = match self.slots.get_mut(key) {
+            // The newest there is, read under the lock: whoever comes last puts nothing older there.
+            Some(mut slot) if Arc::ptr_eq(&slot.entry, entry) => {
+                std::mem::replace(&mut slot.built, entry.load_full())
+            }
+            // It was forgotten meanwhile.
+            _ => None,
+        };
+        // May be the last reference to many instances: not under the lock.
+        drop(before);
     }
 
     /// Forgets the keys that nobody used since the last call. One that a handle holds is used.
     pub(crate) fn sweep(&self) {
         // Entries are cloned under the map's lock only, so a count of one cannot grow meanwhile.
-        self.entries.retain(|_, entry| entry.was_used() || Arc::strong_count(entry) > 1);
+        self.slots.retain(|_, slot| slot.was_used() || Arc::strong_count(&slot.entry) > 1);
     }
 
     fn sweep_if_due(&self) {
@@ -147,10 +176,24 @@ impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
         }
     }
 
+    /// Discovers what is not known, and picks.
+    async fn discovered<D: Discover<Key = K>>(
+        &self,
+        key: K,
+        endpoint: &Endpoint,
+        discover: &D,
+    ) -> Result<Candidates<P>, LoadBalanceError> {
+        let entry = self.entry(&key);
+        self.sweep_if_due();
+        self.fly(&key, &entry, endpoint, discover).await?;
+        Candidates::of(entry.load().as_deref(), entry.way(), endpoint)
+    }
+
     /// Discovers, one caller at a time.
     async fn fly<D: Discover<Key = K>>(
         &self,
-        entry: &Entry<P>,
+        key: &K,
+        entry: &Arc<Entry<P>>,
         endpoint: &Endpoint,
         discover: &D,
     ) -> Result<(), LoadBalanceError> {
@@ -171,7 +214,7 @@ impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
         match discover.discover_versioned(endpoint).await {
             Ok(view) => {
                 entry.answer(began, view, again);
-                entry.build(&self.recipe);
+                self.build(key, entry);
             }
             Err(error) => {
                 entry.put_off(again);
@@ -192,34 +235,49 @@ impl<P: Policy, D: Discover> LoadBalance<D> for Cached<P, D::Key> {
             return Ok(Candidates::fixed(address.clone()));
         }
         let key = discover.key(endpoint);
-        // What is known already costs no count of references but the one that keeps it while it is looked at.
-        let known = self.entries.get(&key).and_then(|entry| {
-            let built = entry.load();
-            entry.touch();
-            (!entry.wants_more_than(built.as_deref(), || self.runtime.now())).then_some(built)
-        });
-        if let Some(built) = known {
-            return Candidates::of(built, endpoint);
+        if let Some(slot) = self.slots.get(&key)
+            && let Some(built) = slot.built.as_deref()
+            && !slot.entry.wants_more_than(Some(built), || self.runtime.now())
+        {
+            slot.touch();
+            return Candidates::of(Some(built), slot.way, endpoint);
         }
-        let entry = self.entry(&key);
-        self.sweep_if_due();
-        self.fly(&entry, endpoint, discover).await?;
-        Candidates::of(entry.load(), endpoint)
+        // Boxed, for the future of a pick that waits for nothing is small then, and it is moved before it is polled.
+        Box::pin(self.discovered(key, endpoint, discover)).await
     }
 
     fn rebalance(&self, changes: Change<D::Key>) {
         if let Some(entry) = self.get(&changes.key)
             && entry.offer(View { instances: changes.all, version: changes.version })
         {
-            entry.build(&self.recipe);
+            self.build(&changes.key, &entry);
         }
         self.sweep_if_due();
     }
 }
 
+impl<P: Policy> Slot<P> {
+    fn new(entry: Arc<Entry<P>>) -> Self {
+        Self { way: entry.way(), entry, built: None, used: AtomicBool::new(true) }
+    }
+
+    /// Notes that someone asked for the key.
+    fn touch(&self) {
+        // Reads first: a line that is only read is shared between cores.
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether anybody asked for the key since the last call.
+    fn was_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
+    }
+}
+
 impl<P: Policy, K: Hash + Eq> std::fmt::Debug for Cached<P, K> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cached").field("keys", &self.entries.len()).finish_non_exhaustive()
+        f.debug_struct("Cached").field("keys", &self.slots.len()).finish_non_exhaustive()
     }
 }
 

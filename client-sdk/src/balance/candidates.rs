@@ -3,12 +3,14 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashSet},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
-use arc_swap::Guard;
-
-use super::{Eligible, LoadBalanceError, PickContext, PickError, Picker, Policy, Refused, entry::Built};
+use super::{
+    Eligible, LoadBalanceError, PickContext, PickError, Picker, Policy, Refused,
+    entry::{Built, Entry},
+    way::Way,
+};
 use crate::model::{Address, Endpoint};
 
 /// First the instance that the policy picked, then the others, each once: at random by weight, whatever the policy; those
@@ -19,28 +21,20 @@ use crate::model::{Address, Endpoint};
 /// [`Handle`](super::Handle), the channel and the layer.
 ///
 /// It looks at the instances anew for each retry, so an instance that left meanwhile, or takes no more requests, is not
-/// tried (C2), and one that came is.
+/// tried (C2), and one that came is. It holds nothing of the cache: if that is gone, or has forgotten the endpoint, before the
+/// first retry, there is no retry.
 pub struct Candidates<P: Policy> {
-    state: State<P>,
+    first: Address,
+    /// How many were given out.
+    given: usize,
+    /// Where the others are found. What retries need is made when there is one: few requests come to that.
+    others: Option<Way>,
+    retry: Option<Box<Retry<P>>>,
 }
-
-enum State<P: Policy> {
-    /// The endpoint names an address: no balancing.
-    Fixed(Option<Address>),
-    /// The first, and whether it was taken. What retries need is made when there is one: few requests come to that.
-    First {
-        built: Current<P>,
-        address: Address,
-        taken: bool,
-    },
-    Retry(Box<Retry<P>>),
-}
-
-/// What the first pick was made on.
-type Current<P> = Guard<Option<Arc<Built<P>>>>;
 
 struct Retry<P: Policy> {
-    /// What was known last, and the way to what is known now.
+    entry: Weak<Entry<P>>,
+    /// What was known last.
     built: Arc<Built<P>>,
     tried: HashSet<Address>,
     random: fastrand::Rng,
@@ -53,27 +47,28 @@ struct Retry<P: Policy> {
 type Queue = BinaryHeap<Reverse<(u8, u64, usize)>>;
 
 impl<P: Policy> Candidates<P> {
+    /// The endpoint names an address: no balancing.
     pub(crate) fn fixed(address: Address) -> Self {
-        Self { state: State::Fixed(Some(address)) }
+        Self { first: address, given: 0, others: None, retry: None }
     }
 
-    /// Of what is known.
+    /// Of what is known, and the way to what will be.
     #[inline]
-    pub(crate) fn of(built: Current<P>, endpoint: &Endpoint) -> Result<Self, LoadBalanceError> {
-        let address = first(built.as_deref(), endpoint)?;
-        Ok(Self { state: State::First { built, address, taken: false } })
-    }
-}
-
-/// The address that the policy picks first.
-#[inline]
-fn first<P: Policy>(built: Option<&Built<P>>, endpoint: &Endpoint) -> Result<Address, LoadBalanceError> {
-    let Some(picker) = built.and_then(|built| built.picker.as_ref()) else {
-        return Err(nothing(built.map(|built| built.eligible.refused()), endpoint));
-    };
-    match picker.pick(&PickContext { hash_key: endpoint.hash_key, ..PickContext::new() }) {
-        Ok(pick) => Ok(pick.instance().address.clone()),
-        Err(error) => Err(not_picked(error, endpoint)),
+    pub(super) fn of(
+        built: Option<&Built<P>>,
+        entry: Way,
+        endpoint: &Endpoint,
+    ) -> Result<Self, LoadBalanceError> {
+        let Some(picker) = built.and_then(|built| built.picker.as_ref()) else {
+            return Err(nothing(built.map(|built| built.eligible.refused()), endpoint));
+        };
+        match picker.pick(&PickContext { hash_key: endpoint.hash_key, ..PickContext::new() }) {
+            Ok(pick) => {
+                let first = pick.instance().address.clone();
+                Ok(Self { first, given: 0, others: Some(entry), retry: None })
+            }
+            Err(error) => Err(not_picked(error, endpoint)),
+        }
     }
 }
 
@@ -102,41 +97,32 @@ impl<P: Policy> Iterator for Candidates<P> {
 
     #[inline]
     fn next(&mut self) -> Option<Address> {
-        match &mut self.state {
-            State::First { address, taken, .. } if !*taken => {
-                *taken = true;
-                Some(address.clone())
-            }
-            State::Fixed(address) => address.take(),
-            State::Retry(retry) => retry.next(),
-            State::First { .. } => self.retry(),
-        }
+        self.given += 1;
+        if self.given == 1 { Some(self.first.clone()) } else { self.retry() }
     }
 }
 
 impl<P: Policy> Candidates<P> {
     /// The first was taken and another one is wanted.
+    #[cold]
     fn retry(&mut self) -> Option<Address> {
-        if let State::First { built, address, .. } = std::mem::replace(&mut self.state, State::Fixed(None)) {
-            let mut retry = Box::new(Retry::after(address, Guard::into_inner(built)?));
-            let next = retry.next();
-            self.state = State::Retry(retry);
-            return next;
+        if let Some(entry) = self.others.take() {
+            self.retry = Retry::after(self.first.clone(), &entry.follow()?).map(Box::new);
         }
-        None
+        self.retry.as_mut()?.next()
     }
 }
 
 impl<P: Policy> Retry<P> {
-    fn after(first: Address, built: Arc<Built<P>>) -> Self {
-        let seed = built.entry.upgrade().map_or(0, |entry| entry.retry_seed());
-        let random = fastrand::Rng::with_seed(seed);
-        Self { built, tried: HashSet::from([first]), random, of: None, queue: BinaryHeap::new() }
+    fn after(first: Address, entry: &Arc<Entry<P>>) -> Option<Self> {
+        let random = fastrand::Rng::with_seed(entry.retry_seed());
+        let (entry, built) = (Arc::downgrade(entry), entry.load_full()?);
+        Some(Self { entry, built, tried: HashSet::from([first]), random, of: None, queue: BinaryHeap::new() })
     }
 
     fn next(&mut self) -> Option<Address> {
         // A key that was forgotten meanwhile is known as it was last.
-        if let Some(newest) = self.built.entry.upgrade().and_then(|entry| entry.load().as_ref().cloned()) {
+        if let Some(newest) = self.entry.upgrade().and_then(|entry| entry.load_full()) {
             self.built = newest;
         }
         let now = self.built.eligible.clone();

@@ -12,8 +12,8 @@
 use std::{
     ops::Deref,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -21,7 +21,12 @@ use std::{
 use arc_swap::{ArcSwapOption, Cache, Guard};
 use tokio::sync::{Semaphore, watch};
 
-use super::{Eligible, PickError, Policy, recipe::Recipe, shape::State};
+use super::{
+    Eligible, PickError, Policy,
+    recipe::Recipe,
+    shape::State,
+    way::{Signpost, Way},
+};
 use crate::discover::{View, track::SharedError};
 
 /// A picker and what it was built over.
@@ -29,8 +34,6 @@ pub(crate) struct Built<P: Policy> {
     /// `None`: nothing is eligible.
     pub(crate) picker: Option<P::Picker>,
     pub(crate) eligible: Eligible,
-    /// Where what is built later is found: whoever holds this need not hold that.
-    pub(crate) entry: Weak<Entry<P>>,
 }
 
 /// What an entry's picks are made on, kept by one who picks often: looked at again before each pick.
@@ -48,7 +51,6 @@ enum Progress {
 }
 
 pub(crate) struct Entry<P: Policy> {
-    me: Weak<Self>,
     current: ArcSwapOption<Built<P>>,
     newest: Mutex<Newest>,
     /// What shaping remembers. Taken by whoever builds, and by nobody else.
@@ -59,8 +61,9 @@ pub(crate) struct Entry<P: Policy> {
     /// Whose turn it is to discover: one at a time. Whoever gives up its turn, cancelled or done, lets the next one in.
     pub(crate) turn: Semaphore,
     flights: AtomicU64,
-    used: AtomicBool,
     retries: AtomicU64,
+    /// For requests that come to retry.
+    signpost: Signpost,
 }
 
 impl<P: Policy> Deref for Published<P> {
@@ -128,7 +131,6 @@ impl<P: Policy> Entry<P> {
 
     fn with(seed: u64, fixed: bool) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
-            me: Weak::clone(me),
             current: ArcSwapOption::empty(),
             newest: Mutex::default(),
             shaping: Mutex::default(),
@@ -136,8 +138,8 @@ impl<P: Policy> Entry<P> {
             progress: watch::Sender::new(Progress::Waiting),
             turn: Semaphore::new(1),
             flights: AtomicU64::new(0),
-            used: AtomicBool::new(true),
             retries: AtomicU64::new(seed),
+            signpost: Signpost::to(me),
         })
     }
 
@@ -146,7 +148,17 @@ impl<P: Policy> Entry<P> {
         self.current.load()
     }
 
-    /// The same, for one who picks often.
+    /// The same, counted.
+    pub(crate) fn load_full(&self) -> Option<Arc<Built<P>>> {
+        self.current.load_full()
+    }
+
+    /// The way to what is built later.
+    pub(super) fn way(&self) -> Way {
+        self.signpost.way()
+    }
+
+    /// The same as [`load`](Self::load), for one who picks often.
     pub(crate) fn cached(this: &Arc<Self>) -> Current<P> {
         Cache::new(Published(Arc::clone(this)))
     }
@@ -260,8 +272,7 @@ impl<P: Policy> Entry<P> {
             return Due { policy: self.newest().due.policy, ..due };
         }
         let picker = (!eligible.first().is_empty()).then(|| recipe.policy.build(eligible.first()));
-        let entry = Weak::clone(&self.me);
-        self.current.store(Some(Arc::new(Built { picker, eligible, entry })));
+        self.current.store(Some(Arc::new(Built { picker, eligible })));
         due
     }
 
@@ -328,19 +339,6 @@ impl<P: Policy> Entry<P> {
 
     pub(crate) fn flight_ended(&self) {
         self.flights.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Notes that someone asked for this key.
-    pub(crate) fn touch(&self) {
-        // Reads first: a line that is only read is shared between cores.
-        if !self.used.load(Ordering::Relaxed) {
-            self.used.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether anybody asked for this key since the last call.
-    pub(crate) fn was_used(&self) -> bool {
-        self.used.swap(false, Ordering::Relaxed)
     }
 
     /// A seed for the order of one request's retries.

@@ -27,6 +27,7 @@ mod ring_hash;
 mod round_robin;
 pub mod shape;
 mod spread;
+mod way;
 mod weighted_random;
 
 pub use balancer::{Balancer, BalancerBuilder, Handle};

@@ -5,7 +5,9 @@
 use std::{sync::Arc, time::Duration};
 
 use benchmarks::{
+    changing::{self, Changing, while_changing},
     fixture::{Feed, SIZES, instances},
+    measure::together,
     ours, peers,
     subject::Subject,
 };
@@ -24,27 +26,37 @@ fn all(runtime: &Runtime) {
         .measurement_time(Duration::from_millis(500))
         .sample_size(20)
         .configure_from_args();
-    bench(&mut criterion, "floor", 1, vec![ours::floor()]);
-    for size in SIZES {
-        let feed = Arc::new(Feed::new(instances(size)));
-        bench(&mut criterion, "picker", size, ours::pickers(size, runtime));
-        bench(&mut criterion, "picker, made and ended", size, ours::ended(size, runtime));
-        bench(&mut criterion, "handle", size, ours::handles(&feed, runtime));
-        bench(&mut criterion, "get_picker", size, ours::get_pickers(size, runtime));
-        let others = vec![peers::volo_random(size).0, peers::volo_hash(size), peers::tower(size)];
-        bench(&mut criterion, "others", size, others);
-        bench(&mut criterion, "others", size, peers::pingora(size));
+    for threads in [1, 2] {
+        let criterion = &mut criterion;
+        bench(criterion, "floor", threads, 1, vec![ours::floor()]);
+        for size in SIZES {
+            let feed = Arc::new(Feed::new(instances(size)));
+            bench(criterion, "picker", threads, size, ours::pickers(size, runtime));
+            bench(criterion, "picker, made and ended", threads, size, ours::ended(size, runtime));
+            bench(criterion, "handle", threads, size, ours::handles(&feed, runtime));
+            bench(criterion, "get_picker", threads, size, ours::get_pickers(size, runtime));
+            let others = vec![peers::volo_random(size).0, peers::volo_hash(size).0, peers::tower(size)];
+            bench(criterion, "others", threads, size, others);
+            bench(criterion, "others", threads, size, peers::pingora(size));
+            for Changing { subject, change } in changing::all(size, runtime) {
+                while_changing(change, || bench(criterion, "changing", threads, size, vec![subject]));
+            }
+        }
     }
     criterion.final_summary();
 }
 
-fn bench(criterion: &mut Criterion, group: &str, size: usize, subjects: Vec<Subject>) {
+/// Time is that of a pick on each of the threads, on the average.
+fn bench(criterion: &mut Criterion, group: &str, threads: usize, size: usize, subjects: Vec<Subject>) {
+    let subjects: Vec<_> = subjects.into_iter().filter(|it| threads == 1 || it.is_shared).collect();
     if subjects.is_empty() {
         return;
     }
-    let mut group = criterion.benchmark_group(group);
+    let mut group = criterion.benchmark_group(format!("{group}, threads: {threads}"));
     for subject in subjects {
-        let mut run = subject.run();
-        group.bench_function(BenchmarkId::new(subject.name, size), |bencher| bencher.iter_custom(&mut run));
+        let mut runs: Vec<_> = (0..threads).map(|_| subject.run()).collect();
+        group.bench_function(BenchmarkId::new(subject.name, size), |bencher| {
+            bencher.iter_custom(|times| together(&mut runs, times));
+        });
     }
 }

@@ -47,12 +47,26 @@ fn instance(number: usize, weight: u32) -> Instance {
     Instance::builder(address(number).into()).weight(weight).build()
 }
 
-/// Contexts of requests, each with another key: hashed already, and all over the range, so that nothing that a look-up
-/// reads stays in a cache for its sake.
-#[derive(Debug, Default)]
-pub struct Contexts(u64);
+/// Contexts of requests, with keys that are hashed already.
+#[derive(Debug)]
+pub struct Contexts {
+    key: u64,
+    step: u64,
+}
+
+impl Default for Contexts {
+    /// Each with another key, all over the range, so that nothing that a look-up reads stays in a cache for its sake.
+    fn default() -> Self {
+        Self { key: 0, step: 0x9E37_79B9_7F4A_7C15 }
+    }
+}
 
 impl Contexts {
+    /// All with the same key.
+    pub fn of_one_key() -> Self {
+        Self { key: 0x0123_4567_89AB_CDEF, step: 0 }
+    }
+
     /// The next request's.
     #[inline]
     pub fn next(&mut self) -> PickContext {
@@ -62,13 +76,13 @@ impl Contexts {
     /// The next request's key.
     #[inline]
     pub fn next_key(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        self.0
+        self.key = self.key.wrapping_add(self.step);
+        self.key
     }
 }
 
 /// The answer of a future that has nothing to wait for.
-#[inline]
+#[inline(always)] // one that is awaited is not moved either
 pub fn ready<F: Future>(future: F) -> F::Output {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(answer) => answer,

@@ -2,15 +2,10 @@
 //!
 //! `cargo run --release --features pingora`, in this folder; about two minutes. Without the feature, pingora is left out.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use benchmarks::{
+    changing::{self, Changing, while_changing},
     fixture::{Feed, SIZES, instances},
     measure::{fastest, mean},
     ours, peers,
@@ -20,8 +15,6 @@ use client_sdk::runtime::Runtime;
 
 /// Runs of which the fastest counts.
 const ROUNDS: usize = 15;
-/// Between changes.
-const CHANGE_EVERY: Duration = Duration::from_millis(100);
 
 /// Names of rows, and what each has at each size. `None`: not measured.
 #[derive(Default)]
@@ -40,8 +33,13 @@ fn all(runtime: &Runtime) {
         println!("One atomic addition{}: {floor:.1}\n", if threads == 1 { "" } else { " to one counter" });
         picks(threads, runtime);
     }
-    println!("## While ten changes arrive a second, one thread, nanoseconds on the average\n");
-    under_changes(runtime);
+    for threads in [1, 2] {
+        let plural = if threads == 1 { "" } else { "s" };
+        println!(
+            "## While ten changes arrive a second, on {threads} thread{plural}, nanoseconds on the average\n"
+        );
+        under_changes(threads, runtime);
+    }
     println!("## Taking in a change of one instance, microseconds\n");
     building(runtime);
 }
@@ -50,12 +48,15 @@ fn picks(threads: usize, runtime: &Runtime) {
     let (mut table, mut ratios) = (Table::default(), Table::default());
     for (column, size) in SIZES.into_iter().enumerate() {
         let feed = Arc::new(Feed::new(instances(size)));
+        let [one_key, one_key_got] = ours::hashes_of_one_key(&feed, size, runtime);
         let groups = [
             ("", ours::pickers(size, runtime)),
             (", made and ended", ours::ended(size, runtime)),
             (", by `Handle`", ours::handles(&feed, runtime)),
+            (", by `Handle`", one_key),
             (", by `get_picker`", ours::get_pickers(size, runtime)),
-            ("", vec![peers::volo_random(size).0, peers::volo_hash(size), peers::tower(size)]),
+            (", by `get_picker`", one_key_got),
+            ("", vec![peers::volo_random(size).0, peers::volo_hash(size).0, peers::tower(size)]),
             ("", peers::pingora(size)),
         ];
         let named = |(suffix, subjects): (&str, Vec<Subject>)| {
@@ -71,8 +72,8 @@ fn picks(threads: usize, runtime: &Runtime) {
         let of = |name: &str| names.iter().position(|it| it == name).map(|at| results[at]);
         for (peer, own) in [
             ("volo: `WeightedRandomBalance`", "weighted random"),
-            ("volo: `ConsistentHashBalance`", "Maglev"),
-            ("volo: `ConsistentHashBalance`", "ring hash"),
+            ("volo: `ConsistentHashBalance`, one key", "Maglev, one key"),
+            ("volo: `ConsistentHashBalance`, one key", "ring hash, one key"),
         ] {
             for face in ["`Handle`", "`get_picker`"] {
                 if let (Some(peer_takes), Some(own_takes)) = (of(peer), of(&format!("{own}, by {face}"))) {
@@ -85,45 +86,21 @@ fn picks(threads: usize, runtime: &Runtime) {
     ratios.print(1);
 }
 
-fn under_changes(runtime: &Runtime) {
-    let during = Duration::from_millis(600);
+fn under_changes(threads: usize, runtime: &Runtime) {
+    let during = Duration::from_millis(400);
     let mut table = Table::default();
     for (column, size) in SIZES.into_iter().enumerate() {
-        let feed = Arc::new(Feed::new(instances(size)));
-        let handles = ours::handles(&feed, runtime);
-        let (volo, change_volo) = peers::volo_random(size);
-        let quiet: Vec<f64> = handles.iter().chain([&volo]).map(|subject| mean(subject, during)).collect();
-        let changing = while_changing(change_volo, || {
-            let fed = Arc::clone(&feed);
-            while_changing(
-                move || fed.change(),
-                || handles.iter().chain([&volo]).map(|subject| mean(subject, during)).collect::<Vec<_>>(),
-            )
-        });
-        for ((subject, quiet), changing) in handles.iter().chain([&volo]).zip(quiet).zip(changing) {
-            let face = if subject.name.starts_with("volo") { "" } else { ", by `Handle`" };
-            table.set(&format!("{}{face}, quiet", subject.name), column, quiet);
-            table.set(&format!("{}{face}, changing", subject.name), column, changing);
+        for Changing { subject, change } in changing::all(size, runtime) {
+            if threads > 1 && !subject.is_shared {
+                continue;
+            }
+            let quiet = mean(&subject, threads, during);
+            let changing = while_changing(change, || mean(&subject, threads, during));
+            table.set(&format!("{}, quiet", subject.name), column, quiet);
+            table.set(&format!("{}, changing", subject.name), column, changing);
         }
     }
     table.print(1);
-}
-
-/// Does something while another thread makes a change every [`CHANGE_EVERY`].
-fn while_changing<T>(mut change: impl FnMut() + Send, what: impl FnOnce() -> T) -> T {
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let changing = scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                std::thread::park_timeout(CHANGE_EVERY);
-                change();
-            }
-        });
-        let result = what();
-        done.store(true, Ordering::Relaxed);
-        changing.thread().unpark();
-        result
-    })
 }
 
 fn building(runtime: &Runtime) {
@@ -136,6 +113,9 @@ fn building(runtime: &Runtime) {
         }
         for (name, change) in peers::volo_changes(size, rounds) {
             table.set(&format!("{name}, by `rebalance`"), column, change / 1_000.0);
+        }
+        for (name, change) in changing::others(size, rounds) {
+            table.set(name, column, change / 1_000.0);
         }
     }
     table.print(0);

@@ -7,6 +7,8 @@ use std::{
 
 use crate::subject::{Run, Subject};
 
+/// Picks between two looks at the clock, where it is to take a time.
+const BATCH: u64 = 20_000;
 /// How long one run takes at least.
 const RUN: Duration = Duration::from_millis(4);
 
@@ -25,14 +27,18 @@ pub fn fastest(subjects: &[Subject], threads: usize, rounds: usize) -> Vec<f64> 
     results.iter().map(|results| results.iter().copied().fold(f64::INFINITY, f64::min)).collect()
 }
 
-/// Nanoseconds of one, on the average over so long: what is rare counts as often as it comes.
-pub fn mean(subject: &Subject, during: Duration) -> f64 {
-    let (mut run, mut total, mut done) = (subject.run(), Duration::ZERO, 0);
-    run(1);
+/// Nanoseconds of one, on so many threads at once, on the average over so long: what is rare counts as often as it comes.
+pub fn mean(subject: &Subject, threads: usize, during: Duration) -> f64 {
+    let mut runs: Vec<Run> = (0..threads).map(|_| subject.run()).collect();
+    // The first one builds what later ones find.
+    for run in &mut runs {
+        run(1);
+    }
+    let (mut total, mut done) = (Duration::ZERO, 0);
     let start = Instant::now();
     while start.elapsed() < during {
-        total += run(10_000);
-        done += 10_000;
+        total += together(&mut runs, BATCH);
+        done += BATCH;
     }
     nanos(total, done)
 }
@@ -82,7 +88,7 @@ fn times(threads: &mut [Run]) -> u64 {
 }
 
 /// How long a thread takes on the average, while all of them are at it.
-fn together(threads: &mut [Run], times: u64) -> Duration {
+pub fn together(threads: &mut [Run], times: u64) -> Duration {
     if let [alone] = threads {
         return alone(times);
     }

@@ -64,12 +64,29 @@ pub fn ended(count: usize, runtime: &Runtime) -> Vec<Subject> {
 
 /// Every policy through a handle on what `feed` tells: making a pick.
 pub fn handles(feed: &Arc<Feed>, runtime: &Runtime) -> Vec<Subject> {
-    each_policy!(through_handle, runtime, feed, runtime)
+    let another = Contexts::default as fn() -> Contexts;
+    each_policy!(through_handle, runtime, feed, another, runtime)
 }
 
 /// Every policy through `get_picker`, up to the first address.
 pub fn get_pickers(count: usize, runtime: &Runtime) -> Vec<Subject> {
-    each_policy!(through_get_picker, runtime, count, runtime)
+    let another = Contexts::default as fn() -> Contexts;
+    each_policy!(picked_through_cache, runtime, count, another, runtime)
+}
+
+/// The hashes through a handle and through `get_picker`, with one and the same key: what volo's is measured with.
+pub fn hashes_of_one_key(feed: &Arc<Feed>, count: usize, runtime: &Runtime) -> [Vec<Subject>; 2] {
+    let one = Contexts::of_one_key as fn() -> Contexts;
+    [
+        vec![
+            through_handle("Maglev, one key", Maglev::new(), feed, one, runtime),
+            through_handle("ring hash, one key", RingHash::new(), feed, one, runtime),
+        ],
+        vec![
+            through_get_picker("Maglev, one key", Maglev::new(), count, one, runtime).0,
+            through_get_picker("ring hash, one key", RingHash::new(), count, one, runtime).0,
+        ],
+    ]
 }
 
 /// Nanoseconds to build a picker, and to take in a change of one instance, by each policy.
@@ -102,7 +119,13 @@ fn ending<P: Policy>(name: &'static str, policy: P, count: usize) -> Subject {
     })
 }
 
-fn through_handle<P: Policy>(name: &'static str, policy: P, feed: &Arc<Feed>, runtime: &Runtime) -> Subject {
+pub(crate) fn through_handle<P: Policy>(
+    name: &'static str,
+    policy: P,
+    feed: &Arc<Feed>,
+    contexts: fn() -> Contexts,
+    runtime: &Runtime,
+) -> Subject {
     let balancer = Balancer::builder(Arc::clone(feed), policy).runtime(runtime.clone()).build();
     let endpoint = Endpoint::new("service");
     let handle = tokio::task::block_in_place(|| {
@@ -110,8 +133,7 @@ fn through_handle<P: Policy>(name: &'static str, policy: P, feed: &Arc<Feed>, ru
     });
     let balancer = Arc::new(balancer);
     Subject::each(name, move || {
-        let (balancer, mut handle, mut contexts) =
-            (Arc::clone(&balancer), handle.clone(), Contexts::default());
+        let (balancer, mut handle, mut contexts) = (Arc::clone(&balancer), handle.clone(), contexts());
         move || {
             let _follows = &balancer;
             let pick = handle.pick(&contexts.next()).expect("an instance");
@@ -122,17 +144,36 @@ fn through_handle<P: Policy>(name: &'static str, policy: P, feed: &Arc<Feed>, ru
     })
 }
 
-fn through_get_picker<P: Policy>(name: &'static str, policy: P, count: usize, runtime: &Runtime) -> Subject {
+fn picked_through_cache<P: Policy>(
+    name: &'static str,
+    policy: P,
+    count: usize,
+    contexts: fn() -> Contexts,
+    runtime: &Runtime,
+) -> Subject {
+    through_get_picker(name, policy, count, contexts, runtime).0
+}
+
+/// And the cache that it picks from.
+pub(crate) fn through_get_picker<P: Policy>(
+    name: &'static str,
+    policy: P,
+    count: usize,
+    contexts: fn() -> Contexts,
+    runtime: &Runtime,
+) -> (Subject, Arc<Cached<P, ()>>) {
     let (cached, feed) = (Arc::new(Cached::new(policy, runtime)), Arc::new(Feed::new(instances(count))));
-    Subject::each(name, move || {
-        let (cached, feed, mut contexts) = (Arc::clone(&cached), Arc::clone(&feed), Contexts::default());
+    let picked = Arc::clone(&cached);
+    let subject = Subject::each(name, move || {
+        let (cached, feed, mut contexts) = (Arc::clone(&cached), Arc::clone(&feed), contexts());
         let mut endpoint = Endpoint::new("service");
         move || {
             endpoint.hash_key = Some(contexts.next_key());
             let mut addresses = ready(cached.get_picker(&endpoint, &*feed)).expect("it is known");
             addresses.next().expect("an address")
         }
-    })
+    });
+    (subject, picked)
 }
 
 fn building_one<P: Policy>(

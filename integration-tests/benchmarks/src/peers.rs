@@ -12,7 +12,7 @@ use metainfo::{METAINFO, MetaInfo};
 use tower::{
     Service,
     balance::p2c::Balance,
-    discover::ServiceList,
+    discover::{Discover, ServiceList},
     load::{CompleteOnResponse, PendingRequests},
 };
 use volo::{
@@ -41,8 +41,11 @@ pub fn volo_random(count: usize) -> (Subject, impl FnMut() + Send) {
 
 /// volo's consistent hash: `get_picker` up to the first address. Where it takes the request's key from is set once, since
 /// setting it costs more than the pick; so it searches for the same key each time.
-pub fn volo_hash(count: usize) -> Subject {
-    volo("volo: `ConsistentHashBalance`", Arc::new(consistent_hash()), count)
+pub fn volo_hash(count: usize) -> (Subject, impl FnMut() + Send) {
+    let balance = Arc::new(consistent_hash());
+    let (changed, mut changes) = (Arc::clone(&balance), changes(count));
+    let change = move || LoadBalance::<WeightedStaticDiscover>::rebalance(&*changed, changes());
+    (volo("volo: `ConsistentHashBalance`, one key", balance, count), change)
 }
 
 /// The same two, taking in a change of one instance: nanoseconds.
@@ -57,17 +60,24 @@ pub fn volo_changes(count: usize, rounds: usize) -> [(&'static str, f64); 2] {
 /// tower's power of two choices by pending requests: `poll_ready` and `call`, over services that answer at once. It belongs
 /// to one thread.
 pub fn tower(count: usize) -> Subject {
-    let make = move || {
-        let services = (0..count).map(|_| PendingRequests::new(Answers, CompleteOnResponse::default()));
-        let mut balance = Balance::<_, ()>::new(ServiceList::new(services.collect::<Vec<_>>()));
-        move || {
-            let mut context = Context::from_waker(Waker::noop());
-            let is_ready = balance.poll_ready(&mut context);
-            assert!(matches!(is_ready, Poll::Ready(Ok(()))));
-            balance.call(())
-        }
-    };
+    let make =
+        move || balancing(ServiceList::new((0..count).map(|_| Answers::counted()).collect::<Vec<_>>()));
     Subject::each("tower: p2c `Balance`", make).alone()
+}
+
+/// A pick by tower's balancer over whatever this discovers.
+pub(crate) fn balancing<D>(discover: D) -> impl FnMut() -> <Balance<D, ()> as Service<()>>::Future + Send
+where
+    D: Discover<Service = Counted, Error: std::error::Error + Send + Sync> + Unpin + Send + 'static,
+    D::Key: std::hash::Hash + Clone + Send,
+{
+    let mut balance = Balance::<_, ()>::new(discover);
+    move || {
+        let mut context = Context::from_waker(Waker::noop());
+        let is_ready = balance.poll_ready(&mut context);
+        assert!(matches!(is_ready, Poll::Ready(Ok(()))));
+        Service::call(&mut balance, ())
+    }
 }
 
 /// pingora's selections: the first backend of the iterator, as it is before anything asks whether the backend is healthy.
@@ -111,7 +121,17 @@ where
 }
 
 /// A service that answers at once.
-struct Answers;
+#[derive(Debug)]
+pub(crate) struct Answers;
+
+/// One whose pending requests are counted.
+pub(crate) type Counted = PendingRequests<Answers>;
+
+impl Answers {
+    pub(crate) fn counted() -> Counted {
+        PendingRequests::new(Self, CompleteOnResponse::default())
+    }
+}
 
 impl Service<()> for Answers {
     type Response = ();

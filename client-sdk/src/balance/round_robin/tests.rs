@@ -135,3 +135,26 @@ fn many_threads_together_honour_the_weights_exactly() {
     });
     assert_eq!(total, [1000, 2000, 3000, 4000]);
 }
+
+#[test]
+fn picks_one_after_another_take_one_turn_each_whatever_threads_make_them() {
+    let picker = RoundRobin::with_seed(7).build(&list(&[1, 2, 3]));
+    let of_a_cycle: Vec<usize> = (0..6)
+        .flat_map(|_| std::thread::scope(|s| s.spawn(|| picks(&picker, 1)).join().expect("a pick")))
+        .collect();
+    assert_eq!(counts(&of_a_cycle, 3), [1, 2, 3]);
+}
+
+#[test]
+fn picks_at_the_same_time_keep_the_shares() {
+    const EACH: usize = 200_000;
+    let picker = RoundRobin::with_seed(7).build(&list(&[1, 2, 3, 4]));
+    let all: Vec<usize> = std::thread::scope(|s| {
+        let threads: Vec<_> = (0..4).map(|_| s.spawn(|| picks(&picker, EACH))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("picks")).collect()
+    });
+    for (count, weight) in counts(&all, 4).into_iter().zip(1_u64..) {
+        let share = 4 * EACH as u64 * weight / 10;
+        assert!(count.abs_diff(share) < share / 20, "{count} picks instead of {share}");
+    }
+}

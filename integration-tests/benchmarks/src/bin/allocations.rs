@@ -37,7 +37,7 @@ fn count_all(runtime: &Runtime) -> ExitCode {
     for subject in ours::get_pickers(INSTANCES, runtime) {
         count(&subject, ", by `get_picker`");
     }
-    let others = [peers::volo_random(INSTANCES).0, peers::volo_hash(INSTANCES), peers::tower(INSTANCES)];
+    let others = [peers::volo_random(INSTANCES).0, peers::volo_hash(INSTANCES).0, peers::tower(INSTANCES)];
     for subject in others.iter().chain(&peers::pingora(INSTANCES)) {
         count(subject, "");
     }
