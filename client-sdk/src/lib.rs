@@ -8,6 +8,8 @@
 //! | [`channel`] | a tonic channel that balances over whatever is registered right now | C2, C3 |
 //! | [`layer`] | any tower service, balanced in the same way | C2 |
 //! | [`members`] | who is connected, who may be chosen, how a request finds one and waits for one | C1, C2 |
+//! | [`retry`] | which requests are sent again, how often, and within what budget | C2 |
+//! | [`orca`] | how loaded an instance is in its own words: the message, and a layer for servers that reports it | |
 //! | [`outlier`] | which instances fail so much that requests had better go elsewhere for a while: pure | |
 //! | [`bridge`] | our discovery as tower's and as volo's, and tower's as ours | C1, C2 |
 //! | [`client`] | one connection to a set of registry endpoints, with failover | C3 |
@@ -52,11 +54,14 @@ pub mod discover;
 pub mod layer;
 pub mod members;
 pub mod model;
+pub mod orca;
 pub mod outlier;
 pub mod registration;
+pub mod retry;
 pub mod runtime;
 pub mod view;
 pub mod watch;
+mod windowed;
 mod wire_duration;
 
 pub use balance::{Balancer, LoadBalance, RoundRobin, WeightedRandom};

@@ -13,7 +13,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::PickError;
-use crate::model::Instance;
+use crate::{model::Instance, orca::LoadReport};
 
 /// How a request went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +37,17 @@ pub trait Report: Send + Sync + 'static {
     /// A request ended. `since` as above; `None` if [`answered`](Self::answered) was told it: how long an answer goes on says
     /// nothing about its instance.
     fn finished(&self, outcome: Outcome, since: Option<Duration>);
+
+    /// Whether it goes by what instances report of their own load: only then does a caller look for a report. Default: no.
+    /// Whoever wraps another's report passes this on, and [`loaded`](Self::loaded) with it.
+    fn wants_load(&self) -> bool {
+        false
+    }
+
+    /// The instance reported its load with its answer, before that ended. Default: nothing.
+    fn loaded(&self, report: &LoadReport) {
+        let _ = report;
+    }
 }
 
 /// A chosen instance. Finishing or dropping it tells the policy that the request has ended.
@@ -101,6 +112,22 @@ impl<'a> Pick<'a> {
         {
             report.get().answered(since);
         }
+    }
+
+    /// Whether its policy goes by what instances report of their load.
+    pub fn wants_load(&self) -> bool {
+        self.report().is_some_and(|report| report.wants_load())
+    }
+
+    /// Passes on what the instance reported of its load.
+    pub fn loaded(&self, report: &LoadReport) {
+        if let Some(to) = self.report() {
+            to.loaded(report);
+        }
+    }
+
+    fn report(&self) -> Option<&Arc<dyn Report>> {
+        Some(self.guard.as_ref()?.report.as_ref()?.get())
     }
 
     /// Says how the request went.

@@ -29,10 +29,7 @@ use super::{
     random::{GOLDEN, Random},
     spread::scale,
 };
-use crate::{
-    model::{Instance, InstanceList},
-    runtime::Runtime,
-};
+use crate::{model::InstanceList, runtime::Runtime};
 
 /// How many turns a cycle that is laid out may have: so many for each instance, within these bounds.
 const CYCLE_PER_INSTANCE: usize = 8;
@@ -94,7 +91,15 @@ impl Policy for RoundRobin {
     type Picker = RoundRobinPicker;
 
     fn build(&self, instances: &InstanceList) -> RoundRobinPicker {
-        let (turns, cycle) = Turns::of(instances);
+        let weights: Vec<_> = instances.iter().map(|instance| instance.weight).collect();
+        self.build_by(instances, &weights)
+    }
+}
+
+impl RoundRobin {
+    /// As [`build`](Policy::build), by other weights than the instances' own, in their order.
+    pub(super) fn build_by(&self, instances: &InstanceList, weights: &[u32]) -> RoundRobinPicker {
+        let (turns, cycle) = Turns::of(weights);
         let stride = if matches!(turns, Turns::Units(_)) { coprime_to(cycle) } else { 1 };
         let step = fraction(stride, cycle);
         let start = scale(self.starts.next(), cycle) as u64;
@@ -111,6 +116,14 @@ impl Policy for RoundRobin {
 impl Picker for RoundRobinPicker {
     #[inline]
     fn pick(&self, _: &PickContext) -> Result<Pick<'_>, PickError> {
+        Pick::new(&self.instances, self.next()?)
+    }
+}
+
+impl RoundRobinPicker {
+    /// Whose turn it is.
+    #[inline]
+    pub(super) fn next(&self) -> Result<usize, PickError> {
         let now = self.next.load(Ordering::Relaxed);
         self.next.store(now.wrapping_add(self.step), Ordering::Relaxed);
         let turn = scale(now, self.cycle);
@@ -119,24 +132,24 @@ impl Picker for RoundRobinPicker {
             Turns::Laid(cycle) => cycle.get(turn).map(|index| *index as usize),
             Turns::Units(units) => units.owner(now, turn as u64),
         };
-        Pick::new(&self.instances, index.ok_or(PickError::NoInstances)?)
+        index.ok_or(PickError::NoInstances)
     }
 }
 
 impl Turns {
     /// Whose turns, and how many in a cycle.
-    fn of(instances: &[Arc<Instance>]) -> (Self, u64) {
-        let weight = |instance: &Arc<Instance>| u64::from(instance.weight);
-        let first = instances.first().map_or(0, weight);
-        if instances.iter().all(|instance| weight(instance) == first) {
+    fn of(weights: &[u32]) -> (Self, u64) {
+        let count = weights.len();
+        let first = weights.first().copied().unwrap_or(0);
+        if weights.iter().all(|weight| *weight == first) {
             // Nobody's turn, if someone builds over nothing but weights of 0.
             let turns = if first == 0 { Self::Laid(Box::default()) } else { Self::Equal };
-            return (turns, instances.len() as u64);
+            return (turns, count as u64);
         }
-        let divisor = instances.iter().map(weight).fold(0, greatest_common_divisor);
-        let weights = instances.iter().map(|instance| weight(instance) / divisor);
+        let divisor = weights.iter().map(|weight| u64::from(*weight)).fold(0, greatest_common_divisor);
+        let weights = weights.iter().map(|weight| u64::from(*weight) / divisor);
         let cycle: u64 = weights.clone().sum();
-        let limit = (instances.len() * CYCLE_PER_INSTANCE).clamp(SHORT_CYCLE, LONG_CYCLE);
+        let limit = (count * CYCLE_PER_INSTANCE).clamp(SHORT_CYCLE, LONG_CYCLE);
         let turns = match usize::try_from(cycle) {
             Ok(turns) if turns <= limit => Self::Laid(lay_out(weights, turns)),
             _ => Self::Units(Units::of(weights, cycle)),

@@ -10,6 +10,7 @@ use crate::{
     members::{self, Chooser, Overflow, Shared},
     model::Endpoint,
     outlier::OutlierDetection,
+    retry::Retries,
     runtime::Runtime,
 };
 
@@ -147,8 +148,23 @@ impl<D: Discover> ChannelBuilder<D> {
         self
     }
 
+    /// What is sent again to another instance after it failed, of which methods, and how much of that there may be.
+    /// Default: [`Retries::new`]: up to two retries of calls that were answered `UNAVAILABLE`, within a tenth of the calls and 10
+    /// a second. What broke after it had left is sent again only for methods that are said to be idempotent.
+    #[must_use]
+    pub fn retries(mut self, retries: Retries) -> Self {
+        self.settings.retries = retries;
+        self
+    }
+
+    /// Sends nothing again but what certainly never left.
+    #[must_use]
+    pub fn without_retries(self) -> Self {
+        self.retries(Retries::none())
+    }
+
     /// How much of a request's body is kept, in bytes, until its answer begins, to be sent again if the first instance
-    /// turns out not to have taken it. Default 64 KiB.
+    /// turns out not to have taken it, or failed it. What is longer is sent once. Default 64 KiB.
     #[must_use]
     pub fn replay_limit(mut self, bytes: usize) -> Self {
         self.settings.replay_limit = bytes;
@@ -163,8 +179,9 @@ impl<D: Discover> ChannelBuilder<D> {
         self
     }
 
-    /// HTTP/2 keepalive: after `interval` without a frame a ping is sent, and after `timeout` without an answer the
-    /// connection is given up. Default 10 s and 5 s, so that a dead peer is noticed within 15 s.
+    /// HTTP/2 keepalive: after `interval` without a frame, at the latest, a ping is sent (at the earliest after half of it,
+    /// and never within `interval` of the last answer to one), and after `timeout` without an answer the connection is
+    /// given up. Default 10 s and 5 s, so that a dead peer is noticed within 15 s.
     #[must_use]
     pub fn keepalive(mut self, interval: Duration, timeout: Duration) -> Self {
         self.settings.keepalive_interval = interval;
@@ -202,13 +219,13 @@ impl<D: Discover> ChannelBuilder<D> {
     /// nearest. Default 1.
     ///
     /// The first is opened as the channel sees fit. A further one is opened, one at a time, when all that are open have
-    /// as many calls in flight as their peer allows (its first `SETTINGS_MAX_CONCURRENT_STREAMS`; 100 if it sets no
-    /// limit), and closes again after 60 s without a call, 120 s at the latest. If it cannot be opened, that is tried
-    /// again after the [`backoff`](Self::backoff).
+    /// as many calls in flight as their peer allows (its `SETTINGS_MAX_CONCURRENT_STREAMS`, as it is by then; 100 if it
+    /// sets no limit), and closes again after 60 s without a call, 120 s at the latest. If it cannot be opened, that is
+    /// tried again after the [`backoff`](Self::backoff).
     ///
-    /// A call goes to the connection with the fewest calls. One that finds all full waits while another is being
-    /// opened; where there will be none, it waits in a connection until an earlier call ends. Its deadline bounds both,
-    /// and if that connection ends meanwhile, it goes elsewhere like any request that never left.
+    /// A call goes to the connection with the fewest calls. One that finds all full waits until an earlier call to the
+    /// instance ends or another connection is open. Until then it has not left: its deadline bounds the wait, and if the
+    /// connections end, or the instance takes no more requests, it goes elsewhere.
     #[must_use]
     pub fn connections_per_instance(mut self, max: usize) -> Self {
         self.settings.connections_per_instance = max.clamp(1, 1000);

@@ -5,8 +5,10 @@
 
 use std::{error::Error, sync::Arc, time::Duration};
 
+use h2::Reason;
 use tonic::{Code, Status};
 
+use super::connection::InFlight;
 use crate::{
     balance::PickError,
     members::{RouteError, innermost},
@@ -24,6 +26,7 @@ use crate::{
 /// | [`NotReplayable`](Self::NotReplayable) | `UNAVAILABLE` | was not processed |
 /// | [`DeadlineExceeded`](Self::DeadlineExceeded) | `DEADLINE_EXCEEDED` | may have been processed |
 /// | [`Lost`](Self::Lost) | `UNAVAILABLE` | may have been processed |
+/// | [`TooSlow`](Self::TooSlow) | `UNAVAILABLE` | may have been processed |
 /// | [`Reset`](Self::Reset) | by the reset's reason | may have been processed |
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -74,6 +77,15 @@ pub enum ChannelError {
         /// Why the instance did not take it.
         source: Arc<dyn Error + Send + Sync>,
     },
+    /// The instance had no answer within the per-try timeout of the call's method, and nothing came of giving it to another
+    /// one instead.
+    #[error("{address} had no answer within {} ms, and no other instance took the call", timeout.as_millis())]
+    TooSlow {
+        /// The instance's address.
+        address: Address,
+        /// The per-try timeout.
+        timeout: Duration,
+    },
     /// The caller's own stream of requests failed.
     #[error("the request's own stream failed: {0}")]
     Request(Status),
@@ -100,7 +112,9 @@ impl ChannelError {
                 Code::DeadlineExceeded
             }
             Self::Route(RouteError::Pick { source: PickError::NoHashKey, .. }) => Code::InvalidArgument,
-            Self::Route(_) | Self::NotReplayable { .. } | Self::Lost { .. } => Code::Unavailable,
+            Self::Route(_) | Self::NotReplayable { .. } | Self::Lost { .. } | Self::TooSlow { .. } => {
+                Code::Unavailable
+            }
             Self::Reset { code, .. } => *code,
             Self::Request(status) => status.code(),
         }
@@ -120,54 +134,52 @@ impl From<ChannelError> for Status {
 
 /// What became of a request that a connection failed.
 pub(super) enum Fate {
+    /// It was never written to the peer.
+    NeverLeft(h2::Error),
     /// The peer refused this one request.
-    Refused(hyper::Error),
+    Refused(h2::Error),
     /// The peer goes away, and this request came too late.
-    GoneAway(hyper::Error),
+    GoneAway(h2::Error),
     /// It may have been processed.
     Unknown(ChannelError),
 }
 
-/// Reads the fate of a request out of its connection's error.
+/// Reads the fate of a request out of its stream's error.
 ///
 /// `REFUSED_STREAM`, and a stream beyond the last one of a GOAWAY, were not processed (RFC 9113, 8.7 and 6.8). h2
 /// marks streams with a remote GOAWAY only if they are beyond its last stream: the others end by themselves or by the
 /// connection's I/O error.
-pub(super) fn fate(address: &Address, error: hyper::Error) -> Fate {
-    let h2 = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
-    if let Some(h2) = h2 {
-        let refused = h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM);
-        if h2.is_remote() && refused {
-            return Fate::Refused(error);
-        }
-        if h2.is_remote() && h2.is_go_away() {
-            return Fate::GoneAway(error);
-        }
+pub(super) fn fate(call: &InFlight, error: h2::Error, never_sent: bool) -> Fate {
+    if error.is_remote() && error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM) {
+        Fate::Refused(error)
+    } else if error.is_remote() && error.is_go_away() {
+        Fate::GoneAway(error)
+    } else if never_sent {
+        Fate::NeverLeft(error)
+    } else {
+        Fate::Unknown(in_flight(call, error))
     }
-    Fate::Unknown(in_flight(address, error))
 }
 
 /// The error of a call that had left.
-pub(super) fn in_flight(address: &Address, error: hyper::Error) -> ChannelError {
-    let address = address.clone();
-    let reset = error
-        .source()
-        .and_then(|source| source.downcast_ref::<h2::Error>())
-        .filter(|h2| h2.is_reset())
-        .and_then(h2::Error::reason);
-    match reset {
+pub(super) fn in_flight(call: &InFlight, error: h2::Error) -> ChannelError {
+    let address = call.address().clone();
+    if let Some(unanswered) = call.given_up() {
+        return ChannelError::Lost { address, source: Arc::new(unanswered) };
+    }
+    match error.reason().filter(|_| error.is_reset()) {
         Some(reason) => ChannelError::Reset { address, code: code_of(reason), source: Arc::new(error) },
         None => ChannelError::Lost { address, source: Arc::new(error) },
     }
 }
 
 /// The table of gRPC over HTTP/2, section "Errors".
-fn code_of(reason: h2::Reason) -> Code {
+fn code_of(reason: Reason) -> Code {
     match reason {
-        h2::Reason::REFUSED_STREAM => Code::Unavailable,
-        h2::Reason::CANCEL => Code::Cancelled,
-        h2::Reason::ENHANCE_YOUR_CALM => Code::ResourceExhausted,
-        h2::Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
+        Reason::REFUSED_STREAM => Code::Unavailable,
+        Reason::CANCEL => Code::Cancelled,
+        Reason::ENHANCE_YOUR_CALM => Code::ResourceExhausted,
+        Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
         _ => Code::Internal,
     }
 }

@@ -1,21 +1,23 @@
 //! A tonic channel that balances over whatever is registered right now.
 //!
 //! Every generated client works on a [`BalancedChannel`] unchanged. Owns connections and what becomes of a call; does
-//! not own discovery (it follows a view) nor the choice (it asks a policy or a load balancer). Built on hyper's HTTP/2
-//! connection itself, whose real state it knows.
+//! not own discovery (it follows a view) nor the choice (it asks a policy or a load balancer). Built on h2's connections
+//! themselves: a call goes from its own task into its connection, whose real state is known.
 //!
 //! ```text
-//!   call ---> search (crate::members) ---> send ---> response
-//!               ^                            |
-//!               +------- never left ---------+
+//!   call ---> search (crate::members) ---> attempt ---> response
+//!               ^                             |
+//!               +- never left, or a failure --+
+//!                  worth a retry (crate::retry)
 //! ```
 //!
 //! | file | what it owns |
 //! |---|---|
 //! | `builder`, `settings` | what a channel may be told |
 //! | `connection`, `greeting`, `tls` | the connections to one instance, and their states |
-//! | `service` | one call |
-//! | `request_body` | a request that can be sent again |
+//! | `service`, `attempt` | one call, and one attempt of it |
+//! | `request_head` | its head, as HTTP/2 has it |
+//! | `request_body`, `pump` | a request that can be sent again, and its way into a stream |
 //! | `response_body` | an answer that counts until it ends |
 //! | `error` | what a caller is told |
 //! | `outcome` | what a policy is told |
@@ -23,12 +25,15 @@
 //! Keeps its part of C2 (`connection`: what is in flight to an instance that goes finishes) and of C3 (HTTP/2 keepalive);
 //! which instances are connected and chosen is the business of [`crate::members`].
 
+mod attempt;
 mod builder;
 mod connection;
 mod error;
 mod greeting;
-mod outcome;
+pub(crate) mod outcome;
+mod pump;
 mod request_body;
+mod request_head;
 mod response_body;
 mod service;
 mod settings;
@@ -53,14 +58,18 @@ use crate::{
     discover::{Discover, Followed},
     members::{Driver, Shared},
     model::Endpoint,
+    retry::Plan,
     runtime::Task,
 };
 
 /// Calls an endpoint's instances: give it to a generated client. Cheap to clone.
 ///
-/// - Calls go to connected instances that take requests. A request that never left (its connection was gone, gave it
-///   back, refused it, or said GOAWAY before it) goes to another instance, without the caller noticing.
-/// - A call that may have been processed is never sent again; it fails, see [`ChannelError`].
+/// - Calls go to connected instances that take requests. A request that never left (its connection ended before it
+///   was written, refused it, or said GOAWAY before it) goes to another instance, without the caller noticing.
+/// - A call that was answered `UNAVAILABLE` before anything else goes to another instance too, within a budget; one that may
+///   have been processed and was not answered does so only if its method is said to be idempotent. Else it fails, see
+///   [`ChannelError`]. What is sent again, of which methods, and how often is set by [`ChannelBuilder::retries`]; see
+///   [`crate::retry`].
 /// - With the last clone dropped and the last answer begun, connections finish what is in flight and close.
 #[derive(Clone)]
 pub struct BalancedChannel {
@@ -70,6 +79,7 @@ pub struct BalancedChannel {
 pub(crate) struct Inner {
     shared: Arc<Shared<Connection>>,
     settings: Arc<Settings>,
+    plan: Plan,
     _driver: Task,
 }
 
@@ -98,9 +108,10 @@ impl BalancedChannel {
             runtime: shared.runtime.clone(),
             meters: Arc::clone(&shared.meters),
         };
+        let plan = Plan::new(&settings.retries);
         let driver = Driver::new(Arc::clone(&shared), connector, followed);
         let driver = shared.runtime.spawn(driver.run());
-        Self { inner: Arc::new(Inner { shared, settings, _driver: driver }) }
+        Self { inner: Arc::new(Inner { shared, settings, plan, _driver: driver }) }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::balance::Outcome;
 ///
 /// Codes by which an instance says that it could not serve are failures; those that speak of the request are not, and
 /// an answer without a code never came to its end.
-pub(super) fn of(trailers: &HeaderMap) -> Outcome {
+pub(crate) fn of(trailers: &HeaderMap) -> Outcome {
     let Some(code) = trailers.get("grpc-status") else { return Outcome::Failure };
     match Code::from_bytes(code.as_bytes()) {
         Code::Unknown

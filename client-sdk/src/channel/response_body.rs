@@ -3,15 +3,15 @@
 
 use std::{
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
+use h2::RecvStream;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tonic::Status;
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
     error::{self, ChannelError},
     outcome,
 };
-use crate::balance::Outcome;
+use crate::{balance::Outcome, runtime::Task};
 
 /// A response's body. The call counts as in flight until its trailers, its error, or its drop; its deadline holds until
 /// then too.
@@ -29,9 +29,14 @@ pub struct ResponseBody {
     open: Option<Open>,
 }
 
+/// What it consists of ends in this order: whoever is told that there is room for another call finds it.
 #[derive(Debug)]
 struct Open {
-    body: Incoming,
+    stream: RecvStream,
+    /// Whether nothing but trailers is to come.
+    data_done: bool,
+    /// Still sends the request. It ends with the answer: nobody reads it then.
+    _pump: Option<Task>,
     call: InFlight,
     deadline: Option<Deadline>,
 }
@@ -46,18 +51,20 @@ impl ResponseBody {
     /// `deadline`: the whole time that the call was given, and what is left of it.
     pub(super) fn new(
         headers: &HeaderMap,
-        body: Incoming,
+        stream: RecvStream,
+        pump: Option<Task>,
         mut call: InFlight,
         deadline: Option<(Duration, Duration)>,
     ) -> Self {
-        if body.is_end_stream() {
+        if stream.is_end_stream() {
+            call.hear(headers);
             call.finish(outcome::of(headers));
             return Self { open: None };
         }
         call.answered();
         let deadline =
             deadline.map(|(timeout, left)| Deadline { timeout, sleep: Box::pin(tokio::time::sleep(left)) });
-        Self { open: Some(Open { body, call, deadline }) }
+        Self { open: Some(Open { stream, data_done: false, _pump: pump, call, deadline }) }
     }
 }
 
@@ -70,9 +77,9 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let Some(open) = &mut self.open else { return Poll::Ready(None) };
-        let polled = match Pin::new(&mut open.body).poll_frame(cx) {
+        let polled = match open.poll_frame(cx) {
             Poll::Ready(frame) => {
-                frame.map(|frame| frame.map_err(|error| error::in_flight(open.call.address(), error)))
+                frame.map(|frame| frame.map_err(|error| error::in_flight(&open.call, error)))
             }
             Poll::Pending => {
                 let Some(deadline) = &mut open.deadline else { return Poll::Pending };
@@ -88,22 +95,51 @@ impl Body for ResponseBody {
             // Broken, too late, or at an end without trailers.
             Some(Err(_)) | None => Some(Outcome::Failure),
         };
+        if let Some(Ok(frame)) = &polled
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            open.call.hear(trailers);
+        }
         if let Some(outcome) = ended
             && let Some(open) = self.open.take()
         {
-            match &polled {
-                Some(Err(error)) => open.call.failed(error),
-                _ => open.call.finish(outcome),
-            }
+            open.end(|call| match &polled {
+                Some(Err(error)) => call.failed(error),
+                _ => call.finish(outcome),
+            });
         }
         Poll::Ready(polled.map(|frame| frame.map_err(Status::from)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.open.as_ref().is_none_or(|open| open.body.is_end_stream())
+        self.open.as_ref().is_none_or(|open| open.stream.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.open.as_ref().map_or_else(|| SizeHint::with_exact(0), |open| open.body.size_hint())
+        if self.open.is_some() { SizeHint::default() } else { SizeHint::with_exact(0) }
+    }
+}
+
+impl Open {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        if !self.data_done {
+            match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // It is the caller's now. Only a stream that is over has nothing to release.
+                    let _ = self.stream.flow_control().release_capacity(data.len());
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => self.data_done = true,
+            }
+        }
+        let trailers = ready!(pin!(self.stream.trailers()).poll(cx));
+        Poll::Ready(trailers.transpose().map(|trailers| trailers.map(Frame::trailers)))
+    }
+
+    fn end(self, tell: impl FnOnce(InFlight)) {
+        let Self { stream, _pump: pump, call, .. } = self;
+        drop((stream, pump));
+        tell(call);
     }
 }

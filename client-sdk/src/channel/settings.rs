@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use crate::{backoff::Bounds, balance::HashKeys};
+use crate::{backoff::Bounds, balance::HashKeys, retry::Retries};
 
 /// A channel's settings; the builder documents each.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) replay_limit: usize,
+    pub(super) retries: Retries,
     pub(super) connect_timeout: Duration,
     pub(super) keepalive_interval: Duration,
     pub(super) keepalive_timeout: Duration,
@@ -26,6 +27,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             replay_limit: 64 * 1024,
+            retries: Retries::new(),
             connect_timeout: Duration::from_secs(5),
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(5),

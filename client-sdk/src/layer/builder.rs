@@ -6,7 +6,7 @@ use tower::{BoxError, Layer, Service};
 
 use super::{
     LoadBalanced, Target, actor,
-    service::{Judge, Keys},
+    service::{Answers, Judge, Keys},
 };
 use crate::{
     backoff::Bounds,
@@ -15,6 +15,7 @@ use crate::{
     members::{self, Chooser, Overflow, Shared},
     model::{Address, Endpoint, Instance},
     outlier::OutlierDetection,
+    retry::{Plan, Retries, Retryable},
     runtime::Runtime,
 };
 
@@ -60,6 +61,8 @@ pub struct LoadBalanceBuilder<D, Req, Res, T = Address> {
     caller: Option<CallerOrder>,
     keys: Keys<Req>,
     judge: Option<Arc<Judge<Res>>>,
+    retries: Retries,
+    retryable: Option<Arc<dyn Retryable<Req, Res>>>,
     runtime: Option<Runtime>,
     target: PhantomData<fn(T)>,
 }
@@ -80,6 +83,8 @@ impl<D: Discover, Req, Res> LoadBalanceLayer<D, Req, Res> {
             caller: None,
             keys: Keys { of: None, missing: MissingKey::default() },
             judge: None,
+            retries: Retries::none(),
+            retryable: None,
             runtime: None,
             target: PhantomData,
         }
@@ -126,6 +131,16 @@ impl<D: Discover, Req, Res, T> LoadBalanceBuilder<D, Req, Res, T> {
         self
     }
 
+    /// Gives requests to another instance if one failed them and `retryable` says that it is worth it, within the default
+    /// rule of `retries` and their budget (see [`crate::retry`]; codes and methods are gRPC's and mean nothing here). An answer
+    /// worth another attempt is a failure of its instance, unless [`outcome`](Self::outcome) says otherwise. Default: never.
+    #[must_use]
+    pub fn retries(mut self, retries: Retries, retryable: impl Retryable<Req, Res>) -> Self {
+        self.retries = retries;
+        self.retryable = Some(Arc::new(retryable));
+        self
+    }
+
     /// Has services made for the whole instance, its tags included, instead of its address alone. A service is made for
     /// what the instance is then; other tags or another weight make no new one.
     #[must_use]
@@ -139,6 +154,8 @@ impl<D: Discover, Req, Res, T> LoadBalanceBuilder<D, Req, Res, T> {
             caller: self.caller,
             keys: self.keys,
             judge: self.judge,
+            retries: self.retries,
+            retryable: self.retryable,
             runtime: self.runtime,
             target: PhantomData,
         }
@@ -280,7 +297,9 @@ impl<D: Discover, Req, Res, T> LoadBalanceBuilder<D, Req, Res, T> {
         let followed = follow(self.discover, self.endpoint.clone(), &runtime);
         let caller = self.caller.unwrap_or_else(|| CallerOrder::new(runtime.random()));
         let shared = Shared::new(self.endpoint, self.members, caller, runtime, chooser);
-        LoadBalanced::start(shared, self.settings, followed, self.keys, self.judge, make)
+        let answers =
+            Answers { judge: self.judge, retryable: self.retryable, plan: Plan::new(&self.retries) };
+        LoadBalanced::start(shared, self.settings, followed, self.keys, answers, make)
     }
 }
 
@@ -314,6 +333,8 @@ impl<D, Req, Res, T> Clone for LoadBalanceBuilder<D, Req, Res, T> {
             caller: self.caller,
             keys: self.keys.clone(),
             judge: self.judge.clone(),
+            retries: self.retries.clone(),
+            retryable: self.retryable.clone(),
             runtime: self.runtime.clone(),
             target: PhantomData,
         }

@@ -21,6 +21,15 @@ pub enum LoadBalancedError {
         /// The service's own error.
         source: BoxError,
     },
+    /// The service that was given the request had no answer within the per-try timeout, and nothing came of giving it to
+    /// another one. It may have been processed.
+    #[error("{address} had no answer within {} ms, and no other instance took the request", timeout.as_millis())]
+    TooSlow {
+        /// The instance's address.
+        address: Address,
+        /// The per-try timeout.
+        timeout: Duration,
+    },
 }
 
 /// Why an instance has no service, as a [`Snapshot`](super::Snapshot) and a
@@ -55,7 +64,7 @@ impl LoadBalancedError {
     pub fn of_service<E: Error + 'static>(&self) -> Option<&E> {
         match self {
             Self::Service { source, .. } => source.downcast_ref(),
-            Self::Route(_) => None,
+            Self::Route(_) | Self::TooSlow { .. } => None,
         }
     }
 }

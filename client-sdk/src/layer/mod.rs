@@ -21,8 +21,8 @@
 //! | `error` | what a caller is told |
 //!
 //! Keeps its part of C2 (what is in flight to an instance that goes finishes; a choice is an instance with its own slot,
-//! never an index), *at most once* (a request is given to one service, and never again), and that everything advances
-//! while idle.
+//! never an index), *at most once* (a request is given to one service, and to another only where retries are set), and
+//! that everything advances while idle.
 
 mod actor;
 mod builder;

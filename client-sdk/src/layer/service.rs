@@ -1,9 +1,11 @@
-//! One request: search for a service that takes it, give it, wait for the answer.
+//! One request: search for a service that takes it, give it, wait for the answer; and give it to another one if that was
+//! bad and may be retried (`crate::retry`).
 
 use std::{
     marker::PhantomData,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tower::{BoxError, Service};
@@ -17,6 +19,7 @@ use crate::{
     balance::{MissingKey, Outcome, PickContext},
     discover::Followed,
     members::{Driver, Member, Search, Shared, Snapshot},
+    retry::{self, Again, Attempted, Failure, Given, NotTaken, Plan, Retryable, Sender},
     runtime::{BoxFuture, Task},
 };
 
@@ -36,7 +39,8 @@ pub(super) struct Keys<Req> {
 ///
 /// - Always ready: a request waits in the call, for as long as the builder says.
 /// - A request goes to one service. One whose service turns out not to be ready any more goes to another, for it was not
-///   given away yet; one that was given to a service is never given to another.
+///   given away yet; one that was given to a service is given to another only where
+///   [`retries`](super::LoadBalanceBuilder::retries) are set and allow it.
 /// - A service is chosen among those that are made and alive. One that is busy (its `poll_ready` is pending) is passed over; if
 ///   all are, the request waits until one is not.
 /// - The policy is told of a success if the answer is `Ok` (or of what
@@ -54,8 +58,23 @@ pub struct LoadBalanced<S, Req, Res> {
 struct Inner<S, Req, Res> {
     shared: Arc<Shared<Slot<S>>>,
     keys: Keys<Req>,
-    judge: Option<Arc<Judge<Res>>>,
+    answers: Answers<Req, Res>,
     _driver: Task,
+}
+
+/// What answers mean, and what becomes of bad ones.
+pub(super) struct Answers<Req, Res> {
+    pub(super) judge: Option<Arc<Judge<Res>>>,
+    pub(super) retryable: Option<Arc<dyn Retryable<Req, Res>>>,
+    pub(super) plan: Plan,
+}
+
+/// One request, as it is given to services.
+struct Giving<'a, Req, Res> {
+    answers: &'a Answers<Req, Res>,
+    /// For the next attempt. `None`: there can be none.
+    request: Mutex<Option<Req>>,
+    max_attempts: u32,
 }
 
 impl<S: Send + 'static, Req, Res> LoadBalanced<S, Req, Res> {
@@ -75,7 +94,7 @@ impl<S: Send + 'static, Req, Res> LoadBalanced<S, Req, Res> {
         settings: actor::Settings,
         followed: Followed,
         keys: Keys<Req>,
-        judge: Option<Arc<Judge<Res>>>,
+        answers: Answers<Req, Res>,
         make: M,
     ) -> Self
     where
@@ -98,7 +117,7 @@ impl<S: Send + 'static, Req, Res> LoadBalanced<S, Req, Res> {
         };
         let driver = Driver::new(Arc::clone(&shared), slots, followed);
         let driver = shared.runtime.spawn(driver.run());
-        Self { inner: Arc::new(Inner { shared, keys, judge, _driver: driver }) }
+        Self { inner: Arc::new(Inner { shared, keys, answers, _driver: driver }) }
     }
 }
 
@@ -108,7 +127,7 @@ where
     S::Future: Send,
     S::Error: Into<BoxError>,
     Req: Send + 'static,
-    Res: 'static,
+    Res: Send + 'static,
 {
     type Response = Res;
     type Error = LoadBalancedError;
@@ -129,33 +148,21 @@ where
 impl<S, Req, Res> Inner<S, Req, Res>
 where
     S: Service<Req, Response = Res> + Send + 'static,
+    S::Future: Send,
     S::Error: Into<BoxError>,
+    Req: Send + 'static,
+    Res: Send + 'static,
 {
-    async fn run(&self, mut request: Req) -> Result<Res, LoadBalancedError> {
+    async fn run(&self, request: Req) -> Result<Res, LoadBalancedError> {
         let mut search = Search::new(Arc::clone(&self.shared), self.context(&request), None);
-        loop {
-            let (call, slot) = search.next().await?;
-            let (answer, in_flight) = match slot.call(request, call) {
-                Ok(called) => called,
-                // It is not ready any more, so it is not chosen again as it stands.
-                Err(back) => {
-                    request = back;
-                    continue;
-                }
-            };
-            let answer = answer.await;
-            slot.answered();
-            return match answer {
-                Ok(response) => {
-                    in_flight.finish(self.judge.as_ref().map_or(Outcome::Success, |of| of(&response)));
-                    Ok(response)
-                }
-                Err(error) => {
-                    in_flight.finish(Outcome::Failure);
-                    Err(LoadBalancedError::Service { address: slot.address().clone(), source: error.into() })
-                }
-            };
+        let plan = &self.answers.plan;
+        let mut course = plan.course("");
+        if self.answers.retryable.as_ref().is_some_and(|retryable| retryable.is_idempotent(&request)) {
+            course.set_idempotent();
         }
+        let max_attempts = course.max_attempts();
+        let giving = Giving { answers: &self.answers, request: Mutex::new(Some(request)), max_attempts };
+        retry::run(&mut search, &giving, plan, course).await?
     }
 
     fn context(&self, request: &Req) -> PickContext {
@@ -166,6 +173,74 @@ where
             _ => key,
         };
         PickContext { hash_key, ..PickContext::new() }.now(shared.runtime.now())
+    }
+}
+
+impl<Req: 'static, Res: 'static> Giving<'_, Req, Res> {
+    fn request(&self) -> MutexGuard<'_, Option<Req>> {
+        self.request.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What an answer means: for whether there is to be another attempt, and for the instance.
+    fn judge(&self, answer: Result<&Res, &BoxError>) -> (Option<Failure>, Outcome) {
+        let again = self.answers.retryable.as_ref().map(|of| of.judge(answer.map_err(|error| &**error)));
+        let failure = match again {
+            None | Some(Again::No) => None,
+            Some(Again::Yes) => Some(Failure::Judged(None)),
+            Some(Again::After(pause)) => Some(Failure::Judged(Some(pause))),
+        };
+        let outcome = match (answer, &self.answers.judge) {
+            (Ok(response), Some(of)) => of(response),
+            (Ok(_), None) if failure.is_none() => Outcome::Success,
+            _ => Outcome::Failure,
+        };
+        (failure, outcome)
+    }
+}
+
+impl<S, Req, Res> Sender<Slot<S>> for Giving<'_, Req, Res>
+where
+    S: Service<Req, Response = Res> + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    Req: Send + 'static,
+    Res: Send + 'static,
+{
+    type Answer = Result<Res, LoadBalancedError>;
+
+    async fn attempt(&self, given: Given<Slot<S>>) -> Attempted<Self::Answer> {
+        let Given { call, member: slot, earlier, .. } = given;
+        let request = self.request().take().expect("only what is repeatable is given once more");
+        let copy = match &self.answers.retryable {
+            Some(retryable) if earlier + 1 < self.max_attempts => retryable.copy(&request),
+            _ => None,
+        };
+        let (answer, in_flight) = match slot.call(request, call) {
+            Ok(called) => called,
+            Err(back) => {
+                *self.request() = Some(back);
+                return Attempted::NotTaken(NotTaken::Unready);
+            }
+        };
+        *self.request() = copy;
+        let answer = answer.await.map_err(Into::into);
+        slot.answered();
+        let (failure, outcome) = self.judge(answer.as_ref());
+        in_flight.finish(outcome);
+        let of = |source| LoadBalancedError::Service { address: slot.address().clone(), source };
+        Attempted::Ended(answer.map_err(of), failure)
+    }
+
+    fn is_repeatable(&self) -> bool {
+        self.request().is_some()
+    }
+
+    fn is_repeatable_beside(&self) -> bool {
+        self.request().is_some()
+    }
+
+    fn too_slow(&self, member: &Slot<S>, timeout: Duration) -> Self::Answer {
+        Err(LoadBalancedError::TooSlow { address: member.address().clone(), timeout })
     }
 }
 

@@ -18,6 +18,9 @@ const EJECTIONS: &str = "client_sdk_ejections_total";
 const EJECTED: &str = "client_sdk_instances_ejected";
 const CONNECTS: &str = "client_sdk_connects_total";
 const CONNECT_FAILURES: &str = "client_sdk_connect_failures_total";
+const RETRIES: &str = "client_sdk_retries_total";
+const RETRIES_REFUSED: &str = "client_sdk_retries_refused_total";
+const LOAD_REPORTS: &str = "client_sdk_load_reports_total";
 
 /// The meters of one endpoint.
 pub(crate) struct Meters {
@@ -30,6 +33,8 @@ pub(crate) struct Meters {
     waiting: Gauge,
     connects: Counter,
     connect_failures: Counter,
+    load_reports: Counter,
+    bad_load_reports: Counter,
     ejected: Gauge,
     endpoint: String,
 }
@@ -40,7 +45,10 @@ impl Meters {
         let endpoint = endpoint.to_string();
         let labels = [("endpoint", endpoint.clone())];
         let ended = |outcome| counter!(ENDED, "endpoint" => endpoint.clone(), "outcome" => outcome);
+        let reports = |read| counter!(LOAD_REPORTS, "endpoint" => endpoint.clone(), "read" => read);
         Self {
+            load_reports: reports("yes"),
+            bad_load_reports: reports("no"),
             picks: counter!(PICKS, &labels),
             in_flight: gauge!(IN_FLIGHT, &labels),
             succeeded: ended("success"),
@@ -93,6 +101,21 @@ impl Meters {
         self.waiting.decrement(1.0);
     }
 
+    /// An instance reported its load, and it could be read or not.
+    pub(super) fn load_reported(&self, read: bool) {
+        if read { &self.load_reports } else { &self.bad_load_reports }.increment(1);
+    }
+
+    /// A request is sent once more. So rare that it looks its counter up.
+    pub(crate) fn retried(&self, reason: &'static str) {
+        counter!(RETRIES, "endpoint" => self.endpoint.clone(), "reason" => reason).increment(1);
+    }
+
+    /// A request would have been sent once more, and the budget was spent. It looks its counter up too.
+    pub(crate) fn retry_refused(&self) {
+        counter!(RETRIES_REFUSED, "endpoint" => self.endpoint.clone()).increment(1);
+    }
+
     /// An instance was ejected. So rare that it looks its counter up.
     pub(super) fn ejected(&self, cause: EjectionCause) {
         counter!(EJECTIONS, "endpoint" => self.endpoint.clone(), "cause" => cause.as_str()).increment(1);
@@ -119,6 +142,13 @@ fn describe() {
     describe_counter!(NOT_TAKEN, Unit::Count, "Requests that an instance did not take; they went on.");
     describe_gauge!(WAITING, Unit::Count, "Requests that wait for an instance.");
     describe_counter!(NO_INSTANCE, Unit::Count, "Requests that found no instance, by the reason.");
+    describe_counter!(RETRIES, Unit::Count, "Requests that were sent once more, by the reason.");
+    describe_counter!(RETRIES_REFUSED, Unit::Count, "Retries and hedges that the budget had no room for.");
+    describe_counter!(
+        LOAD_REPORTS,
+        Unit::Count,
+        "Reports of load that a policy asked for, by whether they could be read."
+    );
     describe_counter!(EJECTIONS, Unit::Count, "Ejections of instances, by their cause.");
     describe_gauge!(EJECTED, Unit::Count, "Instances that are ejected or on probation.");
     describe_counter!(CONNECTS, Unit::Count, "Connections that were opened.");

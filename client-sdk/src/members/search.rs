@@ -19,7 +19,7 @@ use super::{
     routes::{Found, Hope},
     shared::{Pending, Place},
     standing::Outlook,
-    tried::Tried,
+    tried::{Offered, Tried},
 };
 use crate::balance::{LoadBalanceError, Pick, PickContext};
 
@@ -90,7 +90,7 @@ impl<M: Member> Search<M> {
 
     /// The next member to give the request to; waits for one if there is hope, or if it is to wait for ready.
     pub(crate) async fn next(&mut self) -> Result<(Ongoing, Arc<M>), RouteError> {
-        let found = self.find().await;
+        let found = self.find(self.shared.settings.wait_for_ready).await;
         match found {
             Ok((pick, member, permit)) => Ok((Ongoing::begin(pick, permit, &self.shared.meters), member)),
             Err(error) => {
@@ -100,7 +100,25 @@ impl<M: Member> Search<M> {
         }
     }
 
-    async fn find(&mut self) -> Result<(Pick<'static>, Arc<M>, Permit), RouteError> {
+    /// Another member for a request that one failed. Waits for one that is about to come or to have room, but not on the
+    /// chance that there may be one some day: the caller has an answer already, if a bad one.
+    pub(crate) async fn another(&mut self) -> Option<(Ongoing, Arc<M>)> {
+        let (pick, member, permit) = self.find(false).await.ok()?;
+        Some((Ongoing::begin(pick, permit, &self.shared.meters), member))
+    }
+
+    /// Another member, if there is one right now.
+    pub(crate) fn glance(&mut self) -> Option<(Ongoing, Arc<M>)> {
+        match self.choose() {
+            Ok(Choice::Member(pick, member, permit)) => {
+                Some((Ongoing::begin(pick, permit, &self.shared.meters), member))
+            }
+            Ok(Choice::None { .. }) | Err(_) => None,
+        }
+    }
+
+    /// `patient`: as long as there may be a member one day.
+    async fn find(&mut self, patient: bool) -> Result<(Pick<'static>, Arc<M>, Permit), RouteError> {
         loop {
             let (seen, hope, refusal) = match self.ask_balancer().await? {
                 Ok(()) => match self.choose() {
@@ -118,7 +136,7 @@ impl<M: Member> Search<M> {
                 Err((seen, refusal)) => (seen, Hope::default(), Some(refusal)),
             };
             self.named = None;
-            self.wait(seen, hope, refusal).await?;
+            self.wait(seen, hope, refusal, patient).await?;
         }
     }
 
@@ -136,9 +154,19 @@ impl<M: Member> Search<M> {
         self.last = Some(error);
     }
 
-    /// Whom the request was given to.
-    pub(crate) fn tried(&self) -> &Tried<M> {
-        &self.tried
+    /// This member had the request and failed it, or has it still: it goes to another one.
+    pub(crate) fn leave(&mut self, member: &Arc<M>) {
+        self.tried.add_all(member);
+    }
+
+    /// Which of this member's connections the request was offered to.
+    pub(crate) fn offered(&self, member: &Arc<M>) -> Offered {
+        self.tried.of(member)
+    }
+
+    /// What it is for.
+    pub(crate) fn shared(&self) -> &Arc<Shared<M>> {
+        &self.shared
     }
 
     /// What the last attempt failed with.
@@ -223,6 +251,7 @@ impl<M: Member> Search<M> {
         seen: Seen,
         hope: Hope,
         refusal: Option<LoadBalanceError>,
+        patient: bool,
     ) -> Result<(), RouteError> {
         let shared = Arc::clone(&self.shared);
         let settings = &shared.settings;
@@ -256,7 +285,7 @@ impl<M: Member> Search<M> {
             self.pending = None;
             error
         };
-        if !hopeful && !hope.of_room() && !hope.soon && !settings.wait_for_ready {
+        if !hopeful && !hope.of_room() && !hope.soon && !patient {
             return Err(error);
         }
         let until = *self.until.get_or_insert_with(|| {

@@ -6,7 +6,17 @@ use super::Member;
 
 /// The members that a request was given to, each by the numbers of its connections: one that was opened anew since is
 /// another one.
-pub(crate) struct Tried<M>(Vec<(Arc<M>, RangeInclusive<u64>)>);
+pub(super) struct Tried<M>(Vec<(Arc<M>, RangeInclusive<u64>)>);
+
+/// Which connections of one member a request was offered to, by their numbers.
+#[derive(Debug, Default)]
+pub(crate) struct Offered(Vec<RangeInclusive<u64>>);
+
+impl Offered {
+    pub(crate) fn has(&self, nth: u64) -> bool {
+        self.0.iter().any(|which| which.contains(&nth))
+    }
+}
 
 impl<M: Member> Tried<M> {
     /// The request was offered to the nth connection of this member. No connection is the 0th.
@@ -19,8 +29,14 @@ impl<M: Member> Tried<M> {
         self.0.push((Arc::clone(member), 0..=member.opened()));
     }
 
+    /// Those of one member; nothing is allocated for one that was not tried.
+    pub(super) fn of(&self, member: &Arc<M>) -> Offered {
+        let its = self.0.iter().filter(|(tried, _)| Arc::ptr_eq(tried, member));
+        Offered(its.map(|(_, which)| which.clone()).collect())
+    }
+
     /// Whether the request was offered to the nth connection of this member.
-    pub(crate) fn has(&self, member: &Arc<M>, nth: u64) -> bool {
+    fn has(&self, member: &Arc<M>, nth: u64) -> bool {
         self.0.iter().any(|(tried, which)| Arc::ptr_eq(tried, member) && which.contains(&nth))
     }
 

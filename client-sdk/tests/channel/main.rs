@@ -3,6 +3,7 @@
 
 mod h2_server;
 mod kit;
+mod scripted;
 
 mod channel_calls;
 mod channel_changes;
@@ -14,6 +15,8 @@ mod channel_hash_keys;
 mod channel_lanes;
 mod channel_metrics;
 mod channel_policies;
+mod channel_reported_load;
+mod channel_retries;
 #[cfg(feature = "tls")]
 mod channel_tls;
 

@@ -27,7 +27,8 @@ use tokio::{
 };
 use tower::{BoxError, Service};
 
-/// A request, which says how it is to be answered: at once, `hold` when the gate opens, `fail` with an error.
+/// A request, which says how it is to be answered: at once, `hold` when the gate opens, `fail` with an error. Several words are
+/// done in their order: `10ms` takes that long, and `hold@a` or `fail@ab` concern only the hosts whose names are there.
 pub(crate) type Req = &'static str;
 
 pub(crate) type Balanced = LoadBalanced<Served, Req, String>;
@@ -306,13 +307,18 @@ impl Service<Req> for Served {
         let place = Place(host.clone(), place);
         Box::pin(async move {
             let _place = place;
-            match request {
-                "hold" => {
-                    host.0.arrived.add_permits(1);
-                    host.0.gate.acquire().await.expect("never closed").forget();
+            for word in request.split(' ') {
+                let (word, hosts) = word.split_once('@').unwrap_or((word, &host.0.name));
+                match word {
+                    _ if !hosts.contains(&host.0.name) => {}
+                    "hold" => {
+                        host.0.arrived.add_permits(1);
+                        host.0.gate.acquire().await.expect("never closed").forget();
+                    }
+                    "fail" => return Err(format!("{} cannot", host.0.name).into()),
+                    "10ms" => tokio::time::sleep(Duration::from_millis(10)).await,
+                    _ => {}
                 }
-                "fail" => return Err(format!("{} cannot", host.0.name).into()),
-                _ => {}
             }
             Ok(host.0.name.clone())
         })

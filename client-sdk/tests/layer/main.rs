@@ -5,5 +5,6 @@ mod kit;
 
 mod lifecycle;
 mod policies;
+mod retries;
 mod towers_cases;
 mod waiting;

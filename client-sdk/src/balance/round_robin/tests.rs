@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::Instance;
 
 fn list(weights: &[u32]) -> InstanceList {
     let build = |(port, weight): (usize, &u32)| {

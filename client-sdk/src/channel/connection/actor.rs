@@ -50,23 +50,13 @@ impl Actor {
             let problem = match opened {
                 Ok(opened) => {
                     let since = self.opener.runtime.now();
-                    let (lane, running) = self.connection.admit(opened);
+                    let (lane, closed) = self.connection.admit(opened, &self.opener);
                     self.opener.meters.connected();
                     tracing::debug!(address = %self.connection.address, nth = lane.nth, "connected");
                     self.set(Phase::Open { nth: lane.nth });
                     let draining = || self.set(Phase::Draining);
-                    if keep(
-                        &self.connection,
-                        &lane,
-                        running,
-                        &self.opener.runtime,
-                        &mut orders,
-                        None,
-                        draining,
-                    )
-                    .await
-                        == End::Orphaned
-                    {
+                    let end = keep(&self.connection, lane, closed, &mut orders, None, draining).await;
+                    if end == End::Orphaned {
                         return;
                     }
                     let lasted = self.opener.runtime.now().saturating_sub(since);

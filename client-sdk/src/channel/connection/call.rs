@@ -2,18 +2,11 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use hyper::client::conn::http2::SendRequest;
+use http::HeaderMap;
 
-use super::{
-    Connection,
-    lane::{Lane, Ready},
-    open::Origin,
-};
+use super::{Connection, keepalive::Unanswered, lane::Lane};
 use crate::{
-    balance::Outcome,
-    channel::{error::ChannelError, request_body::RequestBody},
-    members::Ongoing,
-    model::Address,
+    balance::Outcome, channel::error::ChannelError, members::Ongoing, model::Address, orca::LoadReport,
 };
 
 /// A call in flight.
@@ -24,22 +17,14 @@ pub(in crate::channel) struct InFlight {
     call: Option<Ongoing>,
 }
 
-/// A place on a lane. Hold it no longer than sending takes.
-#[derive(Debug)]
-pub(in crate::channel) struct Seat {
-    pub(in crate::channel) sender: SendRequest<RequestBody>,
-    pub(in crate::channel) origin: Origin,
-    /// The lane's number.
-    pub(in crate::channel) nth: u64,
-}
-
 /// Whether a call may be sent.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::channel) enum Seating {
-    Seated(Seat),
-    /// All lanes are full, and another is being opened: wait for it.
+    /// It has a [lane](InFlight::lane).
+    Seated,
+    /// All lanes are full: wait until another call has ended, or another lane is open.
     Full,
-    /// No lane takes it.
+    /// No lane takes it, or the instance takes no requests by now (C2).
     None,
 }
 
@@ -52,51 +37,60 @@ impl InFlight {
         &self.connection.address
     }
 
-    /// Takes a place on the lane that has the fewest calls, among those that were not tried. If all are full and there
-    /// will be no other, the call waits in the HTTP/2 connection, which sends it when another call has ended.
+    /// The lane that it has a place on.
+    pub(in crate::channel) fn lane(&self) -> &Lane {
+        self.lane.as_deref().expect("asked for only once it is seated")
+    }
+
+    /// Why its lane was given up, if it was.
+    pub(in crate::channel) fn given_up(&self) -> Option<Unanswered> {
+        self.lane.as_ref()?.given_up()
+    }
+
+    /// Takes a place on the lane that has the fewest calls, among those that were not tried.
     pub(in crate::channel) fn seat(&mut self, tried: impl Fn(u64) -> bool) -> Seating {
         let connection = &self.connection;
+        if !connection.takes_requests.load(Ordering::Acquire) {
+            return Seating::None;
+        }
         let lanes = connection.lanes.load();
-        let open = lanes.iter().filter(|ready| ready.accepts() && !tried(ready.lane.nth));
-        let Some(ready) = open.min_by_key(|ready| (ready.lane.is_full(), ready.lane.in_flight())) else {
+        let open = lanes.iter().filter(|lane| lane.accepts() && !tried(lane.nth));
+        let Some(lane) = open.min_by_key(|lane| (lane.is_full(), lane.in_flight())) else {
             return Seating::None;
         };
         let growing = connection.growing.load(Ordering::Acquire);
-        if !ready.lane.enter() {
-            if growing {
+        if lane.enter() {
+            if growing && connection.is_full() {
+                // The next call will find no room.
                 connection.demand.notify_one();
-                return Seating::Full;
             }
-            ready.lane.queue();
-        } else if growing && connection.is_full() {
-            // The next call will find no room.
+        } else if growing {
             connection.demand.notify_one();
+            return Seating::Full;
+        } else if !lane.squeeze_in() {
+            return Seating::Full;
         }
-        let Ready { sender, lane } = ready;
-        let seat = Seat { sender: sender.clone(), origin: lane.origin.clone(), nth: lane.nth };
         self.lane = Some(Arc::clone(lane));
-        Seating::Seated(seat)
+        Seating::Seated
     }
 
-    /// Takes a place as soon as there is one. `None`: no lane takes it, or by now the instance takes no more requests (C2).
-    pub(in crate::channel) async fn wait_for_seat(&mut self, tried: impl Fn(u64) -> bool) -> Option<Seat> {
+    /// Takes a place as soon as there is one. Whether it has one: else no lane takes it, or by now the instance takes no more
+    /// requests.
+    pub(in crate::channel) async fn wait_for_seat(&mut self, tried: impl Fn(u64) -> bool) -> bool {
         let connection = Arc::clone(&self.connection);
         loop {
             let mut room = std::pin::pin!(connection.room.notified());
             room.as_mut().enable();
-            if !connection.instance.load().takes_requests() {
-                return None;
-            }
             match self.seat(&tried) {
-                Seating::Seated(seat) => {
-                    // Only the first call that leaves a full lane says so: whoever comes in for it tells the next.
+                Seating::Full => room.await,
+                seating => {
+                    // Only the first call that leaves a full lane says so: whoever comes in for it tells the next. One
+                    // that does not come in may have been told in its place.
                     if !connection.is_full() {
                         connection.room.notify_one();
                     }
-                    return Some(seat);
+                    return seating == Seating::Seated;
                 }
-                Seating::Full => room.await,
-                Seating::None => return None,
             }
         }
     }
@@ -105,6 +99,15 @@ impl InFlight {
     pub(in crate::channel) fn answered(&mut self) {
         if let Some(call) = &mut self.call {
             call.answered();
+        }
+    }
+
+    /// Takes in what the instance reports of its load with the end of its answer, if the call's policy goes by that.
+    pub(in crate::channel) fn hear(&self, trailers: &HeaderMap) {
+        let Some(call) = self.call.as_ref().filter(|call| call.wants_load()) else { return };
+        match LoadReport::of(trailers) {
+            Ok(None) => {}
+            report => call.loaded(report.ok().flatten().as_ref()),
         }
     }
 

@@ -8,8 +8,9 @@
 //!     +---------- not now <-----+
 //! ```
 //!
-//! One at a time, and never more than set. While one may be hoped for, calls that find no room wait for it; else they
-//! queue in the connection that has the fewest. A lane that was idle for long closes again.
+//! One at a time, and never more than set. Calls that find no room wait for it, or for an earlier call to end; where no
+//! other may be hoped for and the peer sets no limit, they go to the connection that has the fewest. A lane that was idle for
+//! long closes again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -99,13 +100,13 @@ impl Growth {
     fn add(&self, opened: Opened, mut orders: watch::Receiver<Order>, tell: mpsc::Sender<bool>) {
         let connection = Arc::clone(&self.connection);
         let runtime = self.opener.runtime.clone();
-        let (lane, running) = connection.admit(opened);
+        let (lane, closed) = connection.admit(opened, &self.opener);
         connection.changed();
         self.opener.meters.connected();
         tracing::debug!(address = %connection.address, nth = lane.nth, "connected");
         self.opener.runtime.detach(async move {
             let since = runtime.now();
-            let end = keep(&connection, &lane, running, &runtime, &mut orders, Some(IDLE), || {}).await;
+            let end = keep(&connection, lane, closed, &mut orders, Some(IDLE), || {}).await;
             let failed = end == End::Closed && runtime.now().saturating_sub(since) < SETTLED;
             let _ = tell.try_send(failed); // nobody counts any more
         });

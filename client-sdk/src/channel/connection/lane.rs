@@ -1,55 +1,55 @@
 //! A lane: one HTTP/2 connection that is open, and the calls on it.
 //!
 //! ```text
-//!   admitted --> takes calls --+-- closed by the peer, or broken ----------------+--> gone
-//!                              +-- GOAWAY told to a call: its calls go on -------+
-//!                              +-- drained, or idle: finishes what it has -------+
+//!   admitted --> takes calls --+-- closed by the peer, or broken, or deaf --------+--> gone
+//!                              +-- GOAWAY: its calls go on -----------------------+
+//!                              +-- drained, or idle: finishes what it has --------+
 //! ```
 //!
-//! Owns the count of calls against the peer's limit of streams. Draining is hyper's: with every sender gone the
-//! connection sends what it was given, finishes its streams, says GOAWAY and closes.
+//! Owns the count of calls against the peer's limit of streams, as the peer sets it right now. A call is given to h2 only
+//! if there is room for it, so that one that waits has certainly not left. What drives the lane is another task
+//! ([`wire`](super::wire)), which lives as long as somebody holds the lane or a stream of it: with all of them gone, h2
+//! says GOAWAY and closes. So a lane is drained by letting go of it.
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use hyper::client::conn::http2::SendRequest;
+use bytes::Bytes;
+use h2::{
+    SendStream,
+    client::{ResponseFuture, SendRequest},
+};
+use http::Request;
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::{
-    Connection,
-    open::{Opened, Origin, Running},
-};
-use crate::{channel::request_body::RequestBody, members::Order, runtime::Runtime};
+use super::{Connection, keepalive::Unanswered, open::Origin};
+use crate::{channel::greeting::Traffic, members::Order};
 
-/// How many calls fill a lane whose peer sets no limit: the least that RFC 9113, 6.5.2, recommends to allow, and what
-/// clients assume before they know.
-const UNSAID: u32 = 100;
+/// How many calls fill a lane whose peer sets no limit: the least that RFC 9113, 6.5.2, recommends to allow.
+const UNSAID: usize = 100;
 
 /// One HTTP/2 connection.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(in crate::channel) struct Lane {
     /// Its number among all connections to this instance, from 1.
-    pub(super) nth: u64,
-    pub(super) origin: Origin,
-    /// How many calls fill it.
-    limit: usize,
+    pub(in crate::channel) nth: u64,
+    pub(in crate::channel) origin: Origin,
+    sender: SendRequest<Bytes>,
+    traffic: Arc<Traffic>,
+    /// How many streams the peer allows at once; `usize::MAX` if it sets no limit.
+    allowed: AtomicUsize,
     in_flight: AtomicUsize,
     /// Whether a call began or ended since somebody last looked.
     used: AtomicBool,
     retired: AtomicBool,
     retire: Notify,
-}
-
-/// A lane that takes calls, as the connection lists it.
-#[derive(Clone, Debug)]
-pub(super) struct Ready {
-    pub(super) sender: SendRequest<RequestBody>,
-    pub(super) lane: Arc<Lane>,
+    unanswered: OnceLock<Unanswered>,
 }
 
 /// Why a lane takes no more calls.
@@ -64,23 +64,55 @@ pub(super) enum End {
 }
 
 impl Lane {
-    /// The lane of an open connection, as it is listed, and what runs it.
-    pub(super) fn over(nth: u64, opened: Opened) -> (Ready, Running) {
-        let Opened { sender, running, origin, streams } = opened;
-        let lane = Self {
+    pub(super) fn new(nth: u64, origin: Origin, sender: SendRequest<Bytes>, traffic: Arc<Traffic>) -> Self {
+        Self {
             nth,
             origin,
-            limit: usize::try_from(streams.unwrap_or(UNSAID)).unwrap_or(usize::MAX),
+            allowed: AtomicUsize::new(sender.current_max_send_streams()),
+            sender,
+            traffic,
             in_flight: AtomicUsize::new(0),
             used: AtomicBool::new(true),
             retired: AtomicBool::new(false),
             retire: Notify::new(),
-        };
-        (Ready { sender, lane: Arc::new(lane) }, running)
+            unanswered: OnceLock::new(),
+        }
+    }
+
+    /// Gives a request to the connection. `Err`: it was not taken, and never left.
+    pub(in crate::channel) fn send(
+        &self,
+        request: Request<()>,
+        is_all: bool,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        // Another handle's request that h2 has not written yet would stand in the way of this one.
+        let sent = self.sender.clone().send_request(request, is_all);
+        if sent.is_err() {
+            self.retire_if_over();
+        }
+        sent
+    }
+
+    /// Changes with everything that is written to the peer.
+    pub(in crate::channel) fn writes(&self) -> u64 {
+        self.traffic.writes()
+    }
+
+    /// Takes in what h2 knows of the peer by now. Whether its limit is another. Only what drives the lane looks, so that
+    /// nothing older is taken for newer.
+    pub(super) fn look(&self) -> bool {
+        self.retire_if_over();
+        let allowed = self.sender.current_max_send_streams();
+        self.allowed.swap(allowed, Ordering::AcqRel) != allowed
+    }
+
+    /// Whether it takes calls.
+    pub(super) fn accepts(&self) -> bool {
+        !self.retired.load(Ordering::Acquire)
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.in_flight() >= self.limit
+        self.in_flight() >= self.limit()
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -89,30 +121,62 @@ impl Lane {
 
     /// Counts a call, if there is room for it.
     pub(super) fn enter(&self) -> bool {
-        let room = |calls| (calls < self.limit).then_some(calls + 1);
-        let entered = self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).is_ok();
-        if entered {
-            self.mark_used();
-        }
-        entered
+        self.enter_below(self.limit())
     }
 
-    /// Counts a call, which waits in the connection if there is no room for it.
-    pub(super) fn queue(&self) {
-        self.in_flight.fetch_add(1, Ordering::AcqRel);
-        self.mark_used();
+    /// Counts a call beyond what fills the lane, if its peer sets no limit.
+    pub(super) fn squeeze_in(&self) -> bool {
+        self.enter_below(self.allowed.load(Ordering::Acquire))
     }
 
     /// A call has ended. Whether the lane had no room before.
     pub(super) fn leave(&self) -> bool {
         self.mark_used();
-        self.in_flight.fetch_sub(1, Ordering::AcqRel) >= self.limit
+        self.in_flight.fetch_sub(1, Ordering::AcqRel) >= self.limit()
     }
 
-    /// It said GOAWAY: it finishes its calls, and takes no more.
-    pub(super) fn retire(&self) {
-        self.retired.store(true, Ordering::Release);
-        self.retire.notify_one();
+    /// It takes no more calls, and finishes those that it has.
+    pub(in crate::channel) fn retire(&self) {
+        if !self.retired.swap(true, Ordering::AcqRel) {
+            self.retire.notify_one();
+        }
+    }
+
+    /// Its peer did not answer a ping: it is given up.
+    pub(super) fn give_up(&self, why: Unanswered) {
+        self.unanswered.get_or_init(|| why);
+        self.retire();
+    }
+
+    /// Why it was given up, if it was.
+    pub(super) fn given_up(&self) -> Option<Unanswered> {
+        self.unanswered.get().copied()
+    }
+
+    /// How many calls fill it.
+    fn limit(&self) -> usize {
+        match self.allowed.load(Ordering::Acquire) {
+            usize::MAX => UNSAID,
+            allowed => allowed,
+        }
+    }
+
+    /// After a GOAWAY, and when the connection is over, or out of numbers for streams. A request of which h2 does not like
+    /// the headers is no reason.
+    fn retire_if_over(&self) {
+        let ready = self.sender.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
+        if matches!(ready, Poll::Ready(Err(_))) {
+            self.retire();
+        }
+    }
+
+    fn enter_below(&self, limit: usize) -> bool {
+        let room = |calls| (calls < limit).then_some(calls + 1);
+        let entered = self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).is_ok();
+        if entered {
+            self.mark_used();
+        }
+        entered
     }
 
     fn mark_used(&self) {
@@ -141,22 +205,13 @@ impl Lane {
     }
 }
 
-impl Ready {
-    /// Whether it takes calls.
-    pub(super) fn accepts(&self) -> bool {
-        !self.sender.is_closed() && !self.lane.retired.load(Ordering::Acquire)
-    }
-}
-
-/// Runs a lane until it takes no more calls, and takes it off the list of its connection then. Drained, or without a
-/// call for the `idle` time, it gets no new ones and those that it has are sent off. `draining` is told before that.
-///
-/// What runs the lane is a task of its own, so that a call wakes nobody who only waits for an end.
+/// Keeps a lane until it takes no more calls, and takes it off the list of its connection then. Drained, or without a call
+/// for the `idle` time, it gets no new ones and those that it has are finished. `draining` is told before that, and
+/// `closed` when it is over.
 pub(super) async fn keep(
     connection: &Connection,
-    lane: &Lane,
-    running: Running,
-    runtime: &Runtime,
+    lane: Arc<Lane>,
+    closed: oneshot::Receiver<()>,
     orders: &mut watch::Receiver<Order>,
     idle: Option<Duration>,
     draining: impl FnOnce(),
@@ -168,25 +223,19 @@ pub(super) async fn keep(
             () = lane.idle(idle) => true,
         }
     };
-    let (tell, mut ended) = oneshot::channel();
-    let task = runtime.spawn(async move {
-        let _ = running.await; // however it ends, its calls know better
-        let _ = tell.send(()); // nobody waits if it is dropped
-    });
     let end = tokio::select! {
         biased;
-        _ = &mut ended => End::Closed,
-        // Dropping it leaves its calls to finish by themselves.
         () = lane.retired() => End::Closed,
         wanted = finish => if wanted { End::Finished } else { End::Orphaned },
     };
-    connection.dismiss(lane.nth);
+    let nth = lane.nth;
+    connection.dismiss(nth);
+    // Now only its calls hold it.
+    drop(lane);
     if end == End::Finished {
-        // Without our sender the connection ends once the calls that hold theirs have sent their requests.
-        let _ = ended.await;
+        let _ = closed.await; // told by being dropped
     }
-    drop(task);
-    tracing::debug!(address = %connection.address, nth = lane.nth, ?end, "connection takes no more requests");
+    tracing::debug!(address = %connection.address, nth, ?end, "connection takes no more requests");
     end
 }
 

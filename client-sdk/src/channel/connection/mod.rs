@@ -19,7 +19,8 @@
 //! |---|---|
 //! | `actor` | the first lane, and the instance's end |
 //! | `growth` | the others |
-//! | `lane` | one HTTP/2 connection that is open |
+//! | `lane` | one HTTP/2 connection that is open, and its peer's limit of streams |
+//! | `wire`, `keepalive` | what drives it, and notices that its peer is gone |
 //! | `open` | opening one |
 //! | `call` | a call in flight, and which lane it takes |
 //! | `error` | why there is none |
@@ -30,8 +31,10 @@ mod actor;
 mod call;
 mod error;
 mod growth;
+mod keepalive;
 mod lane;
 mod open;
+mod wire;
 
 use std::sync::{
     Arc,
@@ -39,17 +42,17 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 pub use self::error::{ConnectError, ConnectProblem};
 use self::{
     actor::Actor,
     growth::Growth,
-    lane::{Lane, Ready},
-    open::{Opened, Opener, Running},
+    lane::Lane,
+    open::{Opened, Opener},
 };
 pub(super) use self::{
-    call::{InFlight, Seat, Seating},
+    call::{InFlight, Seating},
     open::Origin,
 };
 use super::settings::Settings;
@@ -65,9 +68,11 @@ pub(super) struct Connection {
     address: Address,
     /// As it is known to be now; what changed counts from the next lane on.
     instance: ArcSwap<Instance>,
+    /// Whether it takes requests, by what is known now.
+    takes_requests: AtomicBool,
     phase: ArcSwap<Phase>,
     /// Those that are open; mostly one.
-    lanes: ArcSwap<Vec<Ready>>,
+    lanes: ArcSwap<Vec<Arc<Lane>>>,
     /// How many lanes there ever were: names each of them.
     opened: AtomicU64,
     in_flight: AtomicUsize,
@@ -78,7 +83,7 @@ pub(super) struct Connection {
     /// Whether calls that find all lanes full may hope for another.
     growing: AtomicBool,
     /// Told of what calls that wait for a lane wait for.
-    room: Notify,
+    room: Arc<Notify>,
     /// The driver's, told of every change of state.
     wake: Arc<Notify>,
 }
@@ -112,6 +117,7 @@ impl Open for Connector {
         let connection = Arc::new(Connection {
             address: instance.address.clone(),
             instance: ArcSwap::new(Arc::clone(instance)),
+            takes_requests: AtomicBool::new(instance.takes_requests()),
             phase: ArcSwap::from_pointee(Phase::Idle),
             lanes: ArcSwap::default(),
             opened: AtomicU64::new(0),
@@ -120,7 +126,7 @@ impl Open for Connector {
             gone: AtomicBool::new(false),
             demand: Notify::new(),
             growing: AtomicBool::new(false),
-            room: Notify::new(),
+            room: Arc::default(),
             wake,
         });
         let most = self.settings.connections_per_instance.saturating_sub(1);
@@ -141,6 +147,10 @@ impl Open for Connector {
     /// What is open stays as it is.
     fn update(&self, connection: &Connection, instance: &Arc<Instance>) {
         connection.instance.store(Arc::clone(instance));
+        let takes = instance.takes_requests();
+        if connection.takes_requests.swap(takes, Ordering::AcqRel) && !takes {
+            connection.room.notify_waiters();
+        }
     }
 }
 
@@ -184,7 +194,7 @@ impl Member for Connection {
     }
 
     fn connections(&self) -> usize {
-        self.lanes.load().iter().filter(|ready| ready.accepts()).count()
+        self.lanes.load().iter().filter(|lane| lane.accepts()).count()
     }
 
     fn offers(&self, tried: &dyn Fn(u64) -> bool) -> bool {
@@ -209,42 +219,34 @@ impl Member for Connection {
 }
 
 impl Connection {
-    /// The nth lane told a call that it goes away: the others stay, and it finishes its calls. hyper itself looks for
-    /// a GOAWAY only when the next request comes.
-    pub(super) fn retire(&self, nth: u64) {
-        if let Some(ready) = self.lanes.load().iter().find(|ready| ready.lane.nth == nth) {
-            ready.lane.retire();
-        }
-    }
-
     /// Counts a call.
     pub(super) fn begin(self: &Arc<Self>, call: Ongoing) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         InFlight::new(Arc::clone(self), call)
     }
 
-    /// Lists a lane. Whoever does it says [`changed`](Self::changed) then.
-    fn admit(&self, opened: Opened) -> (Arc<Lane>, Running) {
+    /// Lists a lane over an open connection, and starts what drives it; the receiver ends with that. Whoever does it says
+    /// [`changed`](Self::changed) then.
+    fn admit(&self, opened: Opened, opener: &Opener) -> (Arc<Lane>, oneshot::Receiver<()>) {
         let nth = self.opened.fetch_add(1, Ordering::AcqRel) + 1;
-        let (ready, running) = Lane::over(nth, opened);
-        let lane = Arc::clone(&ready.lane);
+        let (lane, closed) = wire::start(nth, opened, opener, Arc::clone(&self.room));
         self.lanes.rcu(|lanes| {
             let mut lanes = Vec::clone(lanes);
-            lanes.push(ready.clone());
+            lanes.push(Arc::clone(&lane));
             lanes
         });
-        (lane, running)
+        (lane, closed)
     }
 
     /// Whether one of these lanes takes requests.
     fn has_open(&self, which: impl Fn(u64) -> bool) -> bool {
-        self.lanes.load().iter().any(|ready| ready.accepts() && which(ready.lane.nth))
+        self.lanes.load().iter().any(|lane| lane.accepts() && which(lane.nth))
     }
 
-    /// Takes a lane off the list, and with it our sender.
+    /// Takes a lane off the list.
     fn dismiss(&self, nth: u64) {
-        self.lanes.rcu(|lanes| -> Vec<Ready> {
-            lanes.iter().filter(|ready| ready.lane.nth != nth).cloned().collect()
+        self.lanes.rcu(|lanes| -> Vec<Arc<Lane>> {
+            lanes.iter().filter(|lane| lane.nth != nth).cloned().collect()
         });
         self.changed();
     }
@@ -263,8 +265,8 @@ impl Connection {
     /// Whether there are lanes, and each has as many calls as its peer allows.
     fn is_full(&self) -> bool {
         let lanes = self.lanes.load();
-        let mut open = lanes.iter().filter(|ready| ready.accepts()).peekable();
-        open.peek().is_some() && open.all(|ready| ready.lane.is_full())
+        let mut open = lanes.iter().filter(|lane| lane.accepts()).peekable();
+        open.peek().is_some() && open.all(|lane| lane.is_full())
     }
 
     /// Until nothing is in flight; then it is gone.

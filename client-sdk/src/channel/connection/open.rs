@@ -1,25 +1,39 @@
 //! Opens one HTTP/2 connection: the byte stream, TLS if set, and the peer's greeting, all within the connect timeout.
 
-use std::{future::Future, io, sync::Arc};
+use std::{io, sync::Arc};
 
+use bytes::Bytes;
+use h2::{
+    PingPong,
+    client::{Builder, SendRequest},
+};
 use http::uri::{Authority, Scheme};
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::error::ConnectProblem;
 use crate::{
     channel::{
-        greeting::{Greeting, greeted},
-        request_body::RequestBody,
+        greeting::{Greeting, Traffic, greeted},
         settings::Settings,
     },
     members::Meters,
     model::{Address, AddressKind, Instance},
-    runtime::{BoxFuture, Io, Runtime},
+    runtime::{Io, Runtime},
 };
 
-/// The future of a connection: it ends when no more requests can be given to it.
-pub(super) type Running = BoxFuture<'static, hyper::Result<()>>;
+/// How much an instance may send of one answer, and of all on one connection, before somebody reads it. The default of
+/// RFC 9113, 6.9.2 (64 KiB) would have a far instance wait after each of them.
+const STREAM_WINDOW: u32 = 2 << 20;
+const CONNECTION_WINDOW: u32 = 5 << 20;
+/// The longest frame, and the longest list of headers, that an instance may send.
+const FRAME: u32 = 16 << 10;
+const HEADERS: u32 = 16 << 10;
+/// How much of one request waits in the connection; what is beyond stays with its caller.
+const SEND_BUFFER: usize = 1 << 20;
+/// So many malformed answers end a connection.
+const MALFORMED: usize = 1024;
+
+/// What drives a connection: it is polled until it ends.
+pub(super) type Driven = h2::client::Connection<Greeting, Bytes>;
 
 /// What requests over one connection say of where they go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,11 +44,11 @@ pub(in crate::channel) struct Origin {
 
 /// A connection whose peer has greeted.
 pub(super) struct Opened {
-    pub(super) sender: SendRequest<RequestBody>,
-    pub(super) running: Running,
+    pub(super) sender: SendRequest<Bytes>,
+    pub(super) driven: Driven,
+    pub(super) pings: PingPong,
+    pub(super) traffic: Arc<Traffic>,
     pub(super) origin: Origin,
-    /// How many streams the peer allows at once, if it says so.
-    pub(super) streams: Option<u32>,
 }
 
 /// Opens HTTP/2 connections.
@@ -56,25 +70,25 @@ impl Opener {
 
     async fn handshake(&self, instance: &Instance) -> Result<Opened, ConnectProblem> {
         let (io, origin) = self.connect(instance).await?;
-        let (io, greeting) = Greeting::new(io);
-        let (sender, running) = http2::Builder::new(Executor(self.runtime.clone()))
-            .timer(TokioTimer::new())
-            .keep_alive_interval(self.settings.keepalive_interval)
-            .keep_alive_timeout(self.settings.keepalive_timeout)
-            .keep_alive_while_idle(self.settings.keepalive_while_idle)
-            .handshake(TokioIo::new(io))
-            .await
-            .map_err(|error| ConnectProblem::Handshake(error.into()))?;
-        let mut running: Running = Box::pin(running);
-        let mut greeted = Box::pin(greeted(greeting));
+        let (io, greeting, traffic) = Greeting::new(io);
+        let handshake = |error: h2::Error| ConnectProblem::Handshake(error.into());
+        let (sender, mut driven) = protocol().handshake(io).await.map_err(handshake)?;
+        let pings = driven.ping_pong().expect("taken once");
+        let mut greeted = std::pin::pin!(greeted(greeting));
         let greeting = tokio::select! {
             biased;
-            greeting = &mut greeted => greeting,
-            // The stream is let go of a moment later, and what it ended with is said then.
-            _ = &mut running => greeted.await.and(Err(None)),
+            greeting = &mut greeted => Some(greeting),
+            _ = &mut driven => None,
         };
-        let streams = greeting.map_err(ConnectProblem::NoGreeting)?;
-        Ok(Opened { sender, running, origin, streams })
+        match greeting {
+            Some(greeting) => greeting.map_err(ConnectProblem::NoGreeting)?,
+            None => {
+                // With the stream let go of, what it ended with is known.
+                drop(driven);
+                return Err(ConnectProblem::NoGreeting(greeted.await.err().flatten()));
+            }
+        }
+        Ok(Opened { sender, driven, pings, traffic, origin })
     }
 
     #[cfg(feature = "tls")]
@@ -111,12 +125,16 @@ impl Origin {
     }
 }
 
-/// hyper's tasks, on our runtime. They end with their connection.
-#[derive(Clone)]
-struct Executor(Runtime);
-
-impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Executor {
-    fn execute(&self, task: F) {
-        self.0.detach(task);
-    }
+/// How we speak HTTP/2.
+fn protocol() -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME)
+        .max_header_list_size(HEADERS)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_local_error_reset_streams(Some(MALFORMED));
+    builder
 }

@@ -105,7 +105,7 @@ async fn routes_that_are_there_but_not_told_of_yet_are_looked_at_before_a_reques
     let Ok(Choice::None { seen, hope }) = search.choose() else { panic!("nothing is known") };
     let instance = instance();
     shared.routes.store(Arc::new(routes(&shared, &instance, &turning(&instance, 0))));
-    assert!(search.wait(seen, hope, None).await.is_ok(), "it looks again");
+    assert!(search.wait(seen, hope, None, false).await.is_ok(), "it looks again");
     assert!(matches!(search.choose(), Ok(Choice::Member(..))));
 }
 

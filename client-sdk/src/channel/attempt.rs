@@ -1,0 +1,220 @@
+//! One attempt of a call: a place on a connection, the request sent, and what came back.
+//!
+//! ```text
+//!   seat ---> send ---- never written, refused, beyond GOAWAY ---> never left: it goes elsewhere
+//!               | answer begins            | anything else
+//!               v                          v
+//!            response                    error: it may have been processed
+//! ```
+//!
+//! Owns what is told of both: an answer that is a bare status, and an error after the request had left, are failures that
+//! [`crate::retry`] may make another attempt for. Nothing else is ever sent twice.
+
+use std::{
+    future::poll_fn,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
+    time::Duration,
+};
+
+use http::{HeaderMap, Response, request};
+use tonic::{Code, Status};
+
+use super::{
+    Inner,
+    connection::{Connection, InFlight, Seating},
+    error::{ChannelError, Fate, fate},
+    pump::{Pump, Pumping},
+    request_body::RequestBody,
+    request_head,
+    response_body::ResponseBody,
+};
+use crate::{
+    balance::Outcome,
+    members::{Deadline, Member, Offered, RouteError, SharedError, within},
+    retry::{Attempted, Failure, Given, NotTaken, Pushback, Sender},
+};
+
+/// A call, as its attempts see it.
+pub(super) struct Call<'a> {
+    pub(super) inner: &'a Inner,
+    pub(super) head: request::Parts,
+    /// `None`: with an attempt, or lost with one.
+    pub(super) body: Mutex<Option<RequestBody>>,
+    pub(super) deadline: Option<Deadline>,
+}
+
+type Answer = Result<Response<ResponseBody>, ChannelError>;
+
+impl Sender<Connection> for Call<'_> {
+    type Answer = Answer;
+
+    async fn attempt(&self, given: Given<Connection>) -> Attempted<Answer> {
+        let Given { call, member: connection, offered, earlier, last } = given;
+        // Counted first: a connection with something in flight is not gone.
+        let mut call = connection.begin(call);
+        match self.seat(&connection, &mut call, &offered).await {
+            Ok(true) => {}
+            Ok(false) => return not_taken(call, 0, None),
+            Err(error) => return Attempted::Ended(Err(error.into()), None),
+        }
+        let Some(mut body) = self.body().take().filter(RequestBody::is_whole) else {
+            return Attempted::Ended(Err(self.not_replayable(call, last)), None);
+        };
+        body.rewind();
+        // Before anything is sent, so that what is there of it goes out together with the head.
+        poll_fn(|cx| Poll::Ready(body.read_ahead(cx))).await;
+        if let Some(status) = body.error() {
+            return Attempted::Ended(Err(ChannelError::Request(status.clone())), None);
+        }
+        let lane = call.lane();
+        let (nth, before) = (lane.nth, lane.writes());
+        let mut head = request_head::towards(&lane.origin, &self.head);
+        let left = self.deadline.map(|deadline| (deadline.timeout, self.left(deadline)));
+        request_head::tell_attempt(head.headers_mut(), earlier, left);
+        let (response, stream) = match lane.send(head, body.is_nothing()) {
+            Ok(sent) => sent,
+            Err(error) => {
+                self.keep(Some(body));
+                return not_taken(call, nth, Some(Arc::new(error)));
+            }
+        };
+        let mut pumping = None;
+        if body.is_nothing() {
+            self.keep(Some(body));
+        } else {
+            let mut pump = Pump::new(body, stream);
+            if poll_fn(|cx| Poll::Ready(pump.poll(cx))).await.is_ready() {
+                self.keep(Some(pump.into_body()));
+            } else {
+                pumping = Some(pump.go_on(&self.inner.shared.runtime));
+            }
+        }
+        let Ok(response) = within(self.remaining(), response).await else {
+            let (timeout, address) = (self.timeout(), connection.address());
+            call.finish(Outcome::Failure);
+            let reason = format!("waiting for the answer of {address}");
+            return Attempted::Ended(Err(ChannelError::DeadlineExceeded { timeout, reason }), None);
+        };
+        let error = match response {
+            Ok(response) => {
+                let left = self.deadline.map(|deadline| (deadline.timeout, self.left(deadline)));
+                let (head, stream) = response.into_parts();
+                let failure = if stream.is_end_stream() { bare_status(&head.headers) } else { None };
+                let pump = pumping.map(Pumping::commit);
+                let body = ResponseBody::new(&head.headers, stream, pump, call, left);
+                return Attempted::Ended(Ok(Response::from_parts(head, body)), failure);
+            }
+            Err(error) => error,
+        };
+        if let Some(pumping) = pumping {
+            // It hears of the end of its stream as we do.
+            self.keep(pumping.back().await);
+        }
+        if let Some(status) = self.body().as_ref().and_then(RequestBody::error) {
+            return Attempted::Ended(Err(ChannelError::Request(status.clone())), None);
+        }
+        // Nothing at all was written since: it was still with us when its connection ended.
+        let never_sent = lane.writes() == before;
+        tracing::debug!(address = %connection.address(), %error, never_sent, "not answered");
+        match fate(&call, error, never_sent) {
+            Fate::Refused(error) => {
+                call.not_taken();
+                Attempted::NotTaken(NotTaken::Member(Arc::new(error)))
+            }
+            Fate::NeverLeft(error) => not_taken(call, nth, Some(Arc::new(error))),
+            Fate::GoneAway(error) => {
+                lane.retire();
+                not_taken(call, nth, Some(Arc::new(error)))
+            }
+            Fate::Unknown(error) => {
+                call.failed(&error);
+                let failure = match &error {
+                    ChannelError::Reset { code, .. } => Failure::Lost(*code),
+                    _ => Failure::Lost(Code::Unavailable),
+                };
+                Attempted::Ended(Err(error), Some(failure))
+            }
+        }
+    }
+
+    fn is_repeatable(&self) -> bool {
+        self.body().as_ref().is_some_and(RequestBody::is_whole)
+    }
+
+    /// All of it is with HTTP/2 already.
+    fn is_repeatable_beside(&self) -> bool {
+        self.is_repeatable()
+    }
+
+    fn too_slow(&self, member: &Connection, timeout: Duration) -> Answer {
+        Err(ChannelError::TooSlow { address: member.address().clone(), timeout })
+    }
+}
+
+impl Call<'_> {
+    /// A place on one of the instance's connections that the request was not given to yet. Whether there is one.
+    async fn seat(
+        &self,
+        connection: &Arc<Connection>,
+        call: &mut InFlight,
+        offered: &Offered,
+    ) -> Result<bool, RouteError> {
+        let tried = |nth| offered.has(nth);
+        let seated = match call.seat(tried) {
+            Seating::Seated => return Ok(true),
+            Seating::None => false,
+            Seating::Full => within(self.remaining(), call.wait_for_seat(tried)).await.map_err(|_| {
+                let reason = format!("waiting for room on a connection to {}", connection.address());
+                RouteError::DeadlineExceeded { timeout: self.timeout(), reason }
+            })?,
+        };
+        if !seated {
+            // What turned it away is about to be published.
+            tokio::task::yield_now().await;
+        }
+        Ok(seated)
+    }
+
+    fn not_replayable(&self, call: InFlight, last: Option<SharedError>) -> ChannelError {
+        let (address, limit) = (call.address().clone(), self.inner.settings.replay_limit);
+        call.not_taken();
+        let source = last.unwrap_or_else(|| Arc::new(Status::unavailable("not taken")));
+        ChannelError::NotReplayable { address, limit, source }
+    }
+
+    fn body(&self) -> MutexGuard<'_, Option<RequestBody>> {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the body for another attempt.
+    fn keep(&self, body: Option<RequestBody>) {
+        *self.body() = body;
+    }
+
+    /// The whole time that the caller gave the call.
+    fn timeout(&self) -> Duration {
+        self.deadline.map_or(Duration::ZERO, |deadline| deadline.timeout)
+    }
+
+    /// How long it is until the deadline, if there is one.
+    fn remaining(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| self.left(deadline))
+    }
+
+    fn left(&self, deadline: Deadline) -> Duration {
+        deadline.at.saturating_sub(self.inner.shared.runtime.now())
+    }
+}
+
+/// The nth connection to the instance did not take the request.
+fn not_taken(call: InFlight, nth: u64, error: Option<SharedError>) -> Attempted<Answer> {
+    call.not_taken();
+    Attempted::NotTaken(NotTaken::Connection(nth, error))
+}
+
+/// What an answer says that is nothing but a status: in its headers, which end it.
+fn bare_status(headers: &HeaderMap) -> Option<Failure> {
+    let code = Code::from_bytes(headers.get("grpc-status")?.as_bytes());
+    (code != Code::Ok).then(|| Failure::Answered { code, pushback: Pushback::of(headers) })
+}
