@@ -7,9 +7,10 @@ use client_sdk::{
     balance::{
         Balancer, LeastRequest, Maglev, Outcome, PeakEwma, PickContext, Picker, Policy, RingHash, RoundRobin,
         WeightedRandom,
+        shape::{SlowStart, Subset, TagSubset, ZoneAware},
     },
     discover::WeightedStaticDiscover,
-    model::{Endpoint, Instance, InstanceList},
+    model::{Endpoint, Instance, InstanceList, Locality},
     runtime::Runtime,
 };
 
@@ -53,6 +54,29 @@ async fn allocates_nothing<P: Policy>(policy: impl Fn() -> P, runtime: &Runtime)
             }
         });
         assert_eq!(through_handle.count_total, 0, "through a handle on {count}");
+
+        // In a zone of few, half of what is left by the filters: there are shares of all kinds.
+        let zoned = |it: &Arc<Instance>| {
+            let mut zoned = Instance::clone(it);
+            zoned.locality = Locality::new("r", if it.weight.is_multiple_of(3) { "few" } else { "many" });
+            zoned
+        };
+        let zoned: WeightedStaticDiscover = instances.iter().map(zoned).collect();
+        let balancer = Balancer::builder(Arc::new(zoned), policy())
+            .filter(TagSubset::new([("there", "no")]).or_any())
+            .filter(Subset::new(1 + usize::from(count) / 2).expect("above 0"))
+            .shaper(ZoneAware::new(Locality::new("r", "few")).expect("a zone"))
+            .shaper(SlowStart::new(Duration::from_secs(30)).expect("in range"))
+            .runtime(runtime.clone())
+            .build();
+        let mut handle = balancer.handle(&Endpoint::new("service")).await.expect("known");
+        drop(handle.pick(&PickContext::new().hash_key(1)));
+        let with_all_filters = measure(|| {
+            for context in contexts() {
+                handle.pick(&context).expect("an instance").finish(Outcome::Success);
+            }
+        });
+        assert_eq!(with_all_filters.count_total, 0, "with all filters set, through a handle on {count}");
     }
 }
 

@@ -101,6 +101,10 @@ fn dependencies_point_one_way() {
         "client-sdk/src/balance",
         &["crate::channel", "crate::client", "crate::watch", "crate::registration"],
     );
+    no_file_says(
+        "client-sdk/src/outlier",
+        &["tokio", "crate::members", "crate::runtime", "crate::channel", "std::time::Instant"],
+    );
     let faces = ["crate::channel", "crate::layer", "tonic::", "hyper::"];
     no_file_says("client-sdk/src/members", &faces);
     no_file_says("client-sdk/src/layer", &["crate::channel", "tonic::", "hyper::"]);

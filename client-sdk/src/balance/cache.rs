@@ -64,13 +64,8 @@ impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
     pub fn new(policy: P, runtime: &Runtime) -> Self {
         let idle = IDLE;
         let sweep = AtomicU64::new(millis(runtime.now().saturating_add(idle)));
-        Self {
-            slots: DashMap::default(),
-            recipe: Recipe::new(policy, runtime),
-            runtime: runtime.clone(),
-            idle,
-            sweep,
-        }
+        let recipe = Recipe::new(policy, runtime);
+        Self { slots: DashMap::default(), recipe, runtime: runtime.clone(), idle, sweep }
     }
 
     /// Sets how long a key stays that nobody asks for. Default 10 min.
@@ -113,7 +108,7 @@ impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
         &self.recipe
     }
 
-    /// Those whose pickers are to be built again by now. Sets the alarm for the others.
+    /// Those that are to be built again by now. Sets the alarm for the others.
     pub(crate) fn due(&self, now: Duration) -> Vec<(K, Arc<Entry<P>>)> {
         let mut due = Vec::new();
         for slot in &self.slots {

@@ -82,10 +82,17 @@ impl Eligible {
         let kept = shaping.keep(eligible, caller);
         let filtered = eligible_count - kept.len();
         // Of connections and ejections nothing is known here.
-        let candidate =
-            |instance| Candidate { instance, open: true, lost: false, failed: false, ejected: false };
+        let candidate = |instance| Candidate {
+            instance,
+            open: true,
+            lost: false,
+            failed: false,
+            ejected: false,
+            probing: false,
+        };
         let candidates: Vec<_> = kept.iter().map(candidate).collect();
-        let shaped = shaping.shape(state, &candidates, now);
+        let chosen = shaping.choose(&candidates);
+        let shaped = shaping.shape(state, &candidates, &chosen, now);
         let first: HashSet<usize> = shaped.from.iter().copied().collect();
         let rest = kept.iter().enumerate().filter(|(place, _)| !first.contains(place));
         let last = rest.map(|(_, instance)| Arc::clone(instance)).collect();

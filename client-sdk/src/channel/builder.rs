@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use super::{BalancedChannel, settings::Settings};
 use crate::{
     backoff::Bounds,
-    balance::{CallerOrder, HashKeys, LoadBalance, Policy, RoundRobin},
+    balance::{
+        CallerOrder, HashKeys, LoadBalance, Policy, RoundRobin,
+        shape::{Filter, PanicThreshold, Shaper, Shaping},
+    },
     discover::{Discover, follow},
     members::{self, Chooser, Overflow, Shared},
     model::Endpoint,
@@ -118,6 +121,31 @@ impl<D: Discover> ChannelBuilder<D> {
     #[must_use]
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.members.overflow = overflow;
+        self
+    }
+
+    /// Adds a filter, after those that are there: which instances this caller uses at all, see
+    /// [`shape`](crate::balance::shape). The others are not connected to, and no call goes there. Default: none. An endpoint
+    /// with an address passes it by.
+    #[must_use]
+    pub fn filter(mut self, filter: impl Filter) -> Self {
+        self.members.shaping = self.members.shaping.filter(filter);
+        self
+    }
+
+    /// Adds a shaper, after those that are there: what shares instances get by their health and the time, see
+    /// [`shape`](crate::balance::shape). Default: none. An endpoint with an address, and a
+    /// [`load_balancer`](Self::load_balancer), pass it by.
+    #[must_use]
+    pub fn shaper(mut self, shaper: impl Shaper) -> Self {
+        self.members.shaping = self.members.shaping.shaper(shaper);
+        self
+    }
+
+    /// Sets when ejections and `held` are ignored, as too few instances are healthy. Default: with fewer than 50 %.
+    #[must_use]
+    pub fn panic_threshold(mut self, threshold: PanicThreshold) -> Self {
+        self.members.shaping = self.members.shaping.panic_threshold(threshold);
         self
     }
 
@@ -251,7 +279,11 @@ impl<D: Discover> ChannelBuilder<D> {
         let chooser = chooser.unwrap_or_else(|| Chooser::policy(RoundRobin::new(&runtime)));
         let followed = follow(self.discover, self.endpoint.clone(), &runtime);
         let caller = self.caller.unwrap_or_else(|| CallerOrder::new(runtime.random()));
-        let shared = Shared::new(self.endpoint, self.members, caller, runtime, chooser);
+        let mut members = self.members;
+        if bypass {
+            members.shaping = Shaping::default();
+        }
+        let shared = Shared::new(self.endpoint, members, caller, runtime, chooser);
         BalancedChannel::start(shared, self.settings, followed)
     }
 }

@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     backoff::Bounds,
-    balance::{CallerOrder, LoadBalance, MissingKey, Outcome, Policy, RoundRobin},
+    balance::{
+        CallerOrder, LoadBalance, MissingKey, Outcome, Policy, RoundRobin,
+        shape::{Filter, PanicThreshold, Shaper, Shaping},
+    },
     discover::{Discover, follow},
     members::{self, Chooser, Overflow, Shared},
     model::{Address, Endpoint, Instance},
@@ -228,6 +231,31 @@ impl<D: Discover, Req, Res, T> LoadBalanceBuilder<D, Req, Res, T> {
         self
     }
 
+    /// Adds a filter, after those that are there: which instances this caller uses at all, see
+    /// [`shape`](crate::balance::shape). The others are not connected to, and no request goes there. Default: none. An endpoint
+    /// with an address passes it by.
+    #[must_use]
+    pub fn filter(mut self, filter: impl Filter) -> Self {
+        self.members.shaping = self.members.shaping.filter(filter);
+        self
+    }
+
+    /// Adds a shaper, after those that are there: what shares instances get by their health and the time, see
+    /// [`shape`](crate::balance::shape). Default: none. An endpoint with an address, and a
+    /// [`load_balancer`](Self::load_balancer), pass it by.
+    #[must_use]
+    pub fn shaper(mut self, shaper: impl Shaper) -> Self {
+        self.members.shaping = self.members.shaping.shaper(shaper);
+        self
+    }
+
+    /// Sets when ejections and `held` are ignored, as too few instances are healthy. Default: with fewer than 50 %.
+    #[must_use]
+    pub fn panic_threshold(mut self, threshold: PanicThreshold) -> Self {
+        self.members.shaping = self.members.shaping.panic_threshold(threshold);
+        self
+    }
+
     /// How many instances get a service before any request, if there are more. Default 100; at least 1. As
     /// [`ChannelBuilder::connect_ahead`](crate::channel::ChannelBuilder::connect_ahead).
     #[must_use]
@@ -296,7 +324,11 @@ impl<D: Discover, Req, Res, T> LoadBalanceBuilder<D, Req, Res, T> {
         let chooser = chooser.unwrap_or_else(|| Chooser::policy(RoundRobin::new(&runtime)));
         let followed = follow(self.discover, self.endpoint.clone(), &runtime);
         let caller = self.caller.unwrap_or_else(|| CallerOrder::new(runtime.random()));
-        let shared = Shared::new(self.endpoint, self.members, caller, runtime, chooser);
+        let mut members = self.members;
+        if bypass {
+            members.shaping = Shaping::default();
+        }
+        let shared = Shared::new(self.endpoint, members, caller, runtime, chooser);
         let answers =
             Answers { judge: self.judge, retryable: self.retryable, plan: Plan::new(&self.retries) };
         LoadBalanced::start(shared, self.settings, followed, self.keys, answers, make)

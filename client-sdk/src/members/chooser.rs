@@ -1,9 +1,12 @@
 //! How requests choose: a policy, or somebody's [`LoadBalance`], without their types.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use crate::{
-    balance::{Connects, LoadBalance, LoadBalanceError, Picker, Policy, rebalance},
+    balance::{Connects, LoadBalance, LoadBalanceError, Picker, Policy, rebalance, shape::SOONEST},
     discover::{Discover, View},
     model::{Address, Change, Endpoint, Instance, InstanceList},
     runtime::BoxFuture,
@@ -23,6 +26,8 @@ pub(crate) enum Chooser {
 /// Any [`Policy`].
 pub(crate) trait AnyPolicy: Send + Sync {
     fn build(&self, instances: &InstanceList) -> Box<dyn Picker>;
+
+    fn rebuild_every(&self) -> Option<Duration>;
 }
 
 /// Any [`LoadBalance`], with its discovery.
@@ -50,6 +55,14 @@ impl Chooser {
         matches!(self, Self::Policy(_, Connects::Ahead))
     }
 
+    /// How often a picker is built anew though nothing changed.
+    pub(super) fn rebuild_every(&self) -> Option<Duration> {
+        match self {
+            Self::Policy(policy, _) => policy.rebuild_every().map(|pause| pause.max(SOONEST)),
+            Self::LoadBalance(_) => None,
+        }
+    }
+
     /// When to connect what may be chosen.
     pub(super) fn connects(&self) -> Connects {
         match self {
@@ -62,6 +75,10 @@ impl Chooser {
 impl<P: Policy> AnyPolicy for P {
     fn build(&self, instances: &InstanceList) -> Box<dyn Picker> {
         Box::new(Policy::build(self, instances))
+    }
+
+    fn rebuild_every(&self) -> Option<Duration> {
+        Policy::rebuild_every(self)
     }
 }
 

@@ -8,11 +8,14 @@
 //! be connected ahead, in the caller's own order, and one more for each of them that fails. A thousand callers of a
 //! thousand instances do not open a million connections.
 //!
+//! Filters say whom it uses at all; the rest is as if it were not there, and a connection to it is given up. Shares are worked
+//! out when anything changes, and when a shaper asked for it; a policy may ask for a new picker every so often.
+//!
 //! It judges instances by how requests to them went (`outliers`): at each interval, and at once when a request has news.
 //!
 //! Keeps C1 in that a failing discovery changes nothing but the error that the routes carry, and *make before break*: a
-//! member ends only when its instance left the view or changed its address, or when it is one too many, after what is in
-//! flight on it. Weight, tags and status never close one.
+//! member ends only when its instance left the view, changed its address or is left out by a filter, or when it is one too
+//! many, after what is in flight on it. Weight, tags and status by themselves never close one.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,12 +26,13 @@ use std::{
 
 use super::{
     Chooser, ConnectionState, Member, Open, Order, Shared,
+    lay::Turn,
     member::Owner,
     outliers::Outliers,
     routes::{Entry, Routes},
 };
 use crate::{
-    balance::Connects,
+    balance::{Connects, shape::State},
     discover::{Followed, ViewState},
     model::{Instance, InstanceList},
     outlier::Judgement,
@@ -46,8 +50,14 @@ pub(crate) struct Driver<O: Open> {
     view: InstanceList,
     /// Its instances, each id once.
     instances: InstanceList,
-    /// Those of them that take requests, in the caller's order.
+    /// Those of them that take requests and that the filters kept, in the caller's order.
     preferred: Vec<Arc<Instance>>,
+    /// Those of them that take requests and that the filters left out.
+    filtered: HashSet<Arc<str>>,
+    /// What shaping remembers.
+    shaped: State,
+    /// When the policy wants a new picker though nothing changed.
+    rebuild: Option<Duration>,
     owners: HashMap<Arc<str>, Owner<O::Member>>,
     outliers: Outliers,
     /// What is given up and still finishes what it has.
@@ -66,6 +76,9 @@ impl<O: Open> Driver<O> {
             view: InstanceList::default(),
             instances: InstanceList::default(),
             preferred: Vec::new(),
+            filtered: HashSet::new(),
+            shaped: State::default(),
+            rebuild: None,
             owners: HashMap::new(),
             leaving: Vec::new(),
         }
@@ -79,7 +92,9 @@ impl<O: Open> Driver<O> {
         let mut closed = false;
         loop {
             let shared = Arc::clone(&self.shared);
-            let interval = self.outliers.deadline().map(|at| at.saturating_sub(shared.runtime.now()));
+            let (interval, shares) = (self.outliers.deadline(), self.next_shares());
+            let next = [interval, shares].into_iter().flatten().min();
+            let pause = next.map(|at| at.saturating_sub(shared.runtime.now()));
             let told = tokio::select! {
                 biased;
                 changed = self.followed.receiver().changed(), if !closed => {
@@ -104,11 +119,12 @@ impl<O: Open> Driver<O> {
                     }
                     true
                 }
-                () = sleep(interval) => false,
+                () = sleep(pause) => false,
             };
             // However much there is to do, intervals end in time.
-            let judged = self.outliers.judge(shared.runtime.now());
-            if told || judged {
+            let now = shared.runtime.now();
+            let judged = self.outliers.judge(now);
+            if told || judged || shares.is_some_and(|at| at <= now) {
                 self.direct();
                 self.publish();
             }
@@ -136,15 +152,16 @@ impl<O: Open> Driver<O> {
             balance.changed(&self.shared.endpoint, &self.view, &view);
         }
         self.view = Arc::clone(&view.instances);
-        self.outliers.follow(&instances);
+        let filtered = self.filter(&instances);
         let before = std::mem::replace(&mut self.instances, Arc::clone(&instances));
         for gone in before.iter().filter(|instance| !seen.contains(&*instance.id)) {
             self.leave(gone);
         }
         let before: HashMap<&str, &Arc<Instance>> = before.iter().map(|i| (&*i.id, i)).collect();
         for instance in instances.iter() {
+            let (was_out, is_out) = (filtered.contains(&instance.id), self.filtered.contains(&instance.id));
             let moved = |owner: &Owner<O::Member>| *owner.member.address() != instance.address;
-            if self.owners.get(&instance.id).is_some_and(moved) {
+            if self.owners.get(&instance.id).is_some_and(moved) || was_out != is_out {
                 self.leave(before.get(&*instance.id).unwrap_or(&instance));
             }
             match self.owners.get(&instance.id) {
@@ -152,8 +169,33 @@ impl<O: Open> Driver<O> {
                 None => self.start(instance),
             }
         }
-        let takes: Vec<_> = instances.iter().filter(|instance| instance.takes_requests()).cloned().collect();
-        self.preferred = self.shared.caller.sort(&takes);
+    }
+
+    /// Has the filters say which of the view's instances are used. Returns whom they had left out before.
+    fn filter(&mut self, instances: &InstanceList) -> HashSet<Arc<str>> {
+        let shaping = &self.shared.settings.shaping;
+        shaping.note(&mut self.shaped, instances, self.shared.runtime.now());
+        let takes: InstanceList =
+            instances.iter().filter(|instance| instance.takes_requests()).cloned().collect();
+        let mut filtered = HashSet::new();
+        if shaping.filters() {
+            filtered.extend(takes.iter().map(|instance| Arc::clone(&instance.id)));
+            let kept = shaping.keep(takes, self.shared.caller);
+            kept.iter().for_each(|instance| _ = filtered.remove(&instance.id));
+            self.preferred = self.shared.caller.sort(&kept);
+            // Whom this caller does not use has no part in what share of them may be ejected.
+            let used = instances.iter().filter(|instance| !filtered.contains(&instance.id));
+            self.outliers.follow(&used.cloned().collect::<Vec<_>>());
+        } else {
+            self.preferred = self.shared.caller.sort(&takes);
+            self.outliers.follow(instances);
+        }
+        std::mem::replace(&mut self.filtered, filtered)
+    }
+
+    /// When to publish again though nothing changes.
+    fn next_shares(&self) -> Option<Duration> {
+        [self.shared.routes.load().again, self.rebuild].into_iter().flatten().min()
     }
 
     /// Tells each member what is wanted of it.
@@ -233,19 +275,29 @@ impl<O: Open> Driver<O> {
         self.leaving.retain(|(_, owner)| !owner.member.is_gone());
         let present = self.instances.iter().filter_map(|instance| {
             let owner = self.owners.get(&instance.id)?;
-            Some(entry(instance, owner, false, self.outliers.judgement(instance)))
+            let kept = !self.filtered.contains(&instance.id);
+            Some(Entry { kept, ..entry(instance, owner, false, self.outliers.judgement(instance)) })
         });
         let leaving =
             self.leaving.iter().map(|(instance, owner)| entry(instance, owner, true, Judgement::Admitted));
         let entries = present.chain(leaving).collect();
         let before = self.shared.routes.load();
-        self.shared.publish(Routes::build(
+        let now = self.shared.runtime.now();
+        let anew = self.rebuild.is_some_and(|at| at <= now);
+        let turn = Turn { shaping: &self.shared.settings.shaping, state: &mut self.shaped, now, anew };
+        let routes = Routes::build(
             &before,
             entries,
             self.state.view.is_some(),
             self.state.error.clone(),
             &self.shared.chooser,
-        ));
+            turn,
+        );
+        if anew || self.rebuild.is_none() || !routes.picks() {
+            let pause = self.shared.chooser.rebuild_every().filter(|_| routes.picks());
+            self.rebuild = pause.map(|pause| now.saturating_add(pause));
+        }
+        self.shared.publish(routes);
     }
 }
 
@@ -273,6 +325,7 @@ fn entry<M: Member>(
         demand: Arc::clone(&owner.demand),
         wanted: owner.is_wanted(),
         removed,
+        kept: true,
         gate: Arc::clone(&owner.gate),
         judgement,
     }

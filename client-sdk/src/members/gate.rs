@@ -83,12 +83,11 @@ impl Gate {
         if let Some(tally) = tally {
             match tally.enter() {
                 Some(Passage::Probe(probe)) => permit.probe = Some(probe),
-                Some(Passage::Free) => {}
                 None if heeded => {
                     permit.told = true;
                     return Err(Refused::Probed);
                 }
-                None => {}
+                Some(Passage::Free) | None => {}
             }
         }
         Ok(permit)

@@ -17,6 +17,7 @@
 //! |---|---|
 //! | `member` | what the others know of a connection |
 //! | `driver` | the view, the members, who is connected ahead, and the routes that it publishes |
+//! | `lay` | who of them is picked from, after filters, health and shapers |
 //! | `routes`, `standing` | which instances a request may go to, and why not to the others |
 //! | `chooser` | a policy or somebody's `LoadBalance`, without their types |
 //! | `search`, `tried` | one request's way to a member |
@@ -36,6 +37,7 @@ mod chooser;
 mod driver;
 mod error;
 mod gate;
+mod lay;
 mod member;
 mod meters;
 mod ongoing;

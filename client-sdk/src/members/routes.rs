@@ -7,8 +7,9 @@
 //! instances. Those that must choose the same instance whether or not it is connected (the hashes) have a picker over all
 //! that may be chosen, and their choice is connected on demand.
 //!
-//! What is ejected is not among those that requests may go to, for neither kind, unless nobody else is there: [`usable`] says
-//! so, and it alone. One that is on probation is among them, and lets one request in at a time.
+//! Who is picked from, and in which order the others come, is said by `lay`: by filters, health and shapers. What is ejected
+//! is not among those that requests may go to, for neither kind, unless nobody else is there or too few are healthy. One
+//! that is on probation is among them, and lets one request in at a time.
 
 use std::{
     collections::HashMap,
@@ -18,6 +19,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::sync::Notify;
@@ -26,11 +28,12 @@ use super::{
     Chooser, Member, SharedError,
     chooser::AnyPolicy,
     gate::{Gate, Permit, Refused},
+    lay::{Laid, RANKS, Rank, Turn, lay},
     member::Demand,
     tried::Tried,
 };
 use crate::{
-    balance::{Connects, Eligible, Load, Pick, PickContext, PickError, Picker},
+    balance::{self, Connects, Eligible, Load, Pick, PickContext, PickError, Picker},
     model::{Address, Instance, InstanceList},
     outlier::Judgement,
 };
@@ -50,13 +53,17 @@ pub(crate) struct Routes<M> {
     pub(super) error: Option<SharedError>,
     /// Whether what is chosen is connected only then.
     pub(super) on_demand: bool,
-    /// Whether ejections matter: not where they would leave nobody.
+    /// Whether ejections matter: not where they would leave nobody, or too few.
     pub(super) heeds_ejection: bool,
-    /// Over those that are not held; over the held ones only if there are no others. `None`: there are none.
+    /// When they may be others though nothing changed, by the runtime's clock.
+    pub(super) again: Option<Duration>,
+    /// Over those that were chosen. `None`: there are none.
     built: Option<Arc<Built>>,
     /// What the picker was built over, as indices of the entries.
     places: Box<[usize]>,
-    /// What is usable, as an index into the entries.
+    /// Of each entry.
+    ranks: Box<[Rank]>,
+    /// What requests may go to, as an index into the entries.
     by_id: HashMap<Arc<str>, usize>,
     by_address: HashMap<Address, usize>,
     /// Where the next search among all of them begins.
@@ -79,17 +86,12 @@ pub(crate) struct Entry<M> {
     pub(super) wanted: bool,
     /// It left the view, or this member of it did.
     pub(super) removed: bool,
+    /// No filter left it out.
+    pub(super) kept: bool,
     /// How many requests it may have, and whether one of them is its probe.
     pub(super) gate: Arc<Gate>,
     /// Whether it is ejected, or on probation.
     pub(super) judgement: Judgement,
-}
-
-/// Which entries requests may go to.
-struct Usable {
-    /// Their indices, in order.
-    places: Vec<usize>,
-    heeds_ejection: bool,
 }
 
 /// What a request finds.
@@ -133,8 +135,10 @@ impl<M: Member> Routes<M> {
             error: None,
             on_demand: false,
             heeds_ejection: true,
+            again: None,
             built: None,
             places: Box::default(),
+            ranks: Box::default(),
             by_id: HashMap::new(),
             by_address: HashMap::new(),
             next: AtomicUsize::new(0),
@@ -148,28 +152,25 @@ impl<M: Member> Routes<M> {
         discovered: bool,
         error: Option<SharedError>,
         chooser: &Chooser,
+        mut turn: Turn<'_>,
     ) -> Self {
         let on_demand = chooser.connects() == Connects::OnDemand;
-        let Usable { places: usable, heeds_ejection } = usable(&entries, on_demand);
+        let picks = matches!(chooser, Chooser::Policy(..));
+        let Laid { over, places, ranks, heeds_ejection, again } = lay(&entries, on_demand, picks, &mut turn);
         let mut by_id = HashMap::new();
         let mut by_address = HashMap::new();
-        for (&index, entry) in usable.iter().map(|index| (index, &entries[*index])) {
+        for (index, entry) in entries.iter().enumerate().filter(|(index, _)| ranks[*index] != Rank::Out) {
             by_id.insert(Arc::clone(&entry.instance.id), index);
             by_address.entry(entry.instance.address.clone()).or_insert(index);
         }
         let built = match chooser {
-            Chooser::Policy(policy, _) => {
-                let over = chosen(usable.iter().map(|index| &entries[*index]));
-                match &before.built {
-                    _ if over.is_empty() => None,
-                    Some(built) if same(&built.over, &over) => Some(Arc::clone(built)),
-                    _ => built(&**policy, over).map(Arc::new),
-                }
-            }
+            Chooser::Policy(policy, _) => match &before.built {
+                _ if over.is_empty() => None,
+                Some(built) if !turn.anew && same(&built.over, &over) => Some(Arc::clone(built)),
+                _ => built(&**policy, over).map(Arc::new),
+            },
             Chooser::LoadBalance(_) => None,
         };
-        let over = built.iter().flat_map(|built| built.over.iter());
-        let places = over.filter_map(|instance| by_id.get(&instance.id).copied()).collect();
         let (version, next) = (before.version + 1, AtomicUsize::new(before.next.load(Ordering::Relaxed)));
         Self {
             version,
@@ -178,12 +179,24 @@ impl<M: Member> Routes<M> {
             error,
             on_demand,
             heeds_ejection,
+            again,
             built,
             places,
+            ranks,
             by_id,
             by_address,
             next,
         }
+    }
+
+    /// Whether there is a picker.
+    pub(super) fn picks(&self) -> bool {
+        self.built.is_some()
+    }
+
+    /// What the entry at an index is to requests.
+    pub(super) fn rank(&self, index: usize) -> Rank {
+        self.ranks.get(index).copied().unwrap_or_default()
     }
 
     /// Whether a request could be sent somewhere.
@@ -194,7 +207,7 @@ impl<M: Member> Routes<M> {
     /// An instance that the request was not given to yet, and its member.
     ///
     /// The policy is asked a few times, each time as the next attempt of this request. If it insists on instances that did
-    /// not take it, whatever else is there will do: those that are not held first.
+    /// not take it, whatever else is there will do: those that were chosen, then those without a share, held ones last.
     pub(super) fn pick(
         &self,
         context: &PickContext,
@@ -257,8 +270,10 @@ impl<M: Member> Routes<M> {
     }
 
     fn entry(&self, pick: &Pick<'_>) -> Result<&Entry<M>, PickError> {
-        if let Some(entry) = self.places.get(pick.index()).and_then(|place| self.entries.get(*place))
-            && Arc::ptr_eq(&entry.instance, pick.instance())
+        // Compared with what the picker was given: the entry has it with its own weight.
+        let given = self.built.as_ref().and_then(|built| built.over.get(pick.index()));
+        if given.is_some_and(|given| Arc::ptr_eq(given, pick.instance()))
+            && let Some(entry) = self.places.get(pick.index()).and_then(|place| self.entries.get(*place))
         {
             return Ok(entry);
         }
@@ -287,8 +302,7 @@ impl<M: Member> Routes<M> {
 
     /// Lets a request in, if there is room.
     fn enter(&self, entry: &Entry<M>) -> Result<Permit, Refused> {
-        let on_probation = matches!(entry.judgement, Judgement::Probing(_));
-        entry.gate.enter(on_probation, self.heeds_ejection)
+        entry.gate.enter(entry.is_on_probation(), self.heeds_ejection)
     }
 
     /// Any instance that the request was not given to yet.
@@ -299,10 +313,10 @@ impl<M: Member> Routes<M> {
             Some(key) => usize::try_from(key % count.max(1) as u64).unwrap_or(0),
             None => self.next.fetch_add(1, Ordering::Relaxed),
         };
-        let all = || (0..count).map(|step| &self.entries[start.wrapping_add(step) % count]);
+        let all = || (0..count).map(|step| start.wrapping_add(step) % count);
         let mut hope = Hope::default();
-        for held in [false, true] {
-            let rank = || all().filter(|entry| entry.instance.held == held && self.routes(entry));
+        for wanted in RANKS {
+            let rank = || all().filter(|index| self.rank(*index) == wanted).map(|index| &self.entries[index]);
             for entry in rank().filter(|entry| !tried.contains(&entry.member)) {
                 if !entry.is_open() {
                     hope.soon |= entry.is_coming();
@@ -329,9 +343,14 @@ impl<M: Member> Routes<M> {
 }
 
 impl<M: Member> Entry<M> {
-    /// Whether it may be chosen at all (C2).
+    /// Whether it may be chosen at all (C2), and no filter left it out.
     pub(super) fn is_eligible(&self) -> bool {
-        !self.removed && self.instance.takes_requests()
+        !self.removed && self.kept && self.instance.takes_requests()
+    }
+
+    /// Whether a request asked for it.
+    pub(super) fn is_asked(&self) -> bool {
+        self.demand.is_asked()
     }
 
     /// Whether a request asked for it, and it was not told to connect yet.
@@ -349,6 +368,11 @@ impl<M: Member> Entry<M> {
         matches!(self.judgement, Judgement::Ejected(_))
     }
 
+    /// Whether its ejection is over, and one request at a time shows whether it is well.
+    pub(super) fn is_on_probation(&self) -> bool {
+        matches!(self.judgement, Judgement::Probing(_))
+    }
+
     /// Whether it is neither ejected nor on probation.
     pub(super) fn is_admitted(&self) -> bool {
         self.judgement == Judgement::Admitted
@@ -363,12 +387,12 @@ impl<M: Member> Entry<M> {
     }
 
     /// Of one that was not connected a moment ago: whether it is about to be, or has come to be since.
-    fn is_coming(&self) -> bool {
+    pub(super) fn is_coming(&self) -> bool {
         self.member.is_hopeful() || self.member.is_ready()
     }
 
     /// Whether a request could be sent to it, now or once it is not busy.
-    fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         self.is_eligible() && self.member.is_ready()
     }
 }
@@ -395,17 +419,6 @@ impl BitOrAssign for Hope {
     }
 }
 
-/// Which entries requests may go to: those that may be chosen (C2) and are connected, or that are connected on demand; of
-/// them those that are not ejected. If that would leave nobody but such as are ejected, on probation, or cannot be connected,
-/// ejections do not matter, and all of them may.
-fn usable<M: Member>(entries: &[Entry<M>], on_demand: bool) -> Usable {
-    let could = |entry: &Entry<M>| if on_demand { entry.is_eligible() } else { entry.is_open() };
-    let all = || entries.iter().enumerate().filter(|(_, entry)| could(entry));
-    let heeds_ejection = all().any(|(_, entry)| entry.is_admitted() && entry.is_coming());
-    let places = all().filter(|(_, entry)| !heeds_ejection || !entry.is_ejected());
-    Usable { places: places.map(|(index, _)| index).collect(), heeds_ejection }
-}
-
 /// A picker over `over`. A policy that panics must not take the driver with it.
 fn built(policy: &dyn AnyPolicy, over: InstanceList) -> Option<Built> {
     let picker = catch_unwind(AssertUnwindSafe(|| policy.build(&over)));
@@ -420,11 +433,10 @@ fn same(one: &InstanceList, other: &InstanceList) -> bool {
     one.len() == other.len() && one.iter().zip(other.iter()).all(|(one, other)| Arc::ptr_eq(one, other))
 }
 
-/// What requests are spread over: those that are not held; if there are none, those that are.
-fn chosen<'a, M: 'a>(entries: impl Iterator<Item = &'a Entry<M>>) -> InstanceList {
-    Arc::clone(eligible_of(entries).first())
-}
-
-pub(super) fn eligible_of<'a, M: 'a>(entries: impl Iterator<Item = &'a Entry<M>>) -> Eligible {
-    Eligible::of(&entries.map(|entry| Arc::clone(&entry.instance)).collect())
+/// How many of the entries may not be chosen, and why.
+pub(super) fn refused<M>(entries: &[Entry<M>]) -> balance::Refused {
+    let present = entries.iter().filter(|entry| !entry.removed);
+    let instances = present.clone().map(|entry| Arc::clone(&entry.instance)).collect();
+    let filtered = present.filter(|entry| !entry.kept && entry.instance.takes_requests()).count();
+    balance::Refused { filtered, ..Eligible::of(&instances).refused() }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::outlier::OutlierDetection;
+use crate::{balance::shape::Shaping, outlier::OutlierDetection};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -21,6 +21,8 @@ pub(crate) struct Settings {
     /// How many requests may wait because all instances have as many as they may. `None`: as the queue has places.
     pub(crate) max_pending: Option<usize>,
     pub(crate) overflow: Overflow,
+    /// What instances go through before the policy.
+    pub(crate) shaping: Shaping,
 }
 
 /// What becomes of a request when each instance that it could go to has as many as it may have.
@@ -48,6 +50,7 @@ impl Default for Settings {
             max_in_flight: None,
             max_pending: None,
             overflow: Overflow::default(),
+            shaping: Shaping::default(),
         }
     }
 }

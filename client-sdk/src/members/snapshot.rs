@@ -54,13 +54,13 @@ pub struct InstanceSnapshot {
 
 impl Snapshot {
     pub(super) fn of<M: Member>(shared: &Shared<M>, routes: &Routes<M>) -> Self {
-        let (loads, any_not_held) = (routes.loads(), routes.any_not_held());
-        let instances = routes.entries.iter().map(|entry| InstanceSnapshot {
+        let loads = routes.loads();
+        let instances = routes.entries.iter().enumerate().map(|(index, entry)| InstanceSnapshot {
             instance: Arc::clone(&entry.instance),
             state: entry.member.state(),
             busy: entry.member.state() == ConnectionState::Ready
                 && (!entry.member.is_free() || entry.gate.is_full()),
-            standing: routes.standing(entry, any_not_held),
+            standing: routes.standing(index),
             ejection: entry.judgement.ejection(),
             in_flight: entry.member.in_flight(),
             load: loads.get(&*entry.instance.id).copied().filter(|_| !entry.removed),

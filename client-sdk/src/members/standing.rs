@@ -2,7 +2,8 @@
 
 use super::{
     ConnectionState, Member, RouteError, SharedError,
-    routes::{Entry, Routes, eligible_of},
+    lay::Rank,
+    routes::{Entry, Routes, refused},
 };
 use crate::model::{Endpoint, Status};
 
@@ -18,6 +19,11 @@ pub enum Standing {
     Ejected,
     /// Its ejection is over, and one request at a time shows whether it is well.
     Probing,
+    /// It has no share now ([`Shaper`](crate::balance::shape::Shaper)): it is in another zone, for example, and those that are
+    /// nearer do. A request that these do not take goes to it.
+    Standby,
+    /// A [`Filter`](crate::balance::shape::Filter) left it out: this caller does not use it.
+    NotInSubset,
     /// Not connected.
     NotConnected,
     /// Not connected, for enough others are.
@@ -57,8 +63,7 @@ impl<M: Member> Routes<M> {
         let eligible = || self.entries.iter().filter(|entry| entry.is_eligible());
         let instances = eligible().count();
         if instances == 0 {
-            let present = self.entries.iter().filter(|entry| !entry.removed);
-            let reason = eligible_of(present).refused().to_string();
+            let reason = refused(&self.entries).to_string();
             return Outlook::Bleak(RouteError::NoInstances { endpoint, reason });
         }
         let connected = eligible().filter(|entry| entry.member.state() == ConnectionState::Ready).count();
@@ -80,13 +85,9 @@ impl<M: Member> Routes<M> {
         if eligible().any(coming) { Outlook::Hopeful(error) } else { Outlook::Bleak(error) }
     }
 
-    /// Whether requests go to any that is not held: then those that are wait.
-    pub(super) fn any_not_held(&self) -> bool {
-        self.entries.iter().any(|entry| !entry.instance.held && self.takes(entry))
-    }
-
-    /// Whether the entry is chosen, and why not.
-    pub(super) fn standing(&self, entry: &Entry<M>, any_not_held: bool) -> Standing {
+    /// Whether the entry at an index is chosen, and why not.
+    pub(super) fn standing(&self, index: usize) -> Standing {
+        let entry = &self.entries[index];
         let instance = &entry.instance;
         if entry.removed {
             return Standing::Removed;
@@ -98,6 +99,9 @@ impl<M: Member> Routes<M> {
         }
         if instance.weight == 0 {
             return Standing::WeightZero;
+        }
+        if !entry.kept {
+            return Standing::NotInSubset;
         }
         if self.heeds_ejection && entry.is_ejected() {
             return Standing::Ejected;
@@ -112,7 +116,11 @@ impl<M: Member> Routes<M> {
         if self.heeds_ejection && !entry.is_admitted() {
             return Standing::Probing;
         }
-        if instance.held && any_not_held { Standing::Held } else { Standing::Chosen }
+        match self.rank(index) {
+            Rank::Chosen => Standing::Chosen,
+            Rank::Held => Standing::Held,
+            Rank::Standby | Rank::Out => Standing::Standby,
+        }
     }
 }
 
@@ -123,6 +131,8 @@ impl std::fmt::Display for Standing {
             Self::Held => "held by the registry, and there are others",
             Self::Ejected => "ejected: it failed too much",
             Self::Probing => "on probation after an ejection",
+            Self::Standby => "has no share now, others come first",
+            Self::NotInSubset => "left out by a filter",
             Self::NotConnected => "not connected",
             Self::Spare => "not connected, for enough others are",
             Self::WeightZero => "its weight is 0",

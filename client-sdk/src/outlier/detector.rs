@@ -319,12 +319,8 @@ impl Detector {
                 }
                 match phase {
                     // A stream that goes on for long says nothing, and keeps nobody out.
-                    Phase::OutAnswered => {
-                        if host.tally.recall(nth, Phase::Waiting) {
-                            news.push(host.news());
-                        }
-                    }
-                    _ if host.tally.recall(nth, Phase::Failed) => {
+                    Phase::OutAnswered if host.tally.recall(nth, Phase::Waiting) => news.push(host.news()),
+                    Phase::Out if host.tally.recall(nth, Phase::Failed) => {
                         self.eject_longer(index, EjectionCause::Probe, now, news);
                     }
                     _ => {}

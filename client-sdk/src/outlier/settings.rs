@@ -102,7 +102,7 @@ impl Default for OutlierDetection {
         Self {
             interval: Duration::from_secs(10),
             base_ejection_time: Duration::from_secs(30),
-            max_ejection_time: Duration::from_secs(300),
+            max_ejection_time: Duration::from_mins(5),
             max_ejection_percent: 10,
             success_rate: Some(SuccessRate::new()),
             failure_percentage: Some(FailurePercentage::new()),
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_max_below_the_base_is_the_base() {
-        let minute = Duration::from_secs(60);
+        let minute = Duration::from_mins(1);
         let it =
             OutlierDetection::builder().base_ejection_time(minute).max_ejection_time(Duration::ZERO).build();
         let it = it.expect("sensible");

@@ -121,6 +121,7 @@ impl Tally {
 
     /// A request ended. What was given up, or lost with its connection ([`Outcome::Cancelled`]), says nothing; if it was the
     /// probe, the next request is.
+    #[allow(clippy::needless_pass_by_value)] // a probe decides once
     pub fn finished(&self, outcome: Outcome, probe: Option<Probe>) -> Told {
         if let Some(Probe(nth)) = probe {
             let (to, next) = match outcome {

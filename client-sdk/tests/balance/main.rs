@@ -8,3 +8,4 @@ mod fake;
 mod first_callers;
 mod following;
 mod keeping_up;
+mod shaping;

@@ -1,11 +1,12 @@
 //! Servers to call, servers that misbehave on purpose, and a view that a test sets by hand.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     io,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -316,6 +317,10 @@ pub(crate) enum Act {
     Close,
     /// `grpc-status: 5`.
     NotFound,
+    /// `grpc-status: 14`.
+    Unavailable,
+    /// The answer's headers, and nothing after them.
+    Begin,
     /// Allows one stream at a time and never answers; closes the connection when told to.
     Hold,
     /// Says nothing after its greeting, not even that it got a ping.
@@ -349,7 +354,7 @@ impl Peer {
                 let closed = Arc::clone(&closed);
                 tokio::spawn(async move {
                     tokio::select! {
-                        _ = speak(stream, act, &seen) => {} // it ends when the other side does
+                        _ = speak(stream, || act, &seen) => {} // it ends when the other side does
                         () = closed.notified() => {}
                     }
                     count.send_modify(|open| *open -= 1);
@@ -389,7 +394,7 @@ fn inside(act: Act, nobody: Option<Address>) -> Runtime {
                 }
                 let (near, far) = tokio::io::duplex(1 << 16);
                 let act = self.0;
-                tokio::spawn(async move { speak(far, act, &AtomicUsize::new(0)).await });
+                tokio::spawn(async move { speak(far, || act, &AtomicUsize::new(0)).await });
                 Ok(Box::new(near) as Box<dyn Io>)
             })
         }
@@ -398,13 +403,71 @@ fn inside(act: Act, nobody: Option<Address>) -> Runtime {
     Runtime::new(TokioClock::default(), Inside(act, nobody), TokioSpawn, 7)
 }
 
-async fn speak(mut stream: impl Io, act: Act, seen: &AtomicUsize) -> io::Result<()> {
+/// A world without a network in which each address does as the test says, from one moment to the next.
+#[derive(Clone, Default)]
+pub(crate) struct Cast(Arc<Mutex<HashMap<Address, Role>>>);
+
+#[derive(Clone)]
+struct Role {
+    /// `None`: nobody is there.
+    act: Option<Act>,
+    seen: Arc<AtomicUsize>,
+}
+
+impl Cast {
+    /// From now on this address, made of the id, does so.
+    pub(crate) fn set(&self, id: &str, act: impl Into<Option<Act>>) {
+        let mut roles = self.0.lock().expect("no panic");
+        let role = roles.entry(Self::address(id)).or_insert(Role { act: None, seen: Arc::default() });
+        role.act = act.into();
+    }
+
+    pub(crate) fn instance(id: &str) -> InstanceBuilder {
+        Instance::builder(Self::address(id)).id(id)
+    }
+
+    /// How many requests came there.
+    pub(crate) fn seen(&self, id: &str) -> usize {
+        self.role(&Self::address(id)).map_or(0, |role| role.seen.load(Ordering::SeqCst))
+    }
+
+    pub(crate) fn runtime(&self) -> Runtime {
+        Runtime::new(TokioClock::default(), self.clone(), TokioSpawn, 7)
+    }
+
+    fn address(id: &str) -> Address {
+        format!("{id}:1").parse().expect("valid")
+    }
+
+    fn role(&self, address: &Address) -> Option<Role> {
+        self.0.lock().expect("no panic").get(address).cloned()
+    }
+}
+
+impl Connect for Cast {
+    fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Io>>> {
+        Box::pin(async move {
+            let Some(Role { act: Some(_), seen }) = self.role(address) else {
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            };
+            let (near, far) = tokio::io::duplex(1 << 16);
+            let (cast, address) = (self.clone(), address.clone());
+            tokio::spawn(async move {
+                let act = || cast.role(&address).and_then(|role| role.act).unwrap_or(Act::Close);
+                speak(far, act, &seen).await
+            });
+            Ok(Box::new(near) as Box<dyn Io>)
+        })
+    }
+}
+
+async fn speak(mut stream: impl Io, act: impl Fn() -> Act, seen: &AtomicUsize) -> io::Result<()> {
     const DATA: u8 = 0;
     const SETTINGS: u8 = 4;
     const PING: u8 = 6;
     stream.read_exact(&mut [0; 24]).await?;
     let one_stream: &[u8] = &[0, 3, 0, 0, 0, 1];
-    let settings = if act == Act::Hold { one_stream } else { &[] };
+    let settings = if act() == Act::Hold { one_stream } else { &[] };
     stream.write_all(&frame(SETTINGS, 0, 0, settings)).await?;
     loop {
         let mut header = [0; 9];
@@ -413,6 +476,7 @@ async fn speak(mut stream: impl Io, act: Act, seen: &AtomicUsize) -> io::Result<
         let mut payload = vec![0; length as usize];
         stream.read_exact(&mut payload).await?;
         let id = u32::from_be_bytes([header[5], header[6], header[7], header[8]]);
+        let act = act();
         match (header[3], header[4] & 1) {
             _ if act == Act::Stuck => {}
             (SETTINGS, 0) => stream.write_all(&frame(SETTINGS, 1, 0, &[])).await?,
@@ -424,16 +488,20 @@ async fn speak(mut stream: impl Io, act: Act, seen: &AtomicUsize) -> io::Result<
                     Act::GoAway => stream.write_all(&frame(7, 0, 0, &[0; 8])).await?,
                     Act::Close => return Ok(()),
                     Act::Hold | Act::Stuck => {}
-                    Act::NotFound => {
+                    Act::NotFound | Act::Unavailable | Act::Begin => {
                         let mut block = vec![0x88]; // :status 200
-                        for (name, value) in [("content-type", "application/grpc"), ("grpc-status", "5")] {
+                        let status = if act == Act::NotFound { "5" } else { "14" };
+                        let headers = [("content-type", "application/grpc"), ("grpc-status", status)];
+                        let begins = act == Act::Begin;
+                        for (name, value) in headers.into_iter().take(if begins { 1 } else { 2 }) {
                             block.push(0);
                             for text in [name, value] {
                                 block.push(u8::try_from(text.len()).expect("short"));
                                 block.extend(text.as_bytes());
                             }
                         }
-                        stream.write_all(&frame(1, 5, id, &block)).await?;
+                        let flags = if begins { 4 } else { 5 };
+                        stream.write_all(&frame(1, flags, id, &block)).await?;
                     }
                 }
             }

@@ -13,10 +13,13 @@ mod channel_failures;
 mod channel_foreign;
 mod channel_hash_keys;
 mod channel_lanes;
+mod channel_limits;
 mod channel_metrics;
+mod channel_outliers;
 mod channel_policies;
 mod channel_reported_load;
 mod channel_retries;
+mod channel_shaping;
 #[cfg(feature = "tls")]
 mod channel_tls;
 

@@ -63,6 +63,8 @@ struct State {
     /// Services made until now that say so when they are asked whether they are ready.
     doom: Option<(&'static str, usize)>,
     panics: Panics,
+    /// Whether it fails every request that it answers.
+    fails: bool,
     /// Of each service whoever asked last, as tower has it: whoever asked before is not told.
     wakers: HashMap<usize, Waker>,
     made: usize,
@@ -180,6 +182,11 @@ impl Host {
 
     pub(crate) fn panics(&self, panics: Panics) {
         self.change(|state| state.panics = panics);
+    }
+
+    /// Whether every request fails, from now on.
+    pub(crate) fn fails(&self, fails: bool) {
+        self.state().fails = fails;
     }
 
     /// Lets so many held requests be answered.
@@ -319,6 +326,9 @@ impl Service<Req> for Served {
                     "10ms" => tokio::time::sleep(Duration::from_millis(10)).await,
                     _ => {}
                 }
+            }
+            if host.state().fails {
+                return Err(format!("{} fails", host.0.name).into());
             }
             Ok(host.0.name.clone())
         })

@@ -4,7 +4,10 @@
 mod kit;
 
 mod lifecycle;
+mod limits;
+mod outliers;
 mod policies;
 mod retries;
+mod shaping;
 mod towers_cases;
 mod waiting;

@@ -40,7 +40,7 @@ mod zones;
 pub use error::ShapingError;
 pub use failover::Failover;
 pub use panic_threshold::PanicThreshold;
-pub(crate) use pipeline::{Candidate, SOONEST, State};
+pub(crate) use pipeline::{Candidate, Chosen, SOONEST, Shaped, State};
 pub use slow_start::SlowStart;
 pub use subset::Subset;
 pub use tag_subset::TagSubset;
@@ -118,8 +118,8 @@ pub struct Share<'a> {
     pub instance: &'a Arc<Instance>,
     /// Its share compared with the others', at first [`Instance::weight`]. 0: none, while others have some.
     pub weight: f64,
-    /// Whether requests can go to it: it is connected, where that is known, and neither ejected nor held, unless these are
-    /// ignored ([`PanicThreshold`]). The weight of one that is not usable has no effect, but where a hash policy connects on
+    /// Whether requests can go to it: it is connected, where that is known, and neither ejected, nor on probation after that,
+    /// nor held, unless these are ignored ([`PanicThreshold`]). The weight of one that is not usable has no effect, but where a hash policy connects on
     /// demand: that goes on picking what it failed to connect to, as the keys of these would move otherwise.
     pub usable: bool,
     /// Since when it is there, by the runtime's clock: when it appeared in the view, or came back, another incarnation of it

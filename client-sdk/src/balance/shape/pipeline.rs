@@ -39,6 +39,21 @@ pub(crate) struct Candidate<'a> {
     /// It could not be connected.
     pub(crate) failed: bool,
     pub(crate) ejected: bool,
+    /// Its ejection is over, and one request at a time goes to it.
+    pub(crate) probing: bool,
+}
+
+/// Who may be picked from.
+#[derive(Debug, Default)]
+pub(crate) struct Chosen {
+    /// Whether ejections matter: not if too few are healthy, nor if nobody else is there.
+    pub(crate) heeds_ejection: bool,
+    /// Whether `held` matters.
+    pub(crate) heeds_held: bool,
+    /// Where those that requests may go to are among the candidates.
+    pub(crate) usable: Vec<usize>,
+    /// Where those that are to be picked from are.
+    pub(crate) first: Vec<usize>,
 }
 
 /// What a pipeline remembers of one view.
@@ -83,36 +98,44 @@ impl Shaping {
         }
     }
 
-    /// Who is picked from, by their places: those that are open, and neither ejected nor held, unless too few are healthy. If
-    /// there are none, those that are not ejected, and if there are none of these either, all that are open.
-    pub(crate) fn choose(&self, candidates: &[Candidate<'_>]) -> Vec<usize> {
-        let sound = |candidate: &Candidate<'_>| !candidate.ejected && !candidate.instance.held;
-        let healthy = candidates.iter().filter(|candidate| sound(candidate) && !candidate.lost).count();
-        let open = |such: &dyn Fn(&Candidate<'_>) -> bool| -> Vec<usize> {
-            let places =
-                candidates.iter().enumerate().filter(|(_, candidate)| candidate.open && such(candidate));
-            places.map(|(place, _)| place).collect()
-        };
-        if self.panic.is_passed(healthy, candidates.len()) {
-            return open(&|_| true);
+    /// Who is picked from: those that are open, and neither ejected nor held. If too few are healthy, all that are open. Else,
+    /// if nobody is there but such as are ejected, on probation, or cannot be connected, ejections do not matter; and if
+    /// there are none but held ones, these are picked from.
+    pub(crate) fn choose(&self, candidates: &[Candidate<'_>]) -> Chosen {
+        let admitted =
+            |candidate: &Candidate<'_>| !candidate.ejected && !candidate.probing && !candidate.lost;
+        let healthy = candidates.iter().filter(|it| admitted(it) && !it.instance.held).count();
+        let panics = self.panic.is_passed(healthy, candidates.len());
+        let heeds_ejection = !panics && candidates.iter().any(|it| it.open && admitted(it));
+        let heeds_held = !panics;
+        let goes = |it: &Candidate<'_>| it.open && !(heeds_ejection && it.ejected);
+        let usable: Vec<usize> = (0..candidates.len()).filter(|place| goes(&candidates[*place])).collect();
+        let mut first = usable.clone();
+        if heeds_held && usable.iter().any(|place| !candidates[*place].instance.held) {
+            first.retain(|place| !candidates[*place].instance.held);
         }
-        let ranks: [&dyn Fn(&Candidate<'_>) -> bool; 3] =
-            [&sound, &|candidate| !candidate.ejected, &|_| true];
-        ranks.into_iter().map(open).find(|chosen| !chosen.is_empty()).unwrap_or_default()
+        Chosen { heeds_ejection, heeds_held, usable, first }
     }
 
-    /// Chooses, and has the shapers say what shares they get.
-    pub(crate) fn shape(&self, state: &mut State, candidates: &[Candidate<'_>], now: Duration) -> Shaped {
-        let chosen = self.choose(candidates);
+    /// Has the shapers say what shares those get that were chosen.
+    pub(crate) fn shape(
+        &self,
+        state: &mut State,
+        candidates: &[Candidate<'_>],
+        chosen: &Chosen,
+        now: Duration,
+    ) -> Shaped {
         let instances = |places: &[usize]| -> InstanceList {
             places.iter().map(|place| Arc::clone(candidates[*place].instance)).collect()
         };
+        let unshaped = |again| Shaped { over: instances(&chosen.first), from: chosen.first.clone(), again };
         if !self.shapers() {
-            return Shaped { over: instances(&chosen), from: chosen, again: None };
+            return unshaped(None);
         }
         let mut usable = vec![false; candidates.len()];
-        for place in &chosen {
-            usable[*place] = !candidates[*place].lost;
+        for place in &chosen.first {
+            let candidate = &candidates[*place];
+            usable[*place] = !candidate.lost && !(chosen.heeds_ejection && candidate.probing);
         }
         for candidate in candidates {
             let reached = if candidate.failed { Some(false) } else { candidate.open.then_some(true) };
@@ -131,9 +154,10 @@ impl Shaping {
         for (place, share) in places.into_iter().zip(&shares) {
             weights[place] = share.weight;
         }
-        let weighed: Vec<usize> = chosen.iter().copied().filter(|place| weights[*place] > 0.0).collect();
+        let weighed: Vec<usize> =
+            chosen.first.iter().copied().filter(|place| weights[*place] > 0.0).collect();
         if weighed.is_empty() {
-            return Shaped { over: instances(&chosen), from: chosen, again };
+            return unshaped(again);
         }
         let over = instances(&weighed);
         let weights: Vec<f64> = weighed.iter().map(|place| weights[*place]).collect();

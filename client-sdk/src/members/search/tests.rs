@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use super::*;
 use crate::{
-    balance::{CallerOrder, Maglev, RoundRobin},
+    balance::{CallerOrder, Maglev, RoundRobin, shape::State},
     members::{
         ConnectionState, Room, Settings,
         gate::Gate,
+        lay::Turn,
         routes::{Entry, Routes},
     },
     model::{Address, Endpoint, Instance},
@@ -84,6 +85,7 @@ fn entry(instance: &Arc<Instance>, member: &Arc<Turning>, wanted: bool) -> Entry
         demand: Arc::default(),
         wanted,
         removed: false,
+        kept: true,
         gate: Arc::new(Gate::new(None, None, Arc::new(Room::new(true)), Arc::default())),
         judgement: Judgement::Admitted,
     }
@@ -94,7 +96,10 @@ fn routes(shared: &Shared<Turning>, instance: &Arc<Instance>, member: &Arc<Turni
 }
 
 fn over(shared: &Shared<Turning>, entries: Vec<Entry<Turning>>) -> Routes<Turning> {
-    Routes::build(&shared.routes.load(), entries, true, None, &shared.chooser)
+    let mut state = State::default();
+    let shaping = &shared.settings.shaping;
+    let turn = Turn { shaping, state: &mut state, now: shared.runtime.now(), anew: false };
+    Routes::build(&shared.routes.load(), entries, true, None, &shared.chooser, turn)
 }
 
 /// The driver lists the new routes, and tells of them only then.

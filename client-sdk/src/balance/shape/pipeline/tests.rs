@@ -20,7 +20,14 @@ fn instances(count: usize) -> InstanceList {
 }
 
 fn open(instances: &InstanceList) -> Vec<Candidate<'_>> {
-    let open = |instance| Candidate { instance, open: true, lost: false, failed: false, ejected: false };
+    let open = |instance| Candidate {
+        instance,
+        open: true,
+        lost: false,
+        failed: false,
+        ejected: false,
+        probing: false,
+    };
     instances.iter().map(open).collect()
 }
 
@@ -54,7 +61,11 @@ impl<F: Fn(usize) -> f64 + Send + Sync + 'static> Shaper for Times<F> {
 }
 
 fn shape(shaping: &Shaping, candidates: &[Candidate<'_>]) -> Shaped {
-    shaping.shape(&mut State::default(), candidates, Duration::ZERO)
+    shape_at(shaping, &mut State::default(), candidates, 0)
+}
+
+fn shape_at(shaping: &Shaping, state: &mut State, candidates: &[Candidate<'_>], seconds: u64) -> Shaped {
+    shaping.shape(state, candidates, &shaping.choose(candidates), Duration::from_secs(seconds))
 }
 
 #[test]
@@ -79,7 +90,7 @@ fn shapers_run_in_their_order_and_the_soonest_is_asked_again_first() {
         .shaper(Times(|place| if place == 0 { 0.5 } else { 1.0 }, Some(Duration::from_secs(5))))
         .shaper(Times(|place| if place == 0 { 0.5 } else { 1.0 }, Some(Duration::ZERO)))
         .shaper(Times(|_| 1.0, None));
-    let shaped = shaping.shape(&mut State::default(), &open(&all), Duration::from_secs(100));
+    let shaped = shape_at(&shaping, &mut State::default(), &open(&all), 100);
     assert_eq!(weights(&shaped), [16_384, 65_535]);
     assert_eq!(shaped.again, Some(Duration::from_secs(100) + SOONEST));
 }
@@ -125,12 +136,12 @@ fn a_list_that_comes_out_as_before_is_the_very_same_instances() {
     let all = instances(3);
     let shaping = Shaping::new().shaper(Times(|place| if place == 0 { 0.1 } else { 1.0 }, None));
     let mut state = State::default();
-    let mut once = || shaping.shape(&mut state, &open(&all), Duration::ZERO).over;
+    let mut once = || shape_at(&shaping, &mut state, &open(&all), 0).over;
     let (first, second) = (once(), once());
     assert!(first.iter().zip(second.iter()).all(|(one, other)| Arc::ptr_eq(one, other)));
     assert_eq!(first[0].address, all[0].address, "only the weight is another");
-    let plain =
-        Shaping::new().shaper(Times(|_| 0.3, None)).shape(&mut state, &open(&all), Duration::ZERO).over;
+    let plain = Shaping::new().shaper(Times(|_| 0.3, None));
+    let plain = shape_at(&plain, &mut state, &open(&all), 0).over;
     assert!(plain.iter().zip(all.iter()).all(|(one, other)| Arc::ptr_eq(one, other)));
 }
 
@@ -173,6 +184,12 @@ fn held_ones_count_as_ill_and_come_before_ejected_ones() {
     assert_eq!(ids(&shape(&off, &candidates).over), ["2"]);
     candidates[2].ejected = true;
     assert_eq!(ids(&shape(&off, &candidates).over), ["0", "1"]);
+    candidates[2] = Candidate { ejected: false, probing: true, ..candidates[2] };
+    assert_eq!(
+        ids(&shape(&off, &candidates).over),
+        ["2"],
+        "it lets one in at a time; the others are there for the rest"
+    );
 }
 
 #[test]
@@ -215,7 +232,7 @@ proptest! {
             Arc::new(Instance { held: kind.0, weight: kind.4, ..Instance::clone(it) })
         }).collect();
         let candidates: Vec<_> = all.iter().zip(&kinds).map(|(instance, kind)| Candidate {
-            instance, open: kind.1, lost: !kind.1 && kind.2, failed: !kind.1 && kind.2, ejected: kind.3,
+            instance, open: kind.1, lost: !kind.1 && kind.2, failed: !kind.1 && kind.2, ejected: kind.3, probing: !kind.3 && kind.2,
         }).collect();
         let shaping = Shaping::new()
             .shaper(Times(move |place| factors[place], None))
@@ -224,7 +241,7 @@ proptest! {
         let mut state = State::default();
         shaping.note(&mut state, &all[..1], Duration::ZERO);
         shaping.note(&mut state, &all, Duration::ZERO);
-        let shaped = shaping.shape(&mut state, &candidates, Duration::from_secs(now));
+        let shaped = shape_at(&shaping, &mut state, &candidates, now);
         prop_assert_eq!(shaped.over.len(), shaped.from.len());
         prop_assert_eq!(shaped.over.is_empty(), candidates.iter().all(|it| !it.open), "someone, if there is anyone");
         for (instance, place) in shaped.over.iter().zip(&shaped.from) {
