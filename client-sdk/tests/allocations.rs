@@ -11,6 +11,7 @@ use client_sdk::{
     },
     discover::WeightedStaticDiscover,
     model::{Endpoint, Instance, InstanceList, Locality},
+    outlier::{Detector, OutlierDetection},
     runtime::Runtime,
 };
 
@@ -91,6 +92,22 @@ async fn a_pick_allocates_nothing() {
     allocates_nothing(Maglev::new, &runtime).await;
     allocates_nothing(|| RingHash::new().bounded(), &runtime).await;
     allocates_nothing(|| Maglev::new().bounded(), &runtime).await;
+}
+
+#[test]
+fn what_is_counted_of_an_instance_allocates_nothing() {
+    let instances = list(2, 1);
+    let mut detector = Detector::new(OutlierDetection::default(), Duration::ZERO, 0);
+    detector.follow(&instances);
+    let tally = Arc::clone(detector.tally(&instances[0]).expect("there"));
+    let counted = measure(|| {
+        for outcome in [Outcome::Success, Outcome::Failure, Outcome::Cancelled].into_iter().cycle().take(500)
+        {
+            let _ = tally.enter();
+            let _ = tally.finished(outcome, None);
+        }
+    });
+    assert_eq!(counted.count_total, 0);
 }
 
 #[test]

@@ -145,9 +145,13 @@ impl Drop for Permit {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
+    use std::{sync::atomic::AtomicBool, time::Duration};
 
     use super::*;
+    use crate::{
+        model::Instance,
+        outlier::{Detector, Judgement, OutlierDetection},
+    };
 
     fn gate(limit: Option<usize>) -> Arc<Gate> {
         Arc::new(Gate::new(limit, None, Arc::new(Room::new(true)), Arc::default()))
@@ -192,6 +196,61 @@ mod tests {
         assert_eq!(gate.enter(false, true).expect_err("full"), Refused::Full);
         drop(permit);
         assert_ne!(gate.room.turn(), turn);
+    }
+
+    /// Before an instance whose ejection is over.
+    fn on_probation(limit: Option<usize>) -> (Arc<Gate>, Detector, Arc<Instance>) {
+        let [a, b] = ["a:1", "b:1"].map(|it| Arc::new(Instance::builder(it.parse().expect("valid")).build()));
+        let mut detector = Detector::new(OutlierDetection::default(), Duration::ZERO, 0);
+        detector.follow(&[Arc::clone(&a), b]);
+        let tally = Arc::clone(detector.tally(&a).expect("there"));
+        for _ in 0..5 {
+            let _ = tally.finished(Outcome::Failure, None);
+        }
+        detector.settle(Duration::ZERO);
+        detector.tick(Duration::from_secs(30));
+        let gate = Gate::new(limit, Some(tally), Arc::new(Room::new(true)), Arc::default());
+        (Arc::new(gate), detector, a)
+    }
+
+    #[test]
+    fn one_at_a_time_enters_on_probation_and_its_end_is_told() {
+        let (gate, mut detector, instance) = on_probation(Some(5));
+        let probe = gate.enter(true, true).expect("the probe");
+        let turn = gate.room.turn();
+        assert_eq!(gate.enter(true, true).expect_err("one at a time"), Refused::Probed);
+        assert_eq!(gate.room.turn(), turn, "and nobody is woken for that");
+        let anyway = gate.enter(true, false).expect("where ejection does not matter");
+        anyway.finish(Outcome::Failure);
+        drop(probe);
+        assert_ne!(gate.room.turn(), turn, "given up: the next may come");
+        let probe = gate.enter(true, true).expect("the next probe");
+        probe.finish(Outcome::Success);
+        assert!(gate.enter(true, true).is_ok() && gate.enter(true, true).is_ok(), "all may");
+        assert_eq!(detector.settle(Duration::from_secs(31)).len(), 1);
+        assert_eq!(detector.judgement(&instance), Judgement::Admitted);
+        assert_eq!(gate.inside.load(SeqCst), 0);
+    }
+
+    #[test]
+    fn on_many_threads_one_request_at_a_time_is_the_probe() {
+        let (gate, detector, _) = on_probation(None);
+        let (inside, entered) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..2_000 {
+                        let Ok(permit) = gate.enter(true, true) else { continue };
+                        assert_eq!(inside.fetch_add(1, SeqCst), 0, "alone");
+                        entered.fetch_add(1, SeqCst);
+                        inside.fetch_sub(1, SeqCst);
+                        drop(permit);
+                    }
+                });
+            }
+        });
+        assert!(entered.load(SeqCst) > 0);
+        assert!(!detector.has_news(), "those that were given up say nothing");
     }
 
     #[test]

@@ -22,7 +22,9 @@ use crate::{
 const WELL: Code = Code::NotFound;
 
 fn fleet(cast: &Cast, ids: &[&str]) -> Fleet {
-    ids.iter().for_each(|id| cast.set(id, Act::NotFound));
+    for id in ids {
+        cast.set(id, Act::NotFound);
+    }
     Fleet::of(ids.iter().map(|id| Cast::instance(id)))
 }
 
@@ -141,9 +143,11 @@ async fn an_ejected_instance_gets_no_retry() {
     let seen = cast.seen("a");
     cast.set("b", Act::Refuse);
     cast.set("c", Act::Refuse);
+    let began = tokio::time::Instant::now();
     for _ in 0..5 {
         assert_eq!(code(&channel).await, Code::Unavailable, "both refused it");
     }
+    assert_eq!(began.elapsed(), Duration::ZERO, "nor is it waited for");
     assert!(cast.seen("b") >= 5 && cast.seen("c") >= 5, "each was given to both");
     assert_eq!(cast.seen("a"), seen);
 }
@@ -183,6 +187,32 @@ async fn calls_that_run_out_of_time_count_and_a_stream_that_goes_on_keeps_nobody
     settled().await;
     assert_eq!(standing(&channel, "a"), Standing::Chosen);
     assert!(!stream.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn for_each_that_is_ejected_one_more_is_connected_and_given_up_when_it_is_back() {
+    let cast = Cast::default();
+    let fleet = fleet(&cast, &["a", "b", "c", "d", "e"]);
+    let channel = connected(builder(&fleet).connect_ahead(2), &cast, 2).await;
+    let chosen = || {
+        let snapshot = channel.snapshot();
+        let chosen = snapshot.instances.iter().filter(|it| it.standing == Standing::Chosen);
+        chosen.map(|it| it.instance.id.to_string()).collect::<Vec<_>>()
+    };
+    let before = chosen();
+    eject(&channel, &cast, &before[0]).await;
+    channel.wait_until(|s| s.chosen() == 2).await;
+    assert!(!chosen().contains(&before[0]), "another in its place");
+    cast.set(&before[0], Act::NotFound);
+    probing(&channel, &before[0]).await;
+    assert_eq!(chosen().len(), 2, "until it is known to be well");
+    while channel.snapshot().instance(&before[0]).expect("there").ejection.is_some() {
+        code(&channel).await;
+        settled().await;
+    }
+    assert_eq!(chosen(), before);
+    let spare = channel.snapshot().instances.iter().filter(|it| it.standing == Standing::Spare).count();
+    assert_eq!(spare, 3);
 }
 
 #[tokio::test(start_paused = true)]

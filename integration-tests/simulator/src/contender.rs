@@ -1,6 +1,6 @@
 //! What balances: a policy, and what stands around it.
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use client_sdk::{
     Endpoint, LoadBalanceLayer, LoadBalanced,
@@ -11,6 +11,7 @@ use client_sdk::{
     layer::LoadBalanceBuilder,
     model::{Address, Locality},
     outlier::OutlierDetection,
+    retry::{Again, Retries, Retryable, Rule},
     runtime::Runtime,
 };
 
@@ -18,6 +19,8 @@ use crate::fleet::{Client, Fleet, REGION, Request};
 
 /// How long connecting may take.
 const MAKE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long one attempt may take, where there may be another.
+const PER_TRY: Duration = Duration::from_millis(500);
 /// Until a new instance has its whole share, where it starts slowly.
 const SLOW_START: Duration = Duration::from_secs(20);
 
@@ -91,7 +94,7 @@ impl Contender {
             .hash_key(|request: &Request| Some(request.key));
         let builder = self.policy.set(builder, runtime);
         let builder = if self.guarded {
-            builder.outlier_detection(OutlierDetection::default())
+            builder.outlier_detection(OutlierDetection::default()).retries(retries(), Repeats)
         } else {
             builder.without_outlier_detection()
         };
@@ -106,6 +109,29 @@ impl Contender {
             builder
         };
         builder.service(fleet.connector())
+    }
+}
+
+/// Retries as the SDK has them by default, and a request that has no answer for so long is tried elsewhere.
+fn retries() -> Retries {
+    let rule = Rule::new().idempotent().per_try_timeout(PER_TRY).expect("within its bounds");
+    Retries::new().default_rule(rule)
+}
+
+/// Any request may be sent again.
+struct Repeats;
+
+impl Retryable<Request, ()> for Repeats {
+    fn copy(&self, request: &Request) -> Option<Request> {
+        Some(*request)
+    }
+
+    fn judge(&self, answer: Result<&(), &(dyn Error + Send + Sync + 'static)>) -> Again {
+        if answer.is_ok() { Again::No } else { Again::Yes }
+    }
+
+    fn is_idempotent(&self, _: &Request) -> bool {
+        true
     }
 }
 

@@ -9,6 +9,7 @@ use client_sdk::{
     client::{MissingRegistry, RegistryClient},
     discover::{Discover, RegistryDiscover},
     model::{Address, Endpoint, Instance, InstanceList, Status as InstanceStatus},
+    outlier::OutlierDetection,
     registration::Registration,
     runtime::Runtime,
 };
@@ -171,8 +172,15 @@ pub async fn caller(
     let client = client(&registries, seed)?;
     let runtime: Runtime = client.runtime().clone();
     let discover = RegistryDiscover::builder(client).build();
+    // Whoever is ejected while it is cut off is to be back within the longest backoff.
+    let detection = OutlierDetection::builder()
+        .interval(Duration::from_secs(1))
+        .base_ejection_time(Duration::from_secs(5))
+        .max_ejection_time(Duration::from_secs(5))
+        .build()?;
     let channel = BalancedChannel::builder(Arc::new(discover.clone()), Endpoint::new(SERVICE))
         .policy(WeightedRandom::new(&runtime))
+        .outlier_detection(detection)
         .runtime(runtime)
         .build();
     tokio::select! {

@@ -163,3 +163,67 @@ async fn a_request_waits_for_one_more_where_one_that_was_to_be_connected_failed(
     let (_, found) = next.await.expect("the one more");
     assert_eq!(found.address, b.address);
 }
+
+/// A request that was given to a member already cannot use the place that becomes free there.
+#[tokio::test(start_paused = true)]
+async fn a_place_goes_to_a_request_that_can_use_it_though_one_that_cannot_waited_first() {
+    let settings = Settings { max_in_flight: Some(1), ..Settings::default() };
+    let shared = shared(Chooser::policy(RoundRobin::with_seed(1)), settings);
+    let [a, b] = ["a:1", "b:1"].map(|it| Arc::new(Instance::builder(it.parse().expect("valid")).build()));
+    let limited = |instance, member: &Arc<Turning>| {
+        let gate = Arc::new(Gate::new(Some(1), None, Arc::clone(&shared.room), Arc::default()));
+        Entry { gate, ..entry(instance, member, true) }
+    };
+    let (at_a, at_b) = (turning(&a, 0), turning(&b, 0));
+    shared.publish(over(&shared, vec![limited(&a, &at_a), limited(&b, &at_b)]));
+    let search = || Search::new(Arc::clone(&shared), PickContext::new(), None);
+    let mut first = search();
+    first.not_taken(&at_b, 1, None);
+    let (in_a, _) = first.next().await.expect("a has a place");
+    let (in_b, _) = search().next().await.expect("b has a place");
+
+    let (mut picky, mut fresh) = (search(), search());
+    picky.not_taken(&at_a, 1, None);
+    let (mut picky, mut fresh) = (std::pin::pin!(picky.next()), std::pin::pin!(fresh.next()));
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(picky.as_mut().poll(&mut cx).is_pending() && fresh.as_mut().poll(&mut cx).is_pending());
+    drop(in_a);
+    let mut next = std::pin::pin!(tokio::time::timeout(Duration::from_secs(1), fresh));
+    let (_, found) = tokio::select! {
+        biased;
+        found = &mut picky => panic!("{:?}", found.map(drop).map_err(|error| error.to_string())),
+        found = &mut next => found.expect("nobody took its turn").expect("a place"),
+    };
+    assert_eq!(found.address, a.address);
+    drop(in_b);
+    assert_eq!(picky.await.expect("b has a place again").1.address, b.address);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_ejected_is_left_out_unless_nobody_else_is_there() {
+    use crate::outlier::{Detector, OutlierDetection};
+
+    let [a, b] = ["a:1", "b:1"].map(|it| Arc::new(Instance::builder(it.parse().expect("valid")).build()));
+    let mut detector = Detector::new(OutlierDetection::default(), Duration::ZERO, 0);
+    detector.follow(&[Arc::clone(&a), Arc::clone(&b)]);
+    for _ in 0..5 {
+        let _ = detector.tally(&a).expect("there").finished(crate::balance::Outcome::Failure, None);
+    }
+    detector.settle(Duration::ZERO);
+    let ejected = detector.judgement(&a);
+    assert!(ejected.ejection().is_some());
+    for (chooser, on_demand) in
+        [(Chooser::policy(RoundRobin::with_seed(1)), false), (Chooser::policy(Maglev::new()), true)]
+    {
+        use ConnectionState::{Connecting, Ready, TransientFailure};
+        for (other, takes_a) in [(Ready, false), (TransientFailure, true), (Connecting, !on_demand)] {
+            let shared = shared(chooser.clone(), Settings::default());
+            let bad = Entry { judgement: ejected, ..entry(&a, &turning(&a, 0), true) };
+            shared.publish(over(&shared, vec![bad, entry(&b, &member(&b, 0, other), true)]));
+            let routes = shared.routes.load();
+            let routed: Vec<_> = routes.entries.iter().map(|entry| routes.takes(entry)).collect();
+            let takes_b = other == Ready || (on_demand && other == Connecting);
+            assert_eq!(routed, [takes_a, takes_b], "on demand: {on_demand}, the other: {other:?}");
+        }
+    }
+}
