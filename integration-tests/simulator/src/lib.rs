@@ -1,8 +1,10 @@
 //! Fleets with bad instances, on virtual time, called through the SDK's own layer.
 //!
 //! What balances is the code that users link: [`LoadBalanceLayer`](client_sdk::LoadBalanceLayer) with its policies, shapers,
-//! outlier detection and retries. Only the servers are simulated, and the time: a minute takes as long as its events take. The
-//! same seed gives the same run.
+//! outlier detection and retries. Only the servers are simulated, and the time: a minute takes as long as its events take.
+//!
+//! The same seed gives the same arrivals, the same faults and the same chances. Which of several requests that wake
+//! in the same instant goes first is tokio's to say, so where many wait for one thing, two runs may differ by a few requests.
 //!
 //! ```text
 //!   load (arrivals by chance) ---> the layer under test ---> servers (a queue, workers, a behaviour that changes)

@@ -24,7 +24,7 @@ use crate::{
 /// When a caller gives a request up.
 pub const DEADLINE: Duration = Duration::from_secs(2);
 
-/// Runs it. The same seed gives the same record.
+/// Runs it. The same seed gives the same arrivals, faults and chances.
 ///
 /// # Panics
 ///
