@@ -12,7 +12,10 @@
 
 use std::{
     future::poll_fn,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
@@ -42,7 +45,12 @@ pub(super) struct Call<'a> {
     /// `None`: with an attempt, or lost with one.
     pub(super) body: Mutex<Option<RequestBody>>,
     pub(super) deadline: Option<Deadline>,
+    /// How many attempts there are right now.
+    pub(super) attempts: AtomicU32,
 }
+
+/// An attempt, as long as it goes on.
+struct Running<'a>(&'a AtomicU32);
 
 type Answer = Result<Response<ResponseBody>, ChannelError>;
 
@@ -51,6 +59,7 @@ impl Sender<Connection> for Call<'_> {
 
     async fn attempt(&self, given: Given<Connection>) -> Attempted<Answer> {
         let Given { call, member: connection, offered, earlier, last } = given;
+        let running = Running::begin(&self.attempts);
         // Counted first: a connection with something in flight is not gone.
         let mut call = connection.begin(call);
         match self.seat(&connection, &mut call, &offered).await {
@@ -59,20 +68,28 @@ impl Sender<Connection> for Call<'_> {
             Err(error) => return Attempted::Ended(Err(error.into()), None),
         }
         let Some(mut body) = self.body().take().filter(RequestBody::is_whole) else {
+            if !running.is_alone() {
+                // It waited for its place until the other one had the body.
+                call.not_taken();
+                return Attempted::NotTaken(NotTaken::Unready);
+            }
             return Attempted::Ended(Err(self.not_replayable(call, last)), None);
         };
         body.rewind();
         // Before anything is sent, so that what is there of it goes out together with the head.
-        poll_fn(|cx| Poll::Ready(body.read_ahead(cx))).await;
+        poll_fn(|cx| {
+            body.read_ahead(cx);
+            Poll::Ready(())
+        })
+        .await;
         if let Some(status) = body.error() {
             return Attempted::Ended(Err(ChannelError::Request(status.clone())), None);
         }
-        let lane = call.lane();
-        let (nth, before) = (lane.nth, lane.writes());
-        let mut head = request_head::towards(&lane.origin, &self.head);
+        let (nth, before) = (call.lane().nth, call.lane().writes());
+        let mut head = request_head::towards(&call.lane().origin, &self.head);
         let left = self.deadline.map(|deadline| (deadline.timeout, self.left(deadline)));
         request_head::tell_attempt(head.headers_mut(), earlier, left);
-        let (response, stream) = match lane.send(head, body.is_nothing()) {
+        let (response, stream) = match call.send(head, body.is_nothing()) {
             Ok(sent) => sent,
             Err(error) => {
                 self.keep(Some(body));
@@ -115,7 +132,7 @@ impl Sender<Connection> for Call<'_> {
             return Attempted::Ended(Err(ChannelError::Request(status.clone())), None);
         }
         // Nothing at all was written since: it was still with us when its connection ended.
-        let never_sent = lane.writes() == before;
+        let never_sent = call.lane().writes() == before;
         tracing::debug!(address = %connection.address(), %error, never_sent, "not answered");
         match fate(&call, error, never_sent) {
             Fate::Refused(error) => {
@@ -124,7 +141,7 @@ impl Sender<Connection> for Call<'_> {
             }
             Fate::NeverLeft(error) => not_taken(call, nth, Some(Arc::new(error))),
             Fate::GoneAway(error) => {
-                lane.retire();
+                call.lane().retire();
                 not_taken(call, nth, Some(Arc::new(error)))
             }
             Fate::Unknown(error) => {
@@ -204,6 +221,23 @@ impl Call<'_> {
 
     fn left(&self, deadline: Deadline) -> Duration {
         deadline.at.saturating_sub(self.inner.shared.runtime.now())
+    }
+}
+
+impl<'a> Running<'a> {
+    fn begin(attempts: &'a AtomicU32) -> Self {
+        attempts.fetch_add(1, Ordering::Relaxed);
+        Self(attempts)
+    }
+
+    fn is_alone(&self) -> bool {
+        self.0.load(Ordering::Relaxed) <= 1
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -71,7 +71,7 @@ struct Run<'a, M: Member, S> {
     search: &'a mut Search<M>,
     sender: &'a S,
     plan: &'a Plan,
-    course: Course,
+    course: Course<'a>,
 }
 
 /// What one or two attempts side by side came to.
@@ -86,11 +86,11 @@ enum Step<A, M> {
 type Next<M> = (Ongoing, Arc<M>);
 
 /// Makes as many attempts as the plan has for the course.
-pub(crate) async fn run<M: Member, S: Sender<M>>(
-    search: &mut Search<M>,
-    sender: &S,
-    plan: &Plan,
-    course: Course,
+pub(crate) async fn run<'a, M: Member, S: Sender<M>>(
+    search: &'a mut Search<M>,
+    sender: &'a S,
+    plan: &'a Plan,
+    course: Course<'a>,
 ) -> Result<S::Answer, RouteError> {
     if course.max_attempts() > 1 {
         plan.budget.request(search.shared().runtime.now());
@@ -185,16 +185,17 @@ impl<M: Member, S: Sender<M>> Run<'_, M, S> {
         };
         let mut both = pin!(first_good(first, second, is_good));
         let came = match timeout {
-            Some(timeout) => match tokio::time::timeout(timeout, &mut both).await {
-                Ok(came) => came,
-                Err(_) => {
-                    let blamed: Vec<_> = blamed.into_iter().flatten().collect();
-                    if let Some(step) = self.instead(&other, timeout, &blamed, since) {
-                        return step;
-                    }
-                    both.await
-                }
-            },
+            Some(timeout) => tokio::time::timeout(timeout, &mut both).await.ok(),
+            None => None,
+        };
+        if let (None, Some(timeout)) = (&came, timeout) {
+            let blamed: Vec<_> = blamed.into_iter().flatten().collect();
+            if let Some(step) = self.instead(&other, timeout, &blamed, since) {
+                return step;
+            }
+        }
+        let came = match came {
+            Some(came) => came,
             None => both.await,
         };
         let mut best = Step::NotTaken;
