@@ -71,7 +71,7 @@ impl Contender {
 
     /// What it is called in tables.
     #[must_use]
-    pub fn name(&self) -> String {
+    pub fn name(self) -> String {
         let mut name = self.policy.name().to_owned();
         let parts = [
             (self.guarded, "outliers and retries"),
@@ -86,7 +86,7 @@ impl Contender {
     }
 
     /// A caller in a zone.
-    pub(crate) fn caller(&self, fleet: &Arc<Fleet>, zone: &str, runtime: &Runtime) -> Caller {
+    pub(crate) fn caller(self, fleet: &Arc<Fleet>, zone: &str, runtime: &Runtime) -> Caller {
         let endpoint = Endpoint::new("simulated");
         let builder = LoadBalanceLayer::builder(Arc::clone(fleet), endpoint)
             .runtime(runtime.clone())

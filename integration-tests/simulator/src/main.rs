@@ -1,6 +1,7 @@
 //! Runs every fleet at full size: prints the table of `docs/balancing.md`, and writes a picture of each fleet.
 //!
 //! `cargo run --release -p simulator -- [seconds] [seed] [directory for pictures]`
+#![allow(clippy::print_stdout, clippy::print_stderr)] // a command, which prints
 
 use std::{path::Path, process::ExitCode, time::Duration};
 

@@ -85,10 +85,14 @@ async fn fate(fleet: Arc<Fleet>, scenario: Scenario) {
         tokio::time::sleep_until(start + at).await;
         match event {
             Event::Behave(numbers, behaviour) => {
-                numbers.iter().for_each(|number| fleet.servers[*number].behave(behaviour));
+                for number in numbers {
+                    fleet.servers[number].behave(behaviour);
+                }
             }
             Event::Break(numbers) => {
-                numbers.iter().for_each(|number| fleet.servers[*number].break_connections());
+                for number in numbers {
+                    fleet.servers[number].break_connections();
+                }
             }
             Event::Register(number, status) => {
                 registered.retain(|(other, _)| *other != number);

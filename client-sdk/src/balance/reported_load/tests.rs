@@ -1,3 +1,5 @@
+//! Weights that follow what servers say of themselves.
+
 use proptest::prelude::*;
 use tokio::time::advance;
 
