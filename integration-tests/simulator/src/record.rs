@@ -151,7 +151,7 @@ mod tests {
         let call = |ms: u64| Call {
             at: Duration::from_millis(ms * 10),
             took: Duration::from_millis(ms),
-            failed: ms % 50 == 0,
+            failed: ms.is_multiple_of(50),
         };
         let record = Record {
             calls: (1..=100).map(call).collect(),
