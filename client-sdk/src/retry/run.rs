@@ -329,6 +329,7 @@ async fn first_good<A>(
 ) -> [Option<Attempted<A>>; 2] {
     let (mut first, mut second) = (pin!(first), pin!(second));
     tokio::select! {
+        biased;
         one = &mut first => {
             let other = if is_good(&one) { None } else { Some(second.await) };
             [Some(one), other]

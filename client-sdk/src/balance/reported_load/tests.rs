@@ -1,4 +1,4 @@
-//! Weights come of reports by the formula and at their times, and go as they came; nobody starves.
+//! Weights that follow what servers say of themselves.
 
 use proptest::prelude::*;
 use tokio::time::advance;
