@@ -12,10 +12,11 @@
 //! weight gets the mean of the others'; with fewer than two weights it is round robin by the instances' own weights.
 //! Weights are read when a picker is built: every *update period*. Recording is two atomic stores and no lock.
 //!
-//! The reported weights take the place of the instances' own, as in gRPC: a machine of twice the size serves twice as much at
-//! the same load, so its report says by itself what its weight was to say, and both together would count it twice. Where an
-//! instance has no usable weight its own one counts, relative to the mean of all: it is what is known of it. Weight 0
-//! never gets anything (C2).
+//! The reported weight is multiplied by the instance's own: that one carries what an operator's override says, and what the
+//! shapers before the policy make of it (zones, slow start), which would all be lost else. gRPC puts the reported weight in the
+//! place of the own one, for a machine of twice the size says so by its report already. Who registers weights for the sizes of
+//! machines has that too ([`ReportedLoad::instead_of_weights`]); where there is no usable report the own weight counts then,
+//! relative to the mean of all. Weight 0 never gets anything (C2).
 
 use std::{
     sync::{
@@ -43,7 +44,8 @@ const NEVER: u64 = u64::MAX;
 /// Round robin by what instances report of their load: their servers need a
 /// [`LoadReportLayer`](crate::orca::LoadReportLayer), or any other reporter of gRPC's.
 ///
-/// What was reported is kept by instance, across changes of the others. A new incarnation of an instance starts anew.
+/// What was reported is kept by instance, across changes of the others. A new incarnation of an instance starts anew, and so
+/// does one that was not connected for a while.
 /// Behind a channel; the tower layer and `get_picker` see no trailers, so there it stays round robin.
 #[derive(Debug)]
 pub struct ReportedLoad {
@@ -59,6 +61,8 @@ struct Settings {
     expiry: Duration,
     update: Duration,
     penalty: f64,
+    /// Whether reported weights take the place of the instances' own.
+    instead: bool,
 }
 
 /// Chooses for [`ReportedLoad`].
@@ -98,6 +102,7 @@ impl ReportedLoad {
             expiry: Duration::from_mins(3),
             update: Duration::from_secs(1),
             penalty: 1.0,
+            instead: false,
         };
         Self { turns: RoundRobin::new(runtime), settings: Arc::new(settings), loads: Loads::default() }
     }
@@ -123,6 +128,15 @@ impl ReportedLoad {
         self
     }
 
+    /// Puts reported weights in the place of the instances' own, instead of multiplying them: for instances whose weights say how
+    /// large they are, which their reports say too. Operators' weights and shapers then count only for instances without
+    /// a usable report.
+    #[must_use]
+    pub fn instead_of_weights(mut self) -> Self {
+        Arc::make_mut(&mut self.settings).instead = true;
+        self
+    }
+
     /// How much of an instance's share errors cost: with 1, an instance that fails all its requests counts as one whose
     /// utilisation is higher by 1. Default 1; 0 ignores errors.
     pub fn error_penalty(mut self, penalty: f64) -> Result<Self, PenaltyError> {
@@ -142,7 +156,7 @@ impl Policy for ReportedLoad {
         let now = self.settings.runtime.now();
         let reported: Vec<_> =
             instances.iter().zip(&loads).map(|(instance, load)| load.weight(instance, now)).collect();
-        let turns = match scaled(instances, &reported) {
+        let turns = match scaled(instances, &reported, self.settings.instead) {
             Some(weights) => self.turns.build_by(instances, &weights),
             None => self.turns.build(instances),
         };
@@ -229,7 +243,7 @@ fn weight_of(report: &LoadReport, penalty: f64) -> Option<f64> {
 }
 
 /// What the instances' turns go by, if two of them at least have a usable weight.
-fn scaled(instances: &[Arc<Instance>], reported: &[Option<f64>]) -> Option<Vec<u32>> {
+fn scaled(instances: &[Arc<Instance>], reported: &[Option<f64>], instead: bool) -> Option<Vec<u32>> {
     let usable = || reported.iter().flatten();
     #[allow(clippy::cast_precision_loss)] // numbers of instances
     let (count, all) = (usable().count() as f64, instances.len() as f64);
@@ -241,8 +255,8 @@ fn scaled(instances: &[Arc<Instance>], reported: &[Option<f64>]) -> Option<Vec<u
     let weights = || {
         instances.iter().zip(reported).map(move |(instance, reported)| match reported {
             _ if instance.weight == 0 => 0.0,
-            Some(weight) => *weight,
-            None => mean * f64::from(instance.weight) / own,
+            Some(weight) if instead => *weight,
+            reported => reported.unwrap_or(mean) * f64::from(instance.weight) / own,
         })
     };
     let largest = weights().fold(f64::MIN_POSITIVE, f64::max);

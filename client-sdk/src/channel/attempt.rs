@@ -63,16 +63,19 @@ impl Sender<Connection> for Call<'_> {
         };
         body.rewind();
         // Before anything is sent, so that what is there of it goes out together with the head.
-        poll_fn(|cx| Poll::Ready(body.read_ahead(cx))).await;
+        poll_fn(|cx| {
+            body.read_ahead(cx);
+            Poll::Ready(())
+        })
+        .await;
         if let Some(status) = body.error() {
             return Attempted::Ended(Err(ChannelError::Request(status.clone())), None);
         }
-        let lane = call.lane();
-        let (nth, before) = (lane.nth, lane.writes());
-        let mut head = request_head::towards(&lane.origin, &self.head);
+        let (nth, before) = (call.lane().nth, call.lane().writes());
+        let mut head = request_head::towards(&call.lane().origin, &self.head);
         let left = self.deadline.map(|deadline| (deadline.timeout, self.left(deadline)));
         request_head::tell_attempt(head.headers_mut(), earlier, left);
-        let (response, stream) = match lane.send(head, body.is_nothing()) {
+        let (response, stream) = match call.send(head, body.is_nothing()) {
             Ok(sent) => sent,
             Err(error) => {
                 self.keep(Some(body));
@@ -115,7 +118,7 @@ impl Sender<Connection> for Call<'_> {
             return Attempted::Ended(Err(ChannelError::Request(status.clone())), None);
         }
         // Nothing at all was written since: it was still with us when its connection ended.
-        let never_sent = lane.writes() == before;
+        let never_sent = call.lane().writes() == before;
         tracing::debug!(address = %connection.address(), %error, never_sent, "not answered");
         match fate(&call, error, never_sent) {
             Fate::Refused(error) => {
@@ -124,7 +127,7 @@ impl Sender<Connection> for Call<'_> {
             }
             Fate::NeverLeft(error) => not_taken(call, nth, Some(Arc::new(error))),
             Fate::GoneAway(error) => {
-                lane.retire();
+                call.lane().retire();
                 not_taken(call, nth, Some(Arc::new(error)))
             }
             Fate::Unknown(error) => {

@@ -1,18 +1,23 @@
-//! Listens on a new connection's byte stream: for its peer's greeting, and then for whether anything passes at all.
+//! Listens on a connection's byte stream: for its peer's greeting, and then for what has to be known without anybody reading
+//! it.
 //!
 //! An HTTP/2 server's first frame is SETTINGS (RFC 9113, 3.4). Until it is here, a connection that TCP calls open may
-//! lead to a process that is stuck, to a proxy without a backend, or to a server of another protocol. What the settings
-//! say is h2's business.
+//! lead to a process that is stuck, to a proxy without a backend, or to a server of another protocol.
+//!
+//! Afterwards it hears which streams the peer has ended: h2 tells that only to whoever reads an answer to its end, and an answer
+//! that nobody reads yet must not take a place that the peer has free. And it hears that there is news, SETTINGS or GOAWAY, of
+//! which h2 wakes nobody.
 //!
 //! The counts of what passed cost a store each. Those of reads tell keepalive that the peer lives; those of writes tell a
 //! call that nothing left since it was begun, and so neither did it.
 
 use std::{
+    collections::HashSet,
     io,
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -22,53 +27,56 @@ use tokio::{
     sync::oneshot,
 };
 
+use super::frames::{DATA, END_STREAM, Frames, GOAWAY, HEADERS, RST_STREAM, SETTINGS};
 use crate::runtime::Io;
 
-/// Length of a frame's header (RFC 9113, 4.1): three bytes of length, and the type.
-const HEADER: usize = 9;
-const TYPE: usize = 3;
-const SETTINGS: u8 = 4;
-
-/// A byte stream that tells when the greeting has passed, and counts.
+/// A byte stream that tells when the greeting has passed, and what else it hears.
 pub(super) struct Greeting {
     io: Box<dyn Io>,
+    frames: Frames,
     traffic: Arc<Traffic>,
+    /// News that h2 may not have taken in yet.
+    news: bool,
     /// `None` once it is known.
-    waiting: Option<Waiting>,
+    waiting: Option<oneshot::Sender<Greeted>>,
 }
 
 /// That the greeting is here. Else what the byte stream failed with.
 pub(super) type Greeted = Result<(), Option<io::Error>>;
 
-/// How often anything was read from a byte stream, and written to it. One task does both.
+/// What passed over a byte stream. One task reads and writes it.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
     reads: AtomicU64,
     writes: AtomicU64,
-}
-
-struct Waiting {
-    /// The part of the header that is here.
-    header: [u8; HEADER],
-    have: usize,
-    /// How much of the settings is still to come. `None`: the header is.
-    left: Option<usize>,
-    tell: oneshot::Sender<Greeted>,
+    news: AtomicBool,
+    /// The streams that the peer has not ended.
+    streams: Mutex<HashSet<u32, foldhash::fast::RandomState>>,
+    /// How many it has ended since somebody last asked.
+    ended: AtomicUsize,
 }
 
 impl Greeting {
     pub(super) fn new(io: Box<dyn Io>) -> (Self, oneshot::Receiver<Greeted>, Arc<Traffic>) {
         let (tell, told) = oneshot::channel();
         let traffic = Arc::<Traffic>::default();
-        let waiting = Waiting { header: [0; HEADER], have: 0, left: None, tell };
-        (Self { io, traffic: Arc::clone(&traffic), waiting: Some(waiting) }, told, traffic)
+        let (frames, waiting) = (Frames::default(), Some(tell));
+        (Self { io, frames, traffic: Arc::clone(&traffic), news: false, waiting }, told, traffic)
     }
 
-    fn look(&mut self, new: &[u8]) {
-        let Some(mut waiting) = self.waiting.take() else { return };
-        match waiting.take(new) {
-            Some(known) => waiting.tell(known),
-            None => self.waiting = Some(waiting),
+    fn hear(&mut self, new: &[u8]) {
+        let Self { frames, traffic, news, waiting, .. } = self;
+        frames.take(new, |frame| {
+            tell(waiting, if frame.kind == SETTINGS { Ok(()) } else { Err(None) });
+            match frame.kind {
+                DATA | HEADERS if frame.flags & END_STREAM == 0 => {}
+                DATA | HEADERS | RST_STREAM => traffic.end(frame.stream),
+                SETTINGS | GOAWAY => *news = true,
+                _ => {}
+            }
+        });
+        if frames.begun().is_some_and(|frame| frame.kind != SETTINGS) {
+            tell(waiting, Err(None));
         }
     }
 
@@ -91,6 +99,36 @@ impl Traffic {
     pub(super) fn writes(&self) -> u64 {
         self.writes.load(Ordering::Relaxed)
     }
+
+    /// Whether h2 knows of news since somebody last asked.
+    pub(super) fn take_news(&self) -> bool {
+        self.news.load(Ordering::Acquire) && self.news.swap(false, Ordering::AcqRel)
+    }
+
+    /// A stream was begun.
+    pub(super) fn begin(&self, stream: u32) {
+        self.streams().insert(stream);
+    }
+
+    /// Nobody cares for a stream any more. Whether the peer had not ended it.
+    pub(super) fn forget(&self, stream: u32) -> bool {
+        self.streams().remove(&stream)
+    }
+
+    /// How many streams that somebody cares for the peer has ended since somebody last asked.
+    pub(super) fn take_ended(&self) -> usize {
+        if self.ended.load(Ordering::Acquire) == 0 { 0 } else { self.ended.swap(0, Ordering::AcqRel) }
+    }
+
+    fn end(&self, stream: u32) {
+        if self.streams().remove(&stream) {
+            self.ended.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    fn streams(&self) -> MutexGuard<'_, HashSet<u32, foldhash::fast::RandomState>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Only one task counts, so that needs no exchange.
@@ -98,33 +136,10 @@ fn count(counter: &AtomicU64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
 }
 
-impl Waiting {
-    /// The greeting, once its last byte is here.
-    fn take(&mut self, mut new: &[u8]) -> Option<Greeted> {
-        let left = match &mut self.left {
-            Some(left) => left,
-            None => {
-                let (header, rest) = new.split_at(new.len().min(HEADER - self.have));
-                self.header[self.have..][..header.len()].copy_from_slice(header);
-                self.have += header.len();
-                new = rest;
-                if self.have < HEADER {
-                    return None;
-                }
-                if self.header[TYPE] != SETTINGS {
-                    return Some(Err(None));
-                }
-                let [a, b, c, ..] = self.header;
-                self.left.insert(usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c))
-            }
-        };
-        *left = left.saturating_sub(new.len());
-        (*left == 0).then_some(Ok(()))
-    }
-
-    fn tell(self, greeted: Greeted) {
+fn tell(waiting: &mut Option<oneshot::Sender<Greeted>>, greeted: Greeted) {
+    if let Some(waiting) = waiting.take() {
         // Nobody waits any more if connecting took too long.
-        let _ = self.tell.send(greeted);
+        let _ = waiting.send(greeted);
     }
 }
 
@@ -139,21 +154,20 @@ impl AsyncRead for Greeting {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if std::mem::take(&mut self.news) {
+            // h2 reads on only after it has taken in all that it has.
+            self.traffic.news.store(true, Ordering::Release);
+        }
         let before = buf.filled().len();
         let read = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
         match &read {
-            Ok(()) => {
-                if buf.filled().len() > before {
-                    count(&self.traffic.reads);
-                }
-                if self.waiting.is_some() {
-                    self.look(&buf.filled()[before..]);
-                }
+            Ok(()) if buf.filled().len() > before => {
+                count(&self.traffic.reads);
+                self.hear(&buf.filled()[before..]);
             }
+            Ok(()) => {}
             Err(error) => {
-                if let Some(waiting) = self.waiting.take() {
-                    waiting.tell(Err(Some(io::Error::new(error.kind(), error.to_string()))));
-                }
+                tell(&mut self.waiting, Err(Some(io::Error::new(error.kind(), error.to_string()))));
             }
         }
         Poll::Ready(read)
@@ -227,6 +241,47 @@ mod tests {
         drop(far);
         assert_eq!(greeting.read(&mut [0; 9]).await.expect("the end"), 0);
         assert_eq!(traffic.reads(), 1, "an end is nothing that was read");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_the_peer_ends_is_told_of_once_if_somebody_cares() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let (mut greeting, _told, traffic) = Greeting::new(Box::new(near));
+        for stream in [1, 3, 5, 7] {
+            traffic.begin(stream);
+        }
+        assert!(traffic.forget(5));
+        for (kind, flags, stream, ended) in [
+            (SETTINGS, 0, 0, 0),
+            (HEADERS, 4, 1, 0),
+            (DATA, 0, 1, 0),
+            (DATA, END_STREAM, 1, 1),
+            (RST_STREAM, 0, 1, 0),
+            (RST_STREAM, 0, 3, 1),
+            (HEADERS, END_STREAM, 5, 0),
+            (HEADERS, END_STREAM, 7, 1),
+        ] {
+            far.write_all(&[0, 0, 0, kind, flags, 0, 0, 0, stream]).await.expect("room");
+            greeting.read_exact(&mut [0; 9]).await.expect("a frame");
+            assert_eq!(traffic.take_ended(), ended, "{kind} on {stream}");
+        }
+        assert!(!traffic.forget(7));
+    }
+
+    #[tokio::test]
+    async fn there_is_news_once_whoever_reads_reads_on() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let (mut greeting, _told, traffic) = Greeting::new(Box::new(near));
+        for (kind, news) in [(SETTINGS, true), (DATA, false), (GOAWAY, true), (HEADERS, false)] {
+            far.write_all(&[0, 0, 0, kind, 0, 0, 0, 0, 0, 0]).await.expect("room");
+            greeting.read_exact(&mut [0; 9]).await.expect("a frame");
+            assert!(!traffic.take_news(), "{kind}");
+            greeting.read_exact(&mut [0; 1]).await.expect("one more");
+            assert_eq!(traffic.take_news(), news, "{kind}");
+            assert!(!traffic.take_news(), "{kind}");
+            far.write_all(&[0, 0, 6, 0, 0, 0, 0, 0]).await.expect("room");
+            greeting.read_exact(&mut [0; 8]).await.expect("the rest of it");
+        }
     }
 
     #[tokio::test]

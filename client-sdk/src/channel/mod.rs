@@ -14,7 +14,8 @@
 //! | file | what it owns |
 //! |---|---|
 //! | `builder`, `settings` | what a channel may be told |
-//! | `connection`, `greeting`, `tls` | the connections to one instance, and their states |
+//! | `connection`, `tls` | the connections to one instance, and their states |
+//! | `greeting`, `frames` | what is heard of a peer beside h2 |
 //! | `service`, `attempt` | one call, and one attempt of it |
 //! | `request_head` | its head, as HTTP/2 has it |
 //! | `request_body`, `pump` | a request that can be sent again, and its way into a stream |
@@ -29,6 +30,7 @@ mod attempt;
 mod builder;
 mod connection;
 mod error;
+mod frames;
 mod greeting;
 pub(crate) mod outcome;
 mod pump;

@@ -41,7 +41,9 @@ impl Latencies {
         let half = &self.halves[usize::from(!(nth / AGE).is_multiple_of(2))];
         if nth.is_multiple_of(AGE) {
             // What other threads record meanwhile may be lost.
-            half.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+            for count in half {
+                count.store(0, Ordering::Relaxed);
+            }
         }
         half[bucket(micros)].fetch_add(1, Ordering::Relaxed);
     }
@@ -141,7 +143,9 @@ mod tests {
             share in 0.01_f64..1.0,
         ) {
             let latencies = Latencies::default();
-            micros.iter().for_each(|micros| latencies.record(Duration::from_micros(u64::from(*micros))));
+            for micros in &micros {
+                latencies.record(Duration::from_micros(u64::from(*micros)));
+            }
             micros.sort_unstable();
             #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             let rank = (micros.len() as f64 * share).ceil() as usize;

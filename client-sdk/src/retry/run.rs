@@ -185,16 +185,17 @@ impl<M: Member, S: Sender<M>> Run<'_, M, S> {
         };
         let mut both = pin!(first_good(first, second, is_good));
         let came = match timeout {
-            Some(timeout) => match tokio::time::timeout(timeout, &mut both).await {
-                Ok(came) => came,
-                Err(_) => {
-                    let blamed: Vec<_> = blamed.into_iter().flatten().collect();
-                    if let Some(step) = self.instead(&other, timeout, &blamed, since) {
-                        return step;
-                    }
-                    both.await
-                }
-            },
+            Some(timeout) => tokio::time::timeout(timeout, &mut both).await.ok(),
+            None => None,
+        };
+        if let (None, Some(timeout)) = (&came, timeout) {
+            let blamed: Vec<_> = blamed.into_iter().flatten().collect();
+            if let Some(step) = self.instead(&other, timeout, &blamed, since) {
+                return step;
+            }
+        }
+        let came = match came {
+            Some(came) => came,
             None => both.await,
         };
         let mut best = Step::NotTaken;

@@ -83,7 +83,7 @@ async fn full_connections_make_room_by_further_ones_up_to_the_limit() {
     assert_eq!((a.connections, a.connects, a.in_flight), (3, 3, 6));
     assert_eq!(a.state, ConnectionState::Ready);
 
-    // A seventh waits in one of the three, and there is no fourth.
+    // A seventh waits for one of the three, and there is no fourth.
     let seventh = watching(&channel);
     in_flight(&channel, 7).await;
     assert_eq!(server.held(), [2, 2, 2]);
@@ -187,7 +187,7 @@ async fn a_call_waits_for_a_further_connection_only_while_it_may_be_hoped_for() 
     let status = check(&channel, "", Some(Duration::from_secs(1))).await.expect_err("no room");
     assert_eq!(since.elapsed().as_secs(), 1);
     assert!(matches!(typed(&status), ChannelError::Route(RouteError::DeadlineExceeded { .. })), "{status:?}");
-    assert!(status.message().contains("another connection to a:1"), "{status:?}");
+    assert!(status.message().contains("room on a connection to a:1"), "{status:?}");
 
     // An earlier call ends first: that place is taken.
     let second = watching(&channel);
@@ -197,7 +197,7 @@ async fn a_call_waits_for_a_further_connection_only_while_it_may_be_hoped_for() 
     let second = second.await.expect("opened");
     assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
 
-    // It could not be opened: the call waits in the connection that there is.
+    // It could not be opened: the call waits for the connection that there is.
     let third = watching(&channel);
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert!(!third.is_finished());
@@ -231,7 +231,7 @@ async fn calls_that_end_together_make_room_for_as_many_that_wait() {
 
 /// C2, through lanes.
 #[tokio::test]
-async fn a_call_that_waits_for_a_further_connection_is_not_given_to_an_instance_that_takes_no_more() {
+async fn a_call_that_waits_for_room_is_not_given_to_an_instance_that_takes_no_more() {
     let b = Server::start("b");
     let changes: [fn(InstanceBuilder) -> Option<InstanceBuilder>; 4] = [
         |a| Some(a.status(InstanceStatus::Draining)),
@@ -239,7 +239,7 @@ async fn a_call_that_waits_for_a_further_connection_is_not_given_to_an_instance_
         |a| Some(a.weight(0)),
         |_| None,
     ];
-    for change in changes {
+    for (change, connections) in changes.into_iter().flat_map(|change| [(change, 1), (change, 2)]) {
         let (server, accepted) = (H2Server::new(Some(1)), AtomicUsize::new(0));
         let only_one = move |stream| {
             let first = accepted.fetch_add(1, Ordering::SeqCst) == 0;
@@ -248,7 +248,7 @@ async fn a_call_that_waits_for_a_further_connection_is_not_given_to_an_instance_
         let address = server.listen_over(only_one).await;
         let a = || Instance::builder(address.clone()).id("a");
         let fleet = Fleet::of([a(), b.instance()]);
-        let channel = builder(&fleet).policy(Always("a")).connections_per_instance(2).build();
+        let channel = builder(&fleet).policy(Always("a")).connections_per_instance(connections).build();
         channel.wait_until(|s| s.chosen() == 2).await;
         let held = watch(&channel).await;
         let waits = tokio::spawn({
@@ -257,10 +257,9 @@ async fn a_call_that_waits_for_a_further_connection_is_not_given_to_an_instance_
         });
         in_flight(&channel, 2).await;
         fleet.set(change(a()).into_iter().chain([b.instance()]));
-        channel.wait_until(|s| s.chosen() == 1).await;
-        // Whatever waits there gets in.
-        server.links()[0].gate.add_permits(1);
+        // At once, not only when there is room.
         assert_eq!(waits.await.expect("answered by one who says who it is").expect("answered"), "b");
+        server.links()[0].gate.add_permits(1);
         ended(held).await;
         assert_eq!(server.read(), 1, "the stream");
     }
@@ -359,20 +358,24 @@ async fn a_draining_instance_finishes_what_is_on_all_its_connections() {
     channel.wait_until(|s| s.chosen() == 2).await;
     let watches = lanes(&channel, 3).await;
     assert_eq!(server.held(), [1, 1, 1]);
-    // One that waits in a full connection has not been sent yet, and is all the same one that it has.
-    let queued = watching(&channel);
+    // One that waits for room has not been sent, so it is none of those.
+    let waits = tokio::spawn({
+        let channel = channel.clone();
+        async move { who(&channel).await }
+    });
     in_flight(&channel, 4).await;
     fleet.set([b.instance()]);
     channel.wait_until(|s| s.instance("a").is_some_and(|a| a.state == ConnectionState::Draining)).await;
     assert_eq!(who(&channel).await.expect("answered"), "b");
-    assert_eq!(channel.snapshot().instance("a").expect("finishing").in_flight, 4);
+    assert_eq!(waits.await.expect("ran").expect("answered elsewhere"), "b");
+    assert_eq!(channel.snapshot().instance("a").expect("finishing").in_flight, 3);
+    assert_eq!(server.read(), 3);
     for link in server.links() {
         link.gate.add_permits(2);
     }
     for watch in watches {
         ended(watch).await;
     }
-    ended(queued.await.expect("opened")).await;
     channel.wait_until(|s| s.instance("a").is_none()).await;
     server.until(|now| now.iter().all(|now| now.closed)).await;
 }
@@ -390,9 +393,8 @@ async fn goaway_on_one_connection_leaves_the_others_alone() {
         ended(watches.remove(n)).await;
     }
     server.links()[1].away.notify_one();
-    while channel.snapshot().instance("a").expect("there").connections > 1 {
-        check(&channel, "", None).await.expect("answered, whichever connection it was offered to first");
-    }
+    // Nobody has to call to find it out.
+    channel.wait_until(|s| s.instance("a").is_some_and(|a| a.connections == 1)).await;
     check(&channel, "", None).await.expect("answered");
     assert_eq!(server.held(), [2, 1], "both go on with what they have");
     assert_eq!(channel.snapshot().instance("a").expect("there").state, ConnectionState::Ready);

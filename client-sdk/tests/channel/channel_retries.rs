@@ -51,7 +51,9 @@ async fn an_unavailable_instance_costs_the_caller_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn other_codes_are_answers_unless_the_methods_rule_names_them() {
-    for code in [Code::NotFound, Code::Internal, Code::ResourceExhausted, Code::DeadlineExceeded, Code::Unknown] {
+    for code in
+        [Code::NotFound, Code::Internal, Code::ResourceExhausted, Code::DeadlineExceeded, Code::Unknown]
+    {
         let (stage, channel) = scene(&["a", "b"], Retries::new()).await;
         stage.host("a").does(Does::Refuses(code, None));
         let status = ask(&channel).await.expect_err("as it says");
@@ -80,7 +82,8 @@ async fn without_retries_the_first_answer_counts() {
 #[tokio::test(start_paused = true)]
 async fn the_last_real_answer_is_kept_when_all_had_it_when_attempts_run_out_and_when_the_budget_is_spent() {
     let all = ["a", "b", "c", "d"];
-    let fail = |stage: &Stage, names: &[&str]| names.iter().for_each(|name| stage.host(name).does(UNAVAILABLE));
+    let fail =
+        |stage: &Stage, names: &[&str]| names.iter().for_each(|name| stage.host(name).does(UNAVAILABLE));
     let (stage, channel) = scene(&all, Retries::new()).await;
     fail(&stage, &all);
     let status = ask(&channel).await.expect_err("three attempts");
@@ -244,9 +247,11 @@ async fn a_hedge_is_sent_after_the_quantile_and_the_loser_is_cancelled() {
 #[tokio::test(start_paused = true)]
 async fn what_takes_no_requests_gets_no_retry() {
     let stage = Stage::of(&["a", "b"]);
-    let c = |weight| [("a", 1), ("b", weight)].map(|(name, weight)| {
-        client_sdk::Instance::builder(format!("{name}:1").parse().expect("valid")).id(name).weight(weight)
-    });
+    let c = |weight| {
+        [("a", 1), ("b", weight)].map(|(name, weight)| {
+            client_sdk::Instance::builder(format!("{name}:1").parse().expect("valid")).id(name).weight(weight)
+        })
+    };
     stage.fleet.set(c(0));
     let channel = stage.builder().build();
     channel.wait_until(|now| now.chosen() == 1).await;
@@ -269,7 +274,11 @@ async fn retries_and_what_the_budget_refused_are_counted() {
         counted.iter().find_map(|(key, _, _, value)| match value {
             metrics_util::debugging::DebugValue::Counter(count)
                 if key.key().name() == name
-                    && key.key().labels().find(|label| label.key() == "reason").map(metrics::Label::value)
+                    && key
+                        .key()
+                        .labels()
+                        .find(|label| label.key() == "reason")
+                        .map(metrics::Label::value)
                         == reason =>
             {
                 Some(*count)

@@ -510,7 +510,7 @@ async fn speak(mut stream: impl Io, act: impl Fn() -> Act, seen: &AtomicUsize) -
     }
 }
 
-fn frame(kind: u8, flags: u8, id: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, id: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = u32::try_from(payload.len()).expect("short").to_be_bytes()[1..].to_vec();
     frame.extend([kind, flags]);
     frame.extend(id.to_be_bytes());

@@ -1,6 +1,7 @@
 //! The channel under real servers, misbehaving ones, and a view that changes.
 #![allow(clippy::disallowed_methods)] // a test may spawn
 
+mod frames;
 mod h2_server;
 mod kit;
 mod scripted;
@@ -11,7 +12,9 @@ mod channel_connecting;
 mod channel_each_policy;
 mod channel_failures;
 mod channel_foreign;
+mod channel_frames;
 mod channel_hash_keys;
+mod channel_keepalive;
 mod channel_lanes;
 mod channel_limits;
 mod channel_metrics;

@@ -72,12 +72,13 @@ impl Connect for Inside {
     fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Io>>> {
         let host = Arc::clone(&self.0.lock().expect("no panic")[address]);
         Box::pin(async move {
-            let (near, far) = tokio::io::duplex(1 << 16);
+            let (near, mut between) = tokio::io::duplex(1 << 16);
+            let (mut beyond, far) = tokio::io::duplex(1 << 16);
+            tokio::spawn(serve(Arc::clone(&host), far));
             tokio::spawn(async move {
-                let broken = Arc::clone(&host);
                 tokio::select! {
-                    () = serve(host, far) => {}
-                    () = broken.broken.notified() => {}
+                    _ = tokio::io::copy_bidirectional(&mut between, &mut beyond) => {}
+                    () = host.broken.notified() => {}
                 }
             });
             Ok(Box::new(near) as Box<dyn Io>)
@@ -91,7 +92,9 @@ async fn serve(host: Arc<Host>, far: DuplexStream) {
     let incoming = tokio_stream::once(Ok::<_, io::Error>(far)).chain(tokio_stream::pending());
     let health = HealthServer::from_arc(Arc::clone(&host));
     let served = match &host.reports {
-        Some(layer) => Server::builder().layer(layer.clone()).add_service(health).serve_with_incoming(incoming).await,
+        Some(layer) => {
+            Server::builder().layer(layer.clone()).add_service(health).serve_with_incoming(incoming).await
+        }
         None => Server::builder().add_service(health).serve_with_incoming(incoming).await,
     };
     served.expect("serves");
@@ -204,14 +207,20 @@ impl Host {
 
 #[tonic::async_trait]
 impl Health for Host {
-    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
         self.act(&request, HealthCheckResponse { status: 1 }).await
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
     /// One answer, if it serves; then the end.
-    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         let does = self.does.lock().expect("no panic").clone();
         let answers = match does {
             Does::Stops(code) => vec![Err(Status::new(code, format!("{} stops", self.name)))],

@@ -93,8 +93,20 @@ async fn without_a_usable_weight_one_gets_the_mean_and_fewer_than_two_are_round_
 }
 
 #[tokio::test(start_paused = true)]
-async fn own_weights_count_where_nothing_is_reported_and_0_gets_nothing() {
-    let (policy, all) = (policy().blackout(Duration::ZERO), list(&[3, 3, 5, 1, 0]));
+async fn reported_weights_multiply_the_own_ones_and_0_gets_nothing() {
+    let (policy, all) = (policy().blackout(Duration::ZERO), list(&[1, 2, 3, 0]));
+    let picker = policy.build(&all);
+    near(&shares(&policy.build(&all), 600), &[100, 200, 300, 0]);
+    // 100, 300, and their mean for the third.
+    tell(&picker, &[report(100.0, 0.0, 1.0, 0.0), report(300.0, 0.0, 1.0, 0.0)]);
+    near(&shares(&policy.build(&all), 1_300), &[100, 600, 600, 0]);
+    tell(&picker, &vec![report(100.0, 0.0, 1.0, 0.0); 4]);
+    near(&shares(&policy.build(&all), 600), &[100, 200, 300, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn instead_of_own_weights_these_count_where_nothing_is_reported_and_0_gets_nothing() {
+    let (policy, all) = (policy().blackout(Duration::ZERO).instead_of_weights(), list(&[3, 3, 5, 1, 0]));
     near(&shares(&policy.build(&all), 1_200), &[300, 300, 500, 100, 0]);
     // A mean of 200, and a mean weight of 2.4.
     let picker = policy.build(&all);
@@ -163,13 +175,14 @@ proptest! {
     fn whatever_is_reported_nobody_starves_and_weights_stay_in_range(
         reported in proptest::collection::vec(proptest::option::of((0.0_f64..1e12, 0.0_f64..1e12, 0.0_f64..1e6)), 1..20),
         own in proptest::collection::vec(0_u32..70_000, 20),
+        instead in any::<bool>(),
     ) {
         let all = list(&own[..reported.len()]);
         let weights: Vec<_> = reported
             .iter()
             .map(|said| said.and_then(|(qps, eps, load)| weight_of(&report(qps, eps, load, 0.0), 1.0)))
             .collect();
-        if let Some(scaled) = scaled(&all, &weights) {
+        if let Some(scaled) = scaled(&all, &weights, instead) {
             for (scaled, instance) in scaled.iter().zip(all.iter()) {
                 prop_assert!(*scaled <= 65_535 && (*scaled > 0) == (instance.weight > 0), "{:?}", scaled);
             }

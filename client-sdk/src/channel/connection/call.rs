@@ -2,9 +2,13 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use http::HeaderMap;
+use http::{HeaderMap, Request};
 
-use super::{Connection, keepalive::Unanswered, lane::Lane};
+use super::{
+    Connection,
+    keepalive::Unanswered,
+    lane::{Lane, Sent},
+};
 use crate::{
     balance::Outcome, channel::error::ChannelError, members::Ongoing, model::Address, orca::LoadReport,
 };
@@ -14,6 +18,8 @@ use crate::{
 pub(in crate::channel) struct InFlight {
     connection: Arc<Connection>,
     lane: Option<Arc<Lane>>,
+    /// The number of its stream, once it is sent.
+    stream: Option<u32>,
     call: Option<Ongoing>,
 }
 
@@ -30,7 +36,7 @@ pub(in crate::channel) enum Seating {
 
 impl InFlight {
     pub(super) fn new(connection: Arc<Connection>, call: Ongoing) -> Self {
-        Self { connection, lane: None, call: Some(call) }
+        Self { connection, lane: None, stream: None, call: Some(call) }
     }
 
     pub(in crate::channel) fn address(&self) -> &Address {
@@ -40,6 +46,13 @@ impl InFlight {
     /// The lane that it has a place on.
     pub(in crate::channel) fn lane(&self) -> &Lane {
         self.lane.as_deref().expect("asked for only once it is seated")
+    }
+
+    /// Sends its request on its lane. `Err`: it was not taken, and never left.
+    pub(in crate::channel) fn send(&mut self, request: Request<()>, is_all: bool) -> Result<Sent, h2::Error> {
+        let (sent, stream) = self.lane().send(request, is_all)?;
+        self.stream = Some(stream);
+        Ok(sent)
     }
 
     /// Why its lane was given up, if it was.
@@ -137,7 +150,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.lane.take().is_some_and(|lane| lane.leave()) {
+        if self.lane.take().is_some_and(|lane| lane.leave(self.stream)) {
             self.connection.room.notify_one();
         }
         if self.connection.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {

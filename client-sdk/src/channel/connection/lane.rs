@@ -44,6 +44,7 @@ pub(in crate::channel) struct Lane {
     traffic: Arc<Traffic>,
     /// How many streams the peer allows at once; `usize::MAX` if it sets no limit.
     allowed: AtomicUsize,
+    /// Calls whose streams the peer has not ended.
     in_flight: AtomicUsize,
     /// Whether a call began or ended since somebody last looked.
     used: AtomicBool,
@@ -51,6 +52,9 @@ pub(in crate::channel) struct Lane {
     retire: Notify,
     unanswered: OnceLock<Unanswered>,
 }
+
+/// What is to come of a request, and where its body goes.
+pub(in crate::channel) type Sent = (ResponseFuture, SendStream<Bytes>);
 
 /// Why a lane takes no more calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,18 +83,20 @@ impl Lane {
         }
     }
 
-    /// Gives a request to the connection. `Err`: it was not taken, and never left.
-    pub(in crate::channel) fn send(
-        &self,
-        request: Request<()>,
-        is_all: bool,
-    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+    /// Gives a request to the connection. Its stream's number too. `Err`: it was not taken, and never left.
+    pub(super) fn send(&self, request: Request<()>, is_all: bool) -> Result<(Sent, u32), h2::Error> {
         // Another handle's request that h2 has not written yet would stand in the way of this one.
-        let sent = self.sender.clone().send_request(request, is_all);
-        if sent.is_err() {
-            self.retire_if_over();
+        match self.sender.clone().send_request(request, is_all) {
+            Ok(sent) => {
+                let stream = sent.0.stream_id().as_u32();
+                self.traffic.begin(stream);
+                Ok((sent, stream))
+            }
+            Err(error) => {
+                self.retire_if_over();
+                Err(error)
+            }
         }
-        sent
     }
 
     /// Changes with everything that is written to the peer.
@@ -129,10 +135,18 @@ impl Lane {
         self.enter_below(self.allowed.load(Ordering::Acquire))
     }
 
-    /// A call has ended. Whether the lane had no room before.
-    pub(super) fn leave(&self) -> bool {
+    /// A call has ended, whose stream this is if it was sent. Whether there is room where there was none.
+    pub(super) fn leave(&self, stream: Option<u32>) -> bool {
         self.mark_used();
-        self.in_flight.fetch_sub(1, Ordering::AcqRel) >= self.limit()
+        // Else its place was given back when the peer ended the stream.
+        stream.is_none_or(|stream| self.traffic.forget(stream)) && self.give_back(1)
+    }
+
+    /// Gives back the places of calls whose streams the peer has ended, though nobody may have read their answers. Whether
+    /// there is room where there was none.
+    pub(super) fn sweep(&self) -> bool {
+        let ended = self.traffic.take_ended();
+        ended > 0 && self.give_back(ended)
     }
 
     /// It takes no more calls, and finishes those that it has.
@@ -177,6 +191,10 @@ impl Lane {
             self.mark_used();
         }
         entered
+    }
+
+    fn give_back(&self, places: usize) -> bool {
+        self.in_flight.fetch_sub(places, Ordering::AcqRel) >= self.limit()
     }
 
     fn mark_used(&self) {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   drive ---- owns ---> the wire (a task of its own, woken by the socket and by every call)
-//!     |                    after reading: another limit of streams? a GOAWAY? tell the lane
+//!     |                    tells the lane of what was heard: streams that ended, another limit of them, a GOAWAY
 //!     +-- keepalive: a ping stayed unanswered ---> the wire is cut, its calls are lost
 //! ```
 //!
@@ -36,7 +36,7 @@ pub(super) fn start(
     let Opened { sender, driven, pings, traffic, origin } = opened;
     let lane = Arc::new(Lane::new(nth, origin, sender, Arc::clone(&traffic)));
     let weak = Arc::downgrade(&lane);
-    let wire = Wire { driven, lane: Weak::clone(&weak), room, traffic: Arc::clone(&traffic), seen: 0 };
+    let wire = Wire { driven, lane: Weak::clone(&weak), room, traffic: Arc::clone(&traffic) };
     let (over, closed) = oneshot::channel::<()>();
     let (runtime, settings) = (opener.runtime.clone(), Arc::clone(&opener.settings));
     opener.runtime.detach(async move {
@@ -68,8 +68,6 @@ struct Wire {
     lane: Weak<Lane>,
     room: Arc<Notify>,
     traffic: Arc<Traffic>,
-    /// What had been read when somebody last looked.
-    seen: u64,
 }
 
 impl Future for Wire {
@@ -77,18 +75,17 @@ impl Future for Wire {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let polled = Pin::new(&mut self.driven).poll(cx);
-        let reads = self.traffic.reads();
-        if (reads != self.seen || polled.is_ready())
-            && let Some(lane) = self.lane.upgrade()
-        {
-            if lane.look() {
+        if let Some(lane) = self.lane.upgrade() {
+            if lane.sweep() {
+                self.room.notify_one();
+            }
+            if self.traffic.take_news() && lane.look() {
                 self.room.notify_waiters();
             }
             if polled.is_ready() {
                 lane.retire();
             }
         }
-        self.seen = reads;
         polled
     }
 }

@@ -1,0 +1,107 @@
+//! Tells the frames of HTTP/2 apart in what is read, without reading them: that is h2's business.
+
+/// Length of a frame's header (RFC 9113, 4.1): three bytes of length, the type, flags, and four of the stream's number.
+const HEADER: usize = 9;
+
+pub(super) const DATA: u8 = 0;
+pub(super) const HEADERS: u8 = 1;
+pub(super) const RST_STREAM: u8 = 3;
+pub(super) const SETTINGS: u8 = 4;
+pub(super) const GOAWAY: u8 = 7;
+pub(super) const END_STREAM: u8 = 1;
+
+/// Where in a frame the bytes are that come next.
+#[derive(Debug, Default)]
+pub(super) struct Frames {
+    /// The part of the header that is here.
+    header: [u8; HEADER],
+    have: usize,
+    /// How much of what is behind the header is still to come.
+    left: usize,
+}
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kind {
+    pub(super) kind: u8,
+    pub(super) flags: u8,
+    pub(super) stream: u32,
+}
+
+impl Frames {
+    /// Takes in what comes next, and tells of each frame that is here to its end.
+    pub(super) fn take(&mut self, mut new: &[u8], mut tell: impl FnMut(Kind)) {
+        loop {
+            if self.have < HEADER {
+                let (part, rest) = new.split_at(new.len().min(HEADER - self.have));
+                self.header[self.have..][..part.len()].copy_from_slice(part);
+                self.have += part.len();
+                new = rest;
+                if self.have < HEADER {
+                    return;
+                }
+                let [a, b, c, ..] = self.header;
+                self.left = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+            }
+            let (_, rest) = new.split_at(new.len().min(self.left));
+            self.left -= new.len() - rest.len();
+            new = rest;
+            if self.left > 0 {
+                return;
+            }
+            self.have = 0;
+            tell(self.kind());
+        }
+    }
+
+    /// What has begun and not ended, if that is known.
+    pub(super) fn begun(&self) -> Option<Kind> {
+        (self.have == HEADER).then(|| self.kind())
+    }
+
+    fn kind(&self) -> Kind {
+        let [_, _, _, kind, flags, stream @ ..] = self.header;
+        // The first bit is reserved, and means nothing.
+        Kind { kind, flags, stream: u32::from_be_bytes(stream) & (u32::MAX >> 1) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_told_apart_however_they_are_cut() {
+        let mut bytes = Vec::new();
+        let mut expected = Vec::new();
+        for (length, kind, flags, stream) in [
+            (0, SETTINGS, 0, 0),
+            (300, DATA, END_STREAM, 5),
+            (4, RST_STREAM, 0, 0x7fff_ffff),
+            (0, DATA, 0, 1),
+        ] {
+            bytes.extend(&u32::to_be_bytes(length)[1..]);
+            bytes.extend([kind, flags]);
+            bytes.extend(u32::to_be_bytes(stream | 1 << 31));
+            bytes.extend(vec![9; length as usize]);
+            expected.push(Kind { kind, flags, stream });
+        }
+        for cut in 1..=bytes.len() {
+            let (mut frames, mut told) = (Frames::default(), Vec::new());
+            for part in bytes.chunks(cut) {
+                frames.take(part, |kind| told.push(kind));
+            }
+            assert_eq!(told, expected, "cut after {cut}");
+            assert_eq!(frames.begun(), None);
+        }
+    }
+
+    #[test]
+    fn what_has_begun_is_known_with_its_header() {
+        let mut frames = Frames::default();
+        frames.take(b"HTTP/1.1", |_| panic!("no frame"));
+        assert_eq!(frames.begun(), None);
+        frames.take(b" ", |_| panic!("no frame"));
+        assert_eq!(frames.begun().expect("a header").kind, b'P');
+    }
+}
