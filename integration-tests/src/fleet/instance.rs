@@ -116,10 +116,11 @@ async fn serve(name: &str, registry: &str) -> Result<(), Box<dyn Error>> {
     let address = listener.local_addr()?;
     let (conduct, _) = watch::channel(Conduct::Well);
     let desk = Arc::new(Desk { name: name.parse()?, conduct, calls: AtomicU64::new(0) });
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tonic::transport::Server::builder()
         .add_service(HealthServer::from_arc(Arc::clone(&desk)))
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener), async { _ = stopped.await });
+        .serve_with_incoming_shutdown(incoming, async { _ = stopped.await });
     let serving = tokio::spawn(serving);
 
     let client = RegistryClient::builder().endpoint(registry.parse()?).build()?;

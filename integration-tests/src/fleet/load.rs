@@ -90,9 +90,11 @@ impl Load {
         Self { record, callers }
     }
 
-    /// Begins the next phase.
-    pub fn begin(&self, label: &str) {
+    /// Begins the next phase, and waits for what began in the one before: what is done to the fleet from now on happens to
+    /// calls of this phase alone.
+    pub async fn begin(&self, label: &str) {
         self.record.begin(label.to_owned());
+        self.turn().await;
     }
 
     /// Waits until so many calls of this phase have ended.
