@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`model`] | the nouns: [`Instance`], [`Address`], [`Endpoint`], [`Change`] | |
 //! | [`discover`] | the [`Discover`] trait, and its implementations: over the registry, static, weighted static | C1 |
-//! | [`balance`] | policies, pickers, the cache that turns them into [`LoadBalance`] and into handles | C2 |
+//! | [`balance`] | policies, pickers, the cache that turns them into [`LoadBalance`] and into handles; filters and shapers before them | C2 |
 //! | [`channel`] | a tonic channel that balances over whatever is registered right now | C2, C3 |
 //! | [`layer`] | any tower service, balanced in the same way | C2 |
 //! | [`members`] | who is connected, who may be chosen, how a request finds one and waits for one | C1, C2 |

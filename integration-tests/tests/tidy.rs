@@ -105,9 +105,9 @@ fn dependencies_point_one_way() {
         "client-sdk/src/outlier",
         &["tokio", "crate::members", "crate::runtime", "crate::channel", "std::time::Instant"],
     );
-    let faces = ["crate::channel", "crate::layer", "tonic::", "hyper::"];
+    let faces = ["crate::channel", "crate::layer", "tonic::", "h2::", "hyper::"];
     no_file_says("client-sdk/src/members", &faces);
-    no_file_says("client-sdk/src/layer", &["crate::channel", "tonic::", "hyper::"]);
+    no_file_says("client-sdk/src/layer", &["crate::channel", "tonic::", "h2::", "hyper::"]);
     no_file_says("client-sdk/src/model", &["tokio", "crate::"]);
 }
 

@@ -82,15 +82,7 @@ impl Eligible {
         let kept = shaping.keep(eligible, caller);
         let filtered = eligible_count - kept.len();
         // Of connections and ejections nothing is known here.
-        let candidate = |instance| Candidate {
-            instance,
-            open: true,
-            lost: false,
-            failed: false,
-            ejected: false,
-            probing: false,
-        };
-        let candidates: Vec<_> = kept.iter().map(candidate).collect();
+        let candidates: Vec<_> = kept.iter().map(Candidate::open).collect();
         let chosen = shaping.choose(&candidates);
         let shaped = shaping.shape(state, &candidates, &chosen, now);
         let first: HashSet<usize> = shaped.from.iter().copied().collect();

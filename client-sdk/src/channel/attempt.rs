@@ -12,7 +12,10 @@
 
 use std::{
     future::poll_fn,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
@@ -42,7 +45,12 @@ pub(super) struct Call<'a> {
     /// `None`: with an attempt, or lost with one.
     pub(super) body: Mutex<Option<RequestBody>>,
     pub(super) deadline: Option<Deadline>,
+    /// How many attempts there are right now.
+    pub(super) attempts: AtomicU32,
 }
+
+/// An attempt, as long as it goes on.
+struct Running<'a>(&'a AtomicU32);
 
 type Answer = Result<Response<ResponseBody>, ChannelError>;
 
@@ -51,6 +59,7 @@ impl Sender<Connection> for Call<'_> {
 
     async fn attempt(&self, given: Given<Connection>) -> Attempted<Answer> {
         let Given { call, member: connection, offered, earlier, last } = given;
+        let running = Running::begin(&self.attempts);
         // Counted first: a connection with something in flight is not gone.
         let mut call = connection.begin(call);
         match self.seat(&connection, &mut call, &offered).await {
@@ -59,6 +68,11 @@ impl Sender<Connection> for Call<'_> {
             Err(error) => return Attempted::Ended(Err(error.into()), None),
         }
         let Some(mut body) = self.body().take().filter(RequestBody::is_whole) else {
+            if !running.is_alone() {
+                // It waited for its place until the other one had the body.
+                call.not_taken();
+                return Attempted::NotTaken(NotTaken::Unready);
+            }
             return Attempted::Ended(Err(self.not_replayable(call, last)), None);
         };
         body.rewind();
@@ -207,6 +221,23 @@ impl Call<'_> {
 
     fn left(&self, deadline: Deadline) -> Duration {
         deadline.at.saturating_sub(self.inner.shared.runtime.now())
+    }
+}
+
+impl<'a> Running<'a> {
+    fn begin(attempts: &'a AtomicU32) -> Self {
+        attempts.fetch_add(1, Ordering::Relaxed);
+        Self(attempts)
+    }
+
+    fn is_alone(&self) -> bool {
+        self.0.load(Ordering::Relaxed) <= 1
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

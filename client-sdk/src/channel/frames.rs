@@ -22,7 +22,8 @@ pub(super) struct Frames {
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Kind {
+pub(super) struct Frame {
+    /// What it is.
     pub(super) kind: u8,
     pub(super) flags: u8,
     pub(super) stream: u32,
@@ -30,7 +31,7 @@ pub(super) struct Kind {
 
 impl Frames {
     /// Takes in what comes next, and tells of each frame that is here to its end.
-    pub(super) fn take(&mut self, mut new: &[u8], mut tell: impl FnMut(Kind)) {
+    pub(super) fn take(&mut self, mut new: &[u8], mut tell: impl FnMut(Frame)) {
         loop {
             if self.have < HEADER {
                 let (part, rest) = new.split_at(new.len().min(HEADER - self.have));
@@ -50,19 +51,19 @@ impl Frames {
                 return;
             }
             self.have = 0;
-            tell(self.kind());
+            tell(self.frame());
         }
     }
 
     /// What has begun and not ended, if that is known.
-    pub(super) fn begun(&self) -> Option<Kind> {
-        (self.have == HEADER).then(|| self.kind())
+    pub(super) fn begun(&self) -> Option<Frame> {
+        (self.have == HEADER).then(|| self.frame())
     }
 
-    fn kind(&self) -> Kind {
+    fn frame(&self) -> Frame {
         let [_, _, _, kind, flags, stream @ ..] = self.header;
         // The first bit is reserved, and means nothing.
-        Kind { kind, flags, stream: u32::from_be_bytes(stream) & (u32::MAX >> 1) }
+        Frame { kind, flags, stream: u32::from_be_bytes(stream) & (u32::MAX >> 1) }
     }
 }
 
@@ -84,12 +85,12 @@ mod tests {
             bytes.extend([kind, flags]);
             bytes.extend(u32::to_be_bytes(stream | 1 << 31));
             bytes.extend(vec![9; length as usize]);
-            expected.push(Kind { kind, flags, stream });
+            expected.push(Frame { kind, flags, stream });
         }
         for cut in 1..=bytes.len() {
             let (mut frames, mut told) = (Frames::default(), Vec::new());
             for part in bytes.chunks(cut) {
-                frames.take(part, |kind| told.push(kind));
+                frames.take(part, |frame| told.push(frame));
             }
             assert_eq!(told, expected, "cut after {cut}");
             assert_eq!(frames.begun(), None);

@@ -126,13 +126,11 @@ impl RequestBody {
     fn take(&mut self) -> Option<Bytes> {
         let data = self.read.get(self.sent)?;
         if self.sent >= self.kept {
-            match self.room.and_then(|room| room.checked_sub(data.len())) {
-                Some(room) => (self.room, self.kept) = (Some(room), self.sent + 1),
-                None => {
-                    self.commit();
-                    return self.read.pop_front();
-                }
-            }
+            let Some(room) = self.room.and_then(|room| room.checked_sub(data.len())) else {
+                self.commit();
+                return self.read.pop_front();
+            };
+            (self.room, self.kept) = (Some(room), self.sent + 1);
         }
         self.sent += 1;
         Some(data.clone())

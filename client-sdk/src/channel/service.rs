@@ -4,7 +4,7 @@
 //! chosen and waited for that of [`crate::members`].
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicU32},
     task::{Context, Poll},
 };
 
@@ -56,6 +56,6 @@ async fn run(
     let course = inner.plan.course(head.uri.path());
     let body = Mutex::new(Some(RequestBody::new(body, inner.settings.replay_limit)));
     let mut search = Search::new(Arc::clone(shared), context, deadline);
-    let call = Call { inner, head, body, deadline };
+    let call = Call { inner, head, body, deadline, attempts: AtomicU32::new(0) };
     retry::run(&mut search, &call, &inner.plan, course).await?
 }

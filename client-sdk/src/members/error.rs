@@ -139,7 +139,7 @@ fn reason(source: Option<&SharedError>) -> String {
     source.map_or_else(|| "no answer yet".to_owned(), ToString::to_string)
 }
 
-/// An error with all its sources: those of hyper keep what really happened there.
+/// An error with all its sources: those of libraries keep what really happened there.
 pub(crate) fn innermost(error: &SharedError) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

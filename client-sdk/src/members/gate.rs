@@ -239,7 +239,7 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    for _ in 0..2_000 {
+                    for _ in 0..50_000 {
                         let Ok(permit) = gate.enter(true, true) else { continue };
                         assert_eq!(inside.fetch_add(1, SeqCst), 0, "alone");
                         entered.fetch_add(1, SeqCst);

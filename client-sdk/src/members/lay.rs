@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::{Member, routes::Entry};
 use crate::{
-    balance::shape::{Candidate, Chosen, Shaped, Shaping, State},
+    balance::shape::{Candidate, Chosen, Reach, Shaped, Shaping, State, Trust},
     model::InstanceList,
+    outlier::Judgement,
 };
 
 /// What an entry is to requests.
@@ -90,12 +91,15 @@ fn candidate<M: Member>(entry: &Entry<M>, on_demand: bool) -> Candidate<'_> {
     let failed = (!open || on_demand) && (entry.wanted || entry.is_asked()) && !entry.is_coming();
     // One that was connected before is not about to be connected for the first time.
     let broke = !open && entry.wanted && entry.member.opened() > 0;
-    Candidate {
-        instance: &entry.instance,
-        open,
-        lost: failed || broke,
-        failed,
-        ejected: entry.is_ejected(),
-        probing: entry.is_on_probation(),
-    }
+    let reach = match (failed, broke) {
+        (true, _) => Reach::Failed,
+        (false, true) => Reach::Broken,
+        (false, false) => Reach::Fine,
+    };
+    let trust = match entry.judgement {
+        Judgement::Admitted => Trust::Admitted,
+        Judgement::Probing(_) => Trust::Probing,
+        Judgement::Ejected(_) => Trust::Ejected,
+    };
+    Candidate { instance: &entry.instance, open, reach, trust }
 }

@@ -12,9 +12,9 @@ use crate::{backoff::Bounds, runtime::Runtime};
 /// The settings in use: one for all clones.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    default: Arc<Ruled>,
+    default: Ruled,
     /// As [`Retries`] has them.
-    methods: HashMap<Arc<str>, Arc<Ruled>>,
+    methods: HashMap<Arc<str>, Ruled>,
     pub(super) budget: RetryBudget,
     backoff: Bounds,
 }
@@ -38,9 +38,9 @@ pub(crate) enum Failure {
 }
 
 /// One request's attempts.
-#[derive(Debug)]
-pub(crate) struct Course {
-    pub(super) ruled: Arc<Ruled>,
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Course<'a> {
+    pub(super) ruled: &'a Ruled,
     /// May be told of a request by itself.
     idempotent: bool,
     pub(super) made: u32,
@@ -48,7 +48,7 @@ pub(crate) struct Course {
 
 impl Plan {
     pub(crate) fn new(retries: &Retries) -> Self {
-        let ruled = |rule: &Rule| Arc::new(Ruled { rule: rule.clone(), latencies: Latencies::default() });
+        let ruled = |rule: &Rule| Ruled { rule: rule.clone(), latencies: Latencies::default() };
         let (default, methods) = retries.rules();
         let budget = RetryBudget::new(retries.ratio, retries.floor).expect("checked when it was set");
         Self {
@@ -60,18 +60,23 @@ impl Plan {
     }
 
     /// The attempts of a call of this path.
-    pub(crate) fn course(&self, path: &str) -> Course {
+    pub(crate) fn course(&self, path: &str) -> Course<'_> {
         let ruled = if self.methods.is_empty() {
             &self.default
         } else {
             let service = path.rfind('/').map_or("", |slash| &path[..=slash]);
             self.methods.get(path).or_else(|| self.methods.get(service)).unwrap_or(&self.default)
         };
-        Course { ruled: Arc::clone(ruled), idempotent: ruled.rule.idempotent, made: 0 }
+        Course { ruled, idempotent: ruled.rule.idempotent, made: 0 }
     }
 
     /// How long to wait before another attempt. `None`: there is to be none.
-    pub(crate) fn pause(&self, course: &Course, failure: &Failure, runtime: &Runtime) -> Option<Duration> {
+    pub(crate) fn pause(
+        &self,
+        course: &Course<'_>,
+        failure: &Failure,
+        runtime: &Runtime,
+    ) -> Option<Duration> {
         if !course.has_more() || !course.is_worth_it(failure) {
             return None;
         }
@@ -86,7 +91,7 @@ impl Plan {
     }
 }
 
-impl Course {
+impl<'a> Course<'a> {
     /// This request may be processed twice, whatever the rule says.
     pub(crate) fn set_idempotent(&mut self) {
         self.idempotent = true;
@@ -102,8 +107,8 @@ impl Course {
     }
 
     /// The same as [`is_worth_it`](Self::is_worth_it), by itself.
-    pub(super) fn judge(&self) -> impl Fn(&Failure) -> bool + Send + use<> {
-        let course = Self { ruled: Arc::clone(&self.ruled), ..*self };
+    pub(super) fn judge(&self) -> impl Fn(&Failure) -> bool + Send + use<'a> {
+        let course = *self;
         move |failure| course.is_worth_it(failure)
     }
 

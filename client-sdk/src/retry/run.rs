@@ -71,7 +71,7 @@ struct Run<'a, M: Member, S> {
     search: &'a mut Search<M>,
     sender: &'a S,
     plan: &'a Plan,
-    course: Course,
+    course: Course<'a>,
 }
 
 /// What one or two attempts side by side came to.
@@ -86,11 +86,11 @@ enum Step<A, M> {
 type Next<M> = (Ongoing, Arc<M>);
 
 /// Makes as many attempts as the plan has for the course.
-pub(crate) async fn run<M: Member, S: Sender<M>>(
-    search: &mut Search<M>,
-    sender: &S,
-    plan: &Plan,
-    course: Course,
+pub(crate) async fn run<'a, M: Member, S: Sender<M>>(
+    search: &'a mut Search<M>,
+    sender: &'a S,
+    plan: &'a Plan,
+    course: Course<'a>,
 ) -> Result<S::Answer, RouteError> {
     if course.max_attempts() > 1 {
         plan.budget.request(search.shared().runtime.now());

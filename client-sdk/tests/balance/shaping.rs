@@ -48,7 +48,7 @@ impl Picker for First {
 }
 
 /// How many of so many picks each instance gets.
-fn picks<P: Policy>(handle: &mut Handle<P>, count: usize) -> HashMap<Arc<str>, usize> {
+fn picks<P: Policy>(handle: &mut Handle<P>, count: u32) -> HashMap<Arc<str>, u32> {
     let mut picks = HashMap::new();
     for _ in 0..count {
         let pick = handle.pick(&PickContext::new()).unwrap();
@@ -79,13 +79,14 @@ async fn a_handle_follows_a_slow_start_without_anything_changing() {
         .runtime(runtime.clone())
         .build();
     let mut handle = balancer.handle(&endpoint()).await.unwrap();
-    tokio::time::sleep(100 * SECOND - runtime.now()).await;
+    tokio::time::sleep((100 * SECOND).saturating_sub(runtime.now())).await;
     fake.publish("s", &[instance(1, 1), instance(2, 1)]);
     settle().await;
     for (age, share) in [(0, 0.1), (2, 0.1), (5, 0.25), (10, 0.5), (19, 0.95), (20, 1.0), (60, 1.0)] {
-        tokio::time::sleep((100 + age) * SECOND + SECOND / 100 - runtime.now()).await;
+        let then = (100 + age) * SECOND + SECOND / 100;
+        tokio::time::sleep(then.saturating_sub(runtime.now())).await;
         let picks = picks(&mut handle, 20_000);
-        let got = picks["a:2"] as f64 / picks["a:1"] as f64;
+        let got = f64::from(picks["a:2"]) / f64::from(picks["a:1"]);
         assert!((got - share).abs() < 0.002, "after {age} s {got} and not {share}");
     }
 }

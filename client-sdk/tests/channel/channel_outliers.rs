@@ -29,7 +29,8 @@ fn fleet(cast: &Cast, ids: &[&str]) -> Fleet {
 }
 
 async fn connected(builder: ChannelBuilder<Fleet>, cast: &Cast, count: usize) -> BalancedChannel {
-    let channel = builder.runtime(cast.runtime()).build();
+    // Each call goes to one instance, so that it can be told what becomes of that.
+    let channel = builder.runtime(cast.runtime()).without_retries().build();
     channel.wait_until(|s| s.chosen() == count).await;
     channel
 }

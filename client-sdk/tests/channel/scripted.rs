@@ -183,7 +183,7 @@ impl Host {
             Does::Hangs => std::future::pending().await,
             Does::Breaks => {
                 self.broken.notify_waiters();
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
             Does::Misreports => {
                 let mut status = Status::not_found(format!("{} misreports", self.name));

@@ -40,7 +40,7 @@ mod zones;
 pub use error::ShapingError;
 pub use failover::Failover;
 pub use panic_threshold::PanicThreshold;
-pub(crate) use pipeline::{Candidate, Chosen, SOONEST, Shaped, State};
+pub(crate) use pipeline::{Candidate, Chosen, Reach, SOONEST, Shaped, State, Trust};
 pub use slow_start::SlowStart;
 pub use subset::Subset;
 pub use tag_subset::TagSubset;

@@ -7,8 +7,9 @@ use super::ShapingError;
 
 /// If a smaller share of the instances than this is healthy, ejection and `held` are ignored. Default 50 %.
 ///
-/// It is the share among all instances that may be chosen and that the filters left. Healthy is what is neither ejected nor
-/// held, and can be connected to as far as anyone tried. Instances count, not their weights.
+/// It is the share among the instances that may be chosen, that the filters left, and that are not known to be out of reach:
+/// where connections fail, nothing can be ignored, so that is no reason to call those that fail requests. Healthy is what is
+/// neither ejected, nor on probation after that, nor held. Instances count, not their weights.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PanicThreshold(f64);
 

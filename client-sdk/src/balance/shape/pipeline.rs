@@ -34,13 +34,29 @@ pub(crate) struct Candidate<'a> {
     pub(crate) instance: &'a Arc<Instance>,
     /// Whether a request could be sent to it now, or, for a policy that connects on demand, whether it may be picked.
     pub(crate) open: bool,
-    /// It is not connected and was, or could not be.
-    pub(crate) lost: bool,
+    pub(crate) reach: Reach,
+    pub(crate) trust: Trust,
+}
+
+/// What is known of connections to an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// There is one, or nothing is known against there being one.
+    Fine,
+    /// There is none any more.
+    Broken,
     /// It could not be connected.
-    pub(crate) failed: bool,
-    pub(crate) ejected: bool,
+    Failed,
+}
+
+/// What is known of how requests to an instance go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// Nothing is known against it.
+    Admitted,
     /// Its ejection is over, and one request at a time goes to it.
-    pub(crate) probing: bool,
+    Probing,
+    Ejected,
 }
 
 /// Who may be picked from.
@@ -75,18 +91,27 @@ pub(crate) struct Shaped {
     pub(crate) again: Option<Duration>,
 }
 
+impl<'a> Candidate<'a> {
+    /// One that nothing is known against.
+    pub(crate) fn open(instance: &'a Arc<Instance>) -> Self {
+        Self { instance, open: true, reach: Reach::Fine, trust: Trust::Admitted }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.reach != Reach::Fine
+    }
+}
+
 impl Shaping {
     /// Has the filters say who is used.
     pub(crate) fn keep(&self, eligible: InstanceList, caller: CallerOrder) -> InstanceList {
         let mut kept = eligible;
         for filter in &self.filters {
-            kept = match catch_unwind(AssertUnwindSafe(|| filter.filter(&kept, caller))) {
-                Ok(answer) => only(&kept, answer),
-                Err(_) => {
-                    tracing::error!("a filter panicked; no instance is used until the view changes");
-                    return InstanceList::default();
-                }
+            let Ok(answer) = catch_unwind(AssertUnwindSafe(|| filter.filter(&kept, caller))) else {
+                tracing::error!("a filter panicked; no instance is used until the view changes");
+                return InstanceList::default();
             };
+            kept = only(&kept, answer);
         }
         kept
     }
@@ -98,17 +123,17 @@ impl Shaping {
         }
     }
 
-    /// Who is picked from: those that are open, and neither ejected nor held. If too few are healthy, all that are open. Else,
-    /// if nobody is there but such as are ejected, on probation, or cannot be connected, ejections do not matter; and if
-    /// there are none but held ones, these are picked from.
+    /// Who is picked from: those that are open, and neither ejected nor held. If too few of all that are not known to be out of
+    /// reach are healthy, all that are open. Else, if nobody is there but such as are ejected, on probation, or out of reach,
+    /// ejections do not matter; and if there are none but held ones, these are picked from.
     pub(crate) fn choose(&self, candidates: &[Candidate<'_>]) -> Chosen {
-        let admitted =
-            |candidate: &Candidate<'_>| !candidate.ejected && !candidate.probing && !candidate.lost;
-        let healthy = candidates.iter().filter(|it| admitted(it) && !it.instance.held).count();
-        let panics = self.panic.is_passed(healthy, candidates.len());
-        let heeds_ejection = !panics && candidates.iter().any(|it| it.open && admitted(it));
+        let admitted = |candidate: &Candidate<'_>| candidate.trust == Trust::Admitted;
+        let reached = || candidates.iter().filter(|candidate| !candidate.is_lost());
+        let healthy = reached().filter(|it| admitted(it) && !it.instance.held).count();
+        let panics = self.panic.is_passed(healthy, reached().count());
+        let heeds_ejection = !panics && reached().any(|it| it.open && admitted(it));
         let heeds_held = !panics;
-        let goes = |it: &Candidate<'_>| it.open && !(heeds_ejection && it.ejected);
+        let goes = |it: &Candidate<'_>| it.open && !(heeds_ejection && it.trust == Trust::Ejected);
         let usable: Vec<usize> = (0..candidates.len()).filter(|place| goes(&candidates[*place])).collect();
         let mut first = usable.clone();
         if heeds_held && usable.iter().any(|place| !candidates[*place].instance.held) {
@@ -135,10 +160,15 @@ impl Shaping {
         let mut usable = vec![false; candidates.len()];
         for place in &chosen.first {
             let candidate = &candidates[*place];
-            usable[*place] = !candidate.lost && !(chosen.heeds_ejection && candidate.probing);
+            let is_probing = chosen.heeds_ejection && candidate.trust == Trust::Probing;
+            usable[*place] = !candidate.is_lost() && !is_probing;
         }
         for candidate in candidates {
-            let reached = if candidate.failed { Some(false) } else { candidate.open.then_some(true) };
+            let reached = match candidate.reach {
+                Reach::Fine => candidate.open.then_some(true),
+                Reach::Broken => None,
+                Reach::Failed => Some(false),
+            };
             state.ages.reached(&candidate.instance.id, reached, now);
         }
         let known = candidates.iter().zip(&usable).map(|(candidate, usable)| Share {
@@ -147,8 +177,10 @@ impl Shaping {
             usable: *usable,
             since: state.ages.since(&candidate.instance.id),
         });
-        let (places, mut shares): (Vec<_>, Vec<_>) =
-            known.enumerate().filter(|(place, _)| candidates[*place].open || candidates[*place].lost).unzip();
+        let (places, mut shares): (Vec<_>, Vec<_>) = known
+            .enumerate()
+            .filter(|(place, _)| candidates[*place].open || candidates[*place].is_lost())
+            .unzip();
         let again = self.shapers.iter().filter_map(|shaper| ask(&**shaper, &mut shares, now)).min();
         let mut weights = vec![0.0; candidates.len()];
         for (place, share) in places.into_iter().zip(&shares) {
@@ -206,19 +238,15 @@ fn only(instances: &InstanceList, answer: InstanceList) -> InstanceList {
 /// Asks one shaper. Returns when it wants to be asked again.
 fn ask(shaper: &dyn Shaper, shares: &mut [Share<'_>], now: Duration) -> Option<Duration> {
     let before: Vec<_> = shares.to_vec();
-    match catch_unwind(AssertUnwindSafe(|| shaper.shape(shares, now))) {
-        Ok(again) => {
-            for share in shares.iter_mut().filter(|share| !share.weight.is_finite() || share.weight < 0.0) {
-                share.weight = 0.0;
-            }
-            again.map(|again| now.saturating_add(again.max(SOONEST)))
-        }
-        Err(_) => {
-            tracing::error!("a shaper panicked; it is passed over until it is asked the next time");
-            shares.clone_from_slice(&before);
-            None
-        }
+    let Ok(again) = catch_unwind(AssertUnwindSafe(|| shaper.shape(shares, now))) else {
+        tracing::error!("a shaper panicked; it is passed over until it is asked the next time");
+        shares.clone_from_slice(&before);
+        return None;
+    };
+    for share in shares.iter_mut().filter(|share| !share.weight.is_finite() || share.weight < 0.0) {
+        share.weight = 0.0;
     }
+    again.map(|again| now.saturating_add(again.max(SOONEST)))
 }
 
 #[cfg(test)]

@@ -53,14 +53,14 @@ mod tests {
     use super::*;
     use crate::model::Instance;
 
-    const CALLERS: u64 = 1_000;
+    const CALLERS: u32 = 1_000;
 
     fn list(count: usize) -> InstanceList {
         let build = |port| Arc::new(Instance::builder(format!("a:{port}").parse().expect("valid")).build());
         (1..=count).map(build).collect()
     }
 
-    fn subset(k: usize, all: &InstanceList, caller: u64) -> HashSet<Arc<str>> {
+    fn subset(k: usize, all: &InstanceList, caller: u32) -> HashSet<Arc<str>> {
         let caller = CallerOrder::named(&format!("billing-{caller}"));
         let kept = Subset::new(k).expect("above 0").filter(all, caller);
         kept.iter().map(|instance| Arc::clone(&instance.id)).collect()
@@ -69,18 +69,18 @@ mod tests {
     /// Over a thousand callers, the most loaded instance compared with the mean. The bounds are 4 standard deviations.
     #[test]
     fn a_thousand_callers_are_spread_evenly_over_the_instances() {
-        for (n, k, bound) in [(100, 20, 1.26), (100, 10, 1.38), (50, 5, 1.38), (10, 5, 1.13)] {
-            let all = list(n);
+        for (n, k, bound) in [(100_u16, 20_u16, 1.26), (100, 10, 1.38), (50, 5, 1.38), (10, 5, 1.13)] {
+            let all = list(n.into());
             let mut load: HashMap<_, u32> = HashMap::new();
             for caller in 0..CALLERS {
-                let subset = subset(k, &all, caller);
-                assert_eq!(subset.len(), k);
+                let subset = subset(k.into(), &all, caller);
+                assert_eq!(subset.len(), usize::from(k));
                 for id in subset {
                     *load.entry(id).or_default() += 1;
                 }
             }
-            assert_eq!(load.len(), n, "each is used");
-            let mean = f64::from(u32::try_from(CALLERS).expect("small")) * k as f64 / n as f64;
+            assert_eq!(load.len(), usize::from(n), "each is used");
+            let mean = f64::from(CALLERS) * f64::from(k) / f64::from(n);
             let most = f64::from(*load.values().max().expect("some")) / mean;
             assert!(most < bound, "{k} of {n}: the most loaded one has {most:.3} times the mean");
         }

@@ -97,7 +97,9 @@ impl ZoneAware {
             }
         }
         let callers: f64 = zones.iter().map(|zone| zone.callers).sum();
-        zones.iter_mut().for_each(|zone| zone.callers /= callers);
+        for zone in &mut zones {
+            zone.callers /= callers;
+        }
         (zones, places)
     }
 

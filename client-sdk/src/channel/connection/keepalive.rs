@@ -41,7 +41,7 @@ pub(super) async fn unanswered(
         tokio::time::sleep(pause).await;
         let reads = traffic.reads();
         let heard = std::mem::replace(&mut seen, reads) != reads;
-        let rests = || !lane.upgrade().is_some_and(|lane| lane.in_flight() > 0);
+        let rests = || lane.upgrade().is_none_or(|lane| lane.in_flight() == 0);
         silent = match (heard, silent) {
             _ if !settings.keepalive_while_idle && rests() => 0,
             (true, _) => 1,

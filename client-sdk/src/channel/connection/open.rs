@@ -80,14 +80,12 @@ impl Opener {
             greeting = &mut greeted => Some(greeting),
             _ = &mut driven => None,
         };
-        match greeting {
-            Some(greeting) => greeting.map_err(ConnectProblem::NoGreeting)?,
-            None => {
-                // With the stream let go of, what it ended with is known.
-                drop(driven);
-                return Err(ConnectProblem::NoGreeting(greeted.await.err().flatten()));
-            }
-        }
+        let Some(greeting) = greeting else {
+            // With the stream let go of, what it ended with is known.
+            drop(driven);
+            return Err(ConnectProblem::NoGreeting(greeted.await.err().flatten()));
+        };
+        greeting.map_err(ConnectProblem::NoGreeting)?;
         Ok(Opened { sender, driven, pings, traffic, origin })
     }
 

@@ -20,15 +20,7 @@ fn instances(count: usize) -> InstanceList {
 }
 
 fn open(instances: &InstanceList) -> Vec<Candidate<'_>> {
-    let open = |instance| Candidate {
-        instance,
-        open: true,
-        lost: false,
-        failed: false,
-        ejected: false,
-        probing: false,
-    };
-    instances.iter().map(open).collect()
+    instances.iter().map(Candidate::open).collect()
 }
 
 fn ids(list: &InstanceList) -> Vec<&str> {
@@ -151,19 +143,16 @@ fn the_panic_threshold_has_both_sides() {
     let chosen = |shaping: &Shaping, ejected: usize, lost: usize| {
         let all = instances(10);
         let mut candidates = open(&all);
-        candidates[..ejected].iter_mut().for_each(|candidate| candidate.ejected = true);
+        candidates[..ejected].iter_mut().for_each(|candidate| candidate.trust = Trust::Ejected);
         for candidate in &mut candidates[ejected..ejected + lost] {
-            (candidate.open, candidate.lost) = (false, true);
+            (candidate.open, candidate.reach) = (false, Reach::Broken);
         }
         shape(shaping, &candidates).over.len()
     };
     let usual = Shaping::new();
     assert_eq!((chosen(&usual, 5, 0), chosen(&usual, 6, 0)), (5, 10));
-    assert_eq!(
-        (chosen(&usual, 1, 4), chosen(&usual, 1, 5)),
-        (5, 5),
-        "with half lost the ejected one helps out"
-    );
+    // What is out of reach does not count: of four two are healthy, then of five two.
+    assert_eq!((chosen(&usual, 2, 6), chosen(&usual, 3, 5)), (2, 5));
     let off = Shaping::new().panic_threshold(PanicThreshold::OFF);
     assert_eq!((chosen(&off, 9, 0), chosen(&off, 10, 0)), (1, 10), "and all, if there is nobody else");
 }
@@ -182,9 +171,9 @@ fn held_ones_count_as_ill_and_come_before_ejected_ones() {
     let all = held(&[true, true, false]);
     let mut candidates = open(&all);
     assert_eq!(ids(&shape(&off, &candidates).over), ["2"]);
-    candidates[2].ejected = true;
+    candidates[2].trust = Trust::Ejected;
     assert_eq!(ids(&shape(&off, &candidates).over), ["0", "1"]);
-    candidates[2] = Candidate { ejected: false, probing: true, ..candidates[2] };
+    candidates[2].trust = Trust::Probing;
     assert_eq!(
         ids(&shape(&off, &candidates).over),
         ["2"],
@@ -216,7 +205,7 @@ fn a_zone_that_only_begins_to_be_connected_gets_what_it_can_take() {
         "one of three, for half of the callers: {}",
         local / total
     );
-    candidates[0].lost = true;
+    candidates[0].reach = Reach::Broken;
     assert_eq!(ids(&shape(&shaping, &candidates).over).len(), 3, "half of it is lost: it keeps 70 %");
 }
 
@@ -231,8 +220,14 @@ proptest! {
         let all: InstanceList = instances(kinds.len()).iter().zip(&kinds).map(|(it, kind)| {
             Arc::new(Instance { held: kind.0, weight: kind.4, ..Instance::clone(it) })
         }).collect();
-        let candidates: Vec<_> = all.iter().zip(&kinds).map(|(instance, kind)| Candidate {
-            instance, open: kind.1, lost: !kind.1 && kind.2, failed: !kind.1 && kind.2, ejected: kind.3, probing: !kind.3 && kind.2,
+        let candidates: Vec<_> = all.iter().zip(&kinds).map(|(instance, kind)| {
+            let reach = if !kind.1 && kind.2 { Reach::Failed } else { Reach::Fine };
+            let trust = match (kind.3, kind.2) {
+                (false, _) => Trust::Admitted,
+                (true, true) => Trust::Probing,
+                (true, false) => Trust::Ejected,
+            };
+            Candidate { instance, open: kind.1, reach, trust }
         }).collect();
         let shaping = Shaping::new()
             .shaper(Times(move |place| factors[place], None))
