@@ -75,6 +75,8 @@ impl RingHash {
     /// weight moves keys to or from that instance only. An instance should have some 256: set 256 for weights around 1, and
     /// 2 or 3 for weights around 100. Default: by the mean weight. A ring of more than 4,000,000 points gets half of
     /// them, or a quarter, and so on.
+    ///
+    /// Not to be set with shapers ([`shape`](super::shape)), which scale weights.
     #[must_use]
     pub fn points_per_weight(mut self, points: u32) -> Self {
         self.per_weight = Some(points.max(1));

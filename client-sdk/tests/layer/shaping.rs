@@ -8,12 +8,14 @@ use std::{
 
 use client_sdk::{
     balance::{
-        CallerOrder, Pick, PickContext, PickError, Picker, Policy, RoundRobin,
+        CallerOrder, LoadBalance, LoadBalanceError, Maglev, MissingKey, Pick, PickContext, PickError, Picker,
+        Policy, RoundRobin,
         shape::{Failover, PanicThreshold, SlowStart, Subset, TagSubset, ZoneAware},
     },
+    discover::Discover,
     layer::{LoadBalanced, LoadBalancedError, RouteError},
     members::Standing,
-    model::{Endpoint, InstanceBuilder, InstanceList, Locality, Status},
+    model::{Address, Change, Endpoint, InstanceBuilder, InstanceList, Locality, Status},
     runtime::Runtime,
 };
 
@@ -161,6 +163,60 @@ async fn an_endpoint_with_an_address_passes_filters_by() {
     assert_eq!(who(&balanced).await.expect("answered"), "there");
 }
 
+/// Names all of a fleet, in its order, whatever they are.
+struct InOrder;
+
+impl LoadBalance<Fleet> for InOrder {
+    type InstanceIter = std::vec::IntoIter<Address>;
+
+    async fn get_picker(&self, to: &Endpoint, fleet: &Fleet) -> Result<Self::InstanceIter, LoadBalanceError> {
+        let instances = fleet.discover(to).await.expect("it never fails");
+        Ok(instances.iter().map(|instance| instance.address.clone()).collect::<Vec<_>>().into_iter())
+    }
+
+    fn rebalance(&self, _: Change<()>) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_what_a_load_balancer_names_the_filtered_are_passed_over() {
+    let world = World::default();
+    let [a, b] = &world.hosts(["a", "b"]);
+    let fleet = Fleet::of([a.instance(), b.instance().tag("version", "2")]);
+    let balanced = builder(&fleet)
+        .load_balancer(InOrder)
+        .filter(TagSubset::new([("version", "2")]))
+        .shaper(zone_a())
+        .service(world.clone());
+    assert_eq!(who(&balanced).await.expect("answered"), "b");
+    all_wait().await;
+    assert_eq!(
+        (standing(&balanced, "a"), standing(&balanced, "b")),
+        (Standing::NotInSubset, Standing::Chosen)
+    );
+    assert_eq!(a.asked(), 0);
+}
+
+/// A policy that connects on demand learns of a cut only by trying.
+#[tokio::test(start_paused = true)]
+async fn a_hash_policys_keys_leave_a_zone_that_is_cut_off_and_come_back() {
+    let world = World::default();
+    let hosts = zones(&world, &[("a", 2), ("b", 2)]);
+    let fleet = fleet(&hosts);
+    let builder = builder(&fleet).policy(Maglev::new()).missing_key(MissingKey::Random);
+    let balanced = builder.shaper(zone_a()).without_outlier_detection().service(world.clone());
+    assert!(answers(&balanced, 50).await.keys().all(|who| who.starts_with('a')));
+    for (host, _) in &hosts[..2] {
+        host.makes(Makes::Errors);
+        host.doom("connection reset");
+    }
+    balanced.wait_until(|now| now.instances[..2].iter().all(|it| it.last_error.is_some())).await;
+    assert!(answers(&balanced, 50).await.keys().all(|who| who.starts_with('b')));
+    hosts[..2].iter().for_each(|(host, _)| host.makes(Makes::Services));
+    balanced.wait_until(|now| now.instances[..2].iter().all(|it| it.connections > 0)).await;
+    all_wait().await;
+    assert!(answers(&balanced, 50).await.keys().all(|who| who.starts_with('a')));
+}
+
 #[tokio::test(start_paused = true)]
 async fn requests_stay_in_the_zone_and_move_when_it_is_cut_off() {
     let world = World::default();
@@ -246,7 +302,7 @@ async fn a_slow_start_rises_by_its_formula_at_its_times_and_then_ends() {
         assert!(at.abs_diff((100 + age) * SECOND) < SECOND / 50, "step {age} at {at:?}");
         let got = f64::from(weights["new"]) / f64::from(weights["a"]);
         assert!((got - share(age)).abs() < 0.000_1, "at {at:?} {got} and not {}", share(age));
-        assert_eq!(weights["a"].div_ceil(2), weights["b"], "the others as before");
+        assert_eq!(weights["a"], weights["b"] * 2, "the others as before");
     }
     assert!(steps.next().is_none(), "then it is over: {built:?}");
     assert_eq!(built.last().expect("built").1["new"], 2, "with its own weight");

@@ -54,6 +54,7 @@ fn picks(threads: usize, runtime: &Runtime) {
             (", made and ended", ours::ended(size, runtime)),
             (", by `Handle`", ours::handles(&feed, runtime)),
             (", by `Handle`", one_key),
+            (", by `Handle`, filters and shapers set", ours::shaped(&feed, size, runtime)),
             (", by `get_picker`", ours::get_pickers(size, runtime)),
             (", by `get_picker`", one_key_got),
             ("", vec![peers::volo_random(size).0, peers::volo_hash(size).0, peers::tower(size)]),
@@ -70,6 +71,18 @@ fn picks(threads: usize, runtime: &Runtime) {
             table.set(name, column, *result);
         }
         let of = |name: &str| names.iter().position(|it| it == name).map(|at| results[at]);
+        for policy in ["round robin", "weighted random", "Maglev", "ring hash", "least request", "peak EWMA"]
+        {
+            let (bare, set) =
+                (format!("{policy}, by `Handle`"), format!("{policy}, by `Handle`, filters and shapers set"));
+            if let (Some(bare), Some(set)) = (of(&bare), of(&set)) {
+                ratios.set(
+                    &format!("{policy}, by `Handle`: filters and shapers set ÷ none set"),
+                    column,
+                    set / bare,
+                );
+            }
+        }
         for (peer, own) in [
             ("volo: `WeightedRandomBalance`", "weighted random"),
             ("volo: `ConsistentHashBalance`, one key", "Maglev, one key"),

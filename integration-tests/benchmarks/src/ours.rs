@@ -7,14 +7,16 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use client_sdk::{
     balance::{
         Balancer, Cached, LeastRequest, LoadBalance, Maglev, PeakEwma, PickContext, Picker, Policy, RingHash,
         RoundRobin, WeightedRandom,
+        shape::{PanicThreshold, SlowStart, Subset, TagSubset, ZoneAware},
     },
-    model::{Change, Endpoint},
+    model::{Change, Endpoint, Locality},
     runtime::Runtime,
 };
 
@@ -66,6 +68,11 @@ pub fn ended(count: usize, runtime: &Runtime) -> Vec<Subject> {
 pub fn handles(feed: &Arc<Feed>, runtime: &Runtime) -> Vec<Subject> {
     let another = Contexts::default as fn() -> Contexts;
     each_policy!(through_handle, runtime, feed, another, runtime)
+}
+
+/// Every policy through a handle, with every filter and shaper before it; all instances pass.
+pub fn shaped(feed: &Arc<Feed>, count: usize, runtime: &Runtime) -> Vec<Subject> {
+    each_policy!(through_shapes, runtime, feed, count, runtime)
 }
 
 /// Every policy through `get_picker`, up to the first address.
@@ -126,7 +133,32 @@ pub(crate) fn through_handle<P: Policy>(
     contexts: fn() -> Contexts,
     runtime: &Runtime,
 ) -> Subject {
-    let balancer = Balancer::builder(Arc::clone(feed), policy).runtime(runtime.clone()).build();
+    by_handle(name, Balancer::builder(Arc::clone(feed), policy).runtime(runtime.clone()).build(), contexts)
+}
+
+fn through_shapes<P: Policy>(
+    name: &'static str,
+    policy: P,
+    feed: &Arc<Feed>,
+    count: usize,
+    runtime: &Runtime,
+) -> Subject {
+    let tags: [(&str, &str); 0] = [];
+    let balancer = Balancer::builder(Arc::clone(feed), policy)
+        .runtime(runtime.clone())
+        .filter(TagSubset::new(tags).or_any())
+        .filter(Subset::new(count).expect("at least one"))
+        .shaper(ZoneAware::new(Locality::new("here", "a")).expect("a zone"))
+        .shaper(SlowStart::new(Duration::from_secs(30)).expect("within its bounds"))
+        .panic_threshold(PanicThreshold::default());
+    by_handle(name, balancer.build(), Contexts::default)
+}
+
+fn by_handle<P: Policy>(
+    name: &'static str,
+    balancer: Balancer<Feed, P>,
+    contexts: fn() -> Contexts,
+) -> Subject {
     let endpoint = Endpoint::new("service");
     let handle = tokio::task::block_in_place(|| {
         tokio::runtime::Handle::current().block_on(balancer.handle(&endpoint)).expect("it is known")

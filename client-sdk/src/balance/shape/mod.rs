@@ -17,6 +17,10 @@
 //!   [`SlowStart`]. One that gets no share now is still there for retries.
 //! - The [`PanicThreshold`] (50 % unless set) has ejection and `held` ignored where too few would be left.
 //!
+//! Shares reach the policy as weights: where they differ from the instances' own, the instances that it is given, and those of
+//! its picks, have scaled ones (1 to 65,535, only how they compare matters). So leave
+//! [`RingHash::points_per_weight`](super::RingHash::points_per_weight) unset with shapers.
+//!
 //! | file | what it owns |
 //! |---|---|
 //! | `tag_subset`, `subset` | the filters |

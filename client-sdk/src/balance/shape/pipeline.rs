@@ -3,8 +3,9 @@
 //! Keeps C2: what comes out was among what came in, and that were only instances that take requests. A filter or a shaper
 //! is somebody else's code: what it makes up is left out, what is no share counts as none, and a panic ends nothing.
 //!
-//! Weights are whole numbers, so where shares differ from the instances' own weights, these are scaled to at most 65,535
-//! (what the registry allows) and the instances are cloned with them. The same instance with the same weight as the last
+//! Weights are whole numbers, so where shares differ from the instances' own weights, these are scaled, to at most 65,535 (what
+//! the registry allows), and the instances are cloned with them. Those whose share grew the most, or did not shrink, have their
+//! own weight times a power of two: a ring, whose points follow the mean weight in powers of two, keeps theirs. The same instance with the same weight as the last
 //! time stays the very same clone, so that a list that comes out as before is seen to be the one before. Nothing is cloned
 //! while the shares are as the weights are.
 
@@ -207,11 +208,12 @@ impl State {
             self.cloned.clear();
             return instances;
         }
-        let greatest = weights.iter().copied().fold(0.0, f64::max);
+        let greatest = weights.iter().copied().fold(0.0, f64::max) / most;
+        let unit = (GREATEST / greatest).log2().floor().exp2() / most;
         let mut before = std::mem::take(&mut self.cloned);
         let weighed = instances.iter().zip(weights).map(|(instance, weight)| {
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 1 to 65,535
-            let weight = (weight / greatest * GREATEST).round().clamp(1.0, GREATEST) as u32;
+            let weight = (weight * unit).round().clamp(1.0, GREATEST) as u32;
             if instance.weight == weight {
                 return Arc::clone(instance);
             }

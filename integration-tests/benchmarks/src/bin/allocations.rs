@@ -27,6 +27,7 @@ fn count_all(runtime: &Runtime) -> ExitCode {
         ("", ours::pickers(INSTANCES, runtime)),
         (", made and ended", ours::ended(INSTANCES, runtime)),
         (", by `Handle`", ours::handles(&feed, runtime)),
+        (", by `Handle`, filters and shapers set", ours::shaped(&feed, INSTANCES, runtime)),
     ];
     let mut ours = 0.0;
     for (suffix, subjects) in none {

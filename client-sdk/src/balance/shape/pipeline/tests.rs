@@ -6,7 +6,10 @@ use super::{
     super::{Filter, PanicThreshold, SlowStart, Subset, TagSubset, ZoneAware},
     *,
 };
-use crate::model::Locality;
+use crate::{
+    balance::{PickContext, Picker, Policy, RingHash},
+    model::Locality,
+};
 
 const CALLER: CallerOrder = CallerOrder::new(7);
 
@@ -83,7 +86,7 @@ fn shapers_run_in_their_order_and_the_soonest_is_asked_again_first() {
         .shaper(Times(|place| if place == 0 { 0.5 } else { 1.0 }, Some(Duration::ZERO)))
         .shaper(Times(|_| 1.0, None));
     let shaped = shape_at(&shaping, &mut State::default(), &open(&all), 100);
-    assert_eq!(weights(&shaped), [16_384, 65_535]);
+    assert_eq!(weights(&shaped), [8_192, 32_768]);
     assert_eq!(shaped.again, Some(Duration::from_secs(100) + SOONEST));
 }
 
@@ -107,7 +110,7 @@ fn a_panic_of_a_filter_or_a_shaper_ends_nothing() {
     let panics = |place: usize| if place == 1 { panic!("as the test wants it") } else { 0.001 };
     let shapers = Shaping::new().shaper(Times(half, None)).shaper(Times(panics, Some(Duration::ZERO)));
     let shaped = shape(&shapers, &open(&all));
-    assert_eq!((weights(&shaped), shaped.again), (vec![32_768, 65_535], None));
+    assert_eq!((weights(&shaped), shaped.again), (vec![16_384, 32_768], None));
 }
 
 #[test]
@@ -135,6 +138,34 @@ fn a_list_that_comes_out_as_before_is_the_very_same_instances() {
     let plain = Shaping::new().shaper(Times(|_| 0.3, None));
     let plain = shape_at(&plain, &mut state, &open(&all), 0).over;
     assert!(plain.iter().zip(all.iter()).all(|(one, other)| Arc::ptr_eq(one, other)));
+}
+
+/// Shares change by scaling weights; the points of a ring must not follow that.
+#[test]
+fn when_one_starts_slowly_the_ring_moves_keys_to_it_and_no_others() {
+    let built = |number: usize, weight| {
+        let address = format!("a:{number}").parse().expect("valid");
+        Arc::new(Instance::builder(address).weight(weight).build())
+    };
+    let before: InstanceList =
+        [1, 2, 3, 1, 2, 3].into_iter().enumerate().map(|(n, w)| built(n + 1, w)).collect();
+    let after: InstanceList = before.iter().cloned().chain([built(9, 2)]).collect();
+    let mut state = State::default();
+    let shaping = Shaping::new().shaper(SlowStart::new(Duration::from_secs(20)).expect("in range"));
+    shaping.note(&mut state, &before, Duration::ZERO);
+    shaping.note(&mut state, &after, Duration::from_secs(100));
+    let shaped = shape_at(&shaping, &mut state, &open(&after), 105).over;
+    let (before, after) = (RingHash::new().build(&before), RingHash::new().build(&shaped));
+    let mut moved = 0;
+    for key in 0..10_000_u64 {
+        let context = PickContext::new().hash_key(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let (was, is) = (before.pick(&context).expect("one"), after.pick(&context).expect("one"));
+        if was.instance().id != is.instance().id {
+            assert_eq!(&*is.instance().id, "a:9");
+            moved += 1;
+        }
+    }
+    assert!((250..550).contains(&moved), "a quarter of 2 of 12.5: {moved}");
 }
 
 /// Held and ejected ones are spared while at least half are healthy.
