@@ -5,6 +5,8 @@
 //! instances that are well, the method is idempotent and the deadline long. And once an instance that fails calls is
 //! detected, it gets none but probes. Latencies are printed (`--nocapture`) and asserted nowhere; `docs/balancing.md` has them.
 
+#![allow(clippy::print_stdout)] // what is measured and not judged
+
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use client_sdk::{
@@ -134,9 +136,8 @@ fn channel(registry: SocketAddr) -> BalancedChannel {
 /// Waits until an instance looks so.
 async fn looks(channel: &BalancedChannel, name: &str, looks: impl Fn(Option<&InstanceSnapshot>) -> bool) {
     let seen = channel.wait_until(|snapshot: &Snapshot| looks(snapshot.instance(name)));
-    if tokio::time::timeout(PATIENCE, seen).await.is_err() {
-        panic!("waited {PATIENCE:?} in vain for {name}: {:#?}", channel.snapshot().instance(name));
-    }
+    let seen = tokio::time::timeout(PATIENCE, seen).await;
+    assert!(seen.is_ok(), "waited {PATIENCE:?} in vain for {name}: {:#?}", channel.snapshot().instance(name));
 }
 
 impl Fleet {

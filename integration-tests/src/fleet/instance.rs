@@ -189,7 +189,7 @@ impl Health for Desk {
         match conduct {
             Conduct::Well => tokio::time::sleep(WELL).await,
             Conduct::Slow => tokio::time::sleep(SLOW).await,
-            Conduct::Errors if nth % 2 == 0 => return Err(Status::unavailable("told to fail")),
+            Conduct::Errors if nth.is_multiple_of(2) => return Err(Status::unavailable("told to fail")),
             Conduct::Errors => return Err(Status::internal("told to fail")),
             Conduct::Silent => {
                 let mut conducts = self.conduct.subscribe();
