@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use allocation_counter::measure;
 use client_sdk::{
     balance::{
-        Balancer, LeastRequest, Maglev, Outcome, PeakEwma, PickContext, Picker, Policy, RingHash, RoundRobin,
-        WeightedRandom,
+        Balancer, LeastRequest, Maglev, Outcome, PeakEwma, PickContext, Picker, Policy, ReportedLoad,
+        RingHash, RoundRobin, WeightedRandom,
         shape::{SlowStart, Subset, TagSubset, ZoneAware},
     },
     discover::WeightedStaticDiscover,
@@ -88,6 +88,7 @@ async fn a_pick_allocates_nothing() {
     allocates_nothing(|| WeightedRandom::with_seed(1), &runtime).await;
     allocates_nothing(|| LeastRequest::with_seed(1), &runtime).await;
     allocates_nothing(|| PeakEwma::new(&runtime), &runtime).await;
+    allocates_nothing(|| ReportedLoad::new(&runtime), &runtime).await;
     allocates_nothing(RingHash::new, &runtime).await;
     allocates_nothing(Maglev::new, &runtime).await;
     allocates_nothing(|| RingHash::new().bounded(), &runtime).await;

@@ -118,7 +118,13 @@ impl Sender<Connection> for Call<'_> {
                 let left = self.deadline.map(|deadline| (deadline.timeout, self.left(deadline)));
                 let (head, stream) = response.into_parts();
                 let failure = if stream.is_end_stream() { bare_status(&head.headers) } else { None };
-                let pump = pumping.map(Pumping::commit);
+                let pump = match pumping {
+                    Some(pumping) if failure.is_some() => {
+                        self.keep(pumping.stop().await);
+                        None
+                    }
+                    pumping => pumping.map(Pumping::commit),
+                };
                 let body = ResponseBody::new(&head.headers, stream, pump, call, left);
                 return Attempted::Ended(Ok(Response::from_parts(head, body)), failure);
             }

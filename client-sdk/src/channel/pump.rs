@@ -32,6 +32,7 @@ pub(super) struct Pump {
 /// A pump that works by itself.
 pub(super) struct Pumping {
     task: Task,
+    stop: oneshot::Sender<()>,
     back: oneshot::Receiver<RequestBody>,
 }
 
@@ -58,17 +59,22 @@ impl Pump {
     /// Goes on by itself.
     pub(super) fn go_on(mut self, runtime: &Runtime) -> Pumping {
         let (give, back) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel();
         let task = runtime.spawn(async move {
-            poll_fn(|cx| {
+            let sent = poll_fn(|cx| {
                 if give.is_closed() {
                     self.body.commit();
                 }
                 self.poll(cx)
-            })
-            .await;
+            });
+            tokio::select! {
+                biased;
+                () = sent => {}
+                Ok(()) = stopped => self.stream.send_reset(Reason::CANCEL),
+            }
             let _ = give.send(self.into_body()); // nobody wants it once an answer began
         });
-        Pumping { task, back }
+        Pumping { task, stop, back }
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Option<h2::Error>>> {
@@ -109,7 +115,16 @@ impl Pump {
 impl Pumping {
     /// The body, once its stream has ended.
     pub(super) async fn back(self) -> Option<RequestBody> {
-        let Self { task, back } = self;
+        let Self { task, stop: _stop, back } = self;
+        let body = back.await.ok();
+        drop(task);
+        body
+    }
+
+    /// The body, of which nobody wants any more: its answer is there, and may be asked for elsewhere.
+    pub(super) async fn stop(self) -> Option<RequestBody> {
+        let Self { task, stop, back } = self;
+        let _ = stop.send(()); // it may have come to its end
         let body = back.await.ok();
         drop(task);
         body

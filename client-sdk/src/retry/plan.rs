@@ -107,7 +107,7 @@ impl<'a> Course<'a> {
     }
 
     /// The same as [`is_worth_it`](Self::is_worth_it), by itself.
-    pub(super) fn judge(&self) -> impl Fn(&Failure) -> bool + Send + use<'a> {
+    pub(super) fn judge(&self) -> impl Fn(&Failure) -> bool + Copy + Send + use<'a> {
         let course = *self;
         move |failure| course.is_worth_it(failure)
     }

@@ -180,8 +180,9 @@ impl<M: Member, S: Sender<M>> Run<'_, M, S> {
         let second = sender.attempt(self.give(call, &other));
         let is_worth_it = self.course.judge();
         let is_good = move |attempted: &Attempted<S::Answer>| match attempted {
-            Attempted::Ended(_, failure) => !failure.as_ref().is_some_and(&is_worth_it),
-            Attempted::NotTaken(_) => false,
+            // No answer at all: the other one may have one.
+            Attempted::Ended(_, Some(Failure::Lost(_))) | Attempted::NotTaken(_) => false,
+            Attempted::Ended(_, failure) => !failure.as_ref().is_some_and(is_worth_it),
         };
         let mut both = pin!(first_good(first, second, is_good));
         let came = match timeout {
@@ -198,15 +199,13 @@ impl<M: Member, S: Sender<M>> Run<'_, M, S> {
             Some(came) => came,
             None => both.await,
         };
-        let mut best = Step::NotTaken;
+        let (mut best, mut has_good) = (Step::NotTaken, false);
         for (attempted, member) in came.into_iter().zip([member, &other]) {
             let Some(attempted) = attempted else { continue };
-            match self.ended(attempted, member, since) {
-                Step::Answered(answer) => best = Step::Answered(answer),
-                Step::Failed(answer, failure) if !matches!(best, Step::Answered(_)) => {
-                    best = Step::Failed(answer, failure);
-                }
-                _ => {}
+            let good = is_good(&attempted);
+            let step = self.ended(attempted, member, since);
+            if good || (!has_good && !matches!(step, Step::NotTaken)) {
+                (best, has_good) = (step, good);
             }
         }
         best

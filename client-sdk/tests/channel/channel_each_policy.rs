@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use client_sdk::{
     BalancedChannel,
     balance::{
-        HashKey, HashKeys, LeastRequest, Maglev, MissingKey, PeakEwma, RingHash, RoundRobin, WeightedRandom,
+        HashKey, HashKeys, LeastRequest, Maglev, MissingKey, PeakEwma, ReportedLoad, RingHash, RoundRobin,
+        WeightedRandom,
     },
     channel::ChannelBuilder,
     runtime::Runtime,
@@ -30,11 +31,12 @@ async fn call(channel: &BalancedChannel, key: u64) -> Result<String, Status> {
 #[tokio::test]
 async fn every_policy_spreads_calls_and_none_goes_to_what_takes_none_or_is_dead() {
     let runtime = Runtime::tokio();
-    let policies: [(&str, &dyn Fn(Builder) -> Builder); 8] = [
+    let policies: [(&str, &dyn Fn(Builder) -> Builder); 9] = [
         ("round robin", &|builder| builder.policy(RoundRobin::new(&runtime))),
         ("weighted random", &|builder| builder.policy(WeightedRandom::new(&runtime))),
         ("least request", &|builder| builder.policy(LeastRequest::new(&runtime))),
         ("peak EWMA", &|builder| builder.policy(PeakEwma::new(&runtime))),
+        ("reported load", &|builder| builder.policy(ReportedLoad::new(&runtime))),
         ("ring hash", &|builder| builder.policy(RingHash::new())),
         ("Maglev", &|builder| builder.policy(Maglev::new())),
         ("bounded ring hash", &|builder| builder.policy(RingHash::new().bounded())),

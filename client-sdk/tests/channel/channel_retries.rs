@@ -9,6 +9,7 @@ use client_sdk::{
 use tokio::time::Instant;
 use tonic::{Code, Request, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_client::ServerReflectionClient};
 
 use crate::{
     kit::Always,
@@ -211,6 +212,28 @@ async fn a_stream_is_sent_again_before_its_first_byte_and_not_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_of_requests_that_was_turned_away_begins_anew_elsewhere_and_goes_on() {
+    let (stage, channel) = scene(&["a", "b"], Retries::new()).await;
+    stage.host("a").does(Does::TurnsAway(Code::Unavailable));
+    let (send, receive) = tokio::sync::mpsc::channel(4);
+    let said = |word: &str| ServerReflectionRequest { host: word.to_owned(), message_request: None };
+    send.send(said("one")).await.expect("open");
+    let requests = tokio_stream::wrappers::ReceiverStream::new(receive);
+    let mut reflection = ServerReflectionClient::new(channel);
+    let mut echo = reflection.server_reflection_info(requests).await.expect("by the other").into_inner();
+    for word in ["one", "two"] {
+        if word != "one" {
+            send.send(said(word)).await.expect("open");
+        }
+        let heard = echo.message().await.expect("open").expect("some").valid_host;
+        assert_eq!(heard, format!("b heard {word}"));
+    }
+    drop(send);
+    assert!(echo.message().await.expect("ended well").is_none());
+    assert_eq!(stage.asked(), [("a", 1), ("b", 1)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_body_that_is_not_kept_is_not_sent_again() {
     let stage = Stage::of(&["a", "b"]);
     let channel = stage.builder().policy(Always("a")).replay_limit(100).build();
@@ -242,6 +265,22 @@ async fn a_hedge_is_sent_after_the_quantile_and_the_loser_is_cancelled() {
     assert_eq!(ask(&channel).await.expect("answered"), "a");
     stage.host("b").arrived().await;
     assert_eq!(channel.snapshot().instance("b").expect("there").in_flight, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_is_lost_does_not_take_the_hedge_with_it() {
+    // A lost connection is `UNAVAILABLE`, which this rule does not retry.
+    let rule = idempotent().codes([Code::Aborted]).and_then(|rule| rule.hedge_after(0.95)).expect("valid");
+    let (stage, channel) = scene(&["a", "b"], ruled(rule)).await;
+    for _ in 0..100 {
+        ask(&channel).await.expect("answered");
+    }
+    stage.host("a").does(Does::Hangs);
+    stage.host("b").does(Does::Late(Duration::from_millis(50)));
+    let call = tokio::spawn(async move { ask(&channel).await });
+    stage.host("b").arrived().await;
+    stage.host("a").breaks();
+    assert_eq!(call.await.expect("no panic").expect("by the hedge"), "b");
 }
 
 #[tokio::test(start_paused = true)]

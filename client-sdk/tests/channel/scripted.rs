@@ -19,11 +19,18 @@ use tokio::{
     sync::{Notify, Semaphore},
 };
 use tokio_stream::Stream;
-use tonic::{Code, Request, Response, Status, metadata::MetadataMap, transport::Server};
+use tonic::{
+    Code, Request, Response, Status, Streaming, metadata::MetadataMap,
+    service::interceptor::InterceptedService, transport::Server,
+};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse,
     health_client::HealthClient,
     health_server::{Health, HealthServer},
+};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, ServerReflectionResponse,
+    server_reflection_server::{ServerReflection, ServerReflectionServer},
 };
 
 use crate::{builder, kit::Fleet};
@@ -36,6 +43,8 @@ pub(crate) enum Does {
     Late(Duration),
     /// Answers this and nothing else, with a word on another attempt.
     Refuses(Code, Option<&'static str>),
+    /// Answers this, whatever comes with the call and after it.
+    TurnsAway(Code),
     /// Begins to answer, and then ends with this.
     Stops(Code),
     /// `NOT_FOUND`, with a report of its load that cannot be read.
@@ -91,11 +100,25 @@ async fn serve(host: Arc<Host>, far: DuplexStream) {
     // Its listener never ends, or it would say goodbye.
     let incoming = tokio_stream::once(Ok::<_, io::Error>(far)).chain(tokio_stream::pending());
     let health = HealthServer::from_arc(Arc::clone(&host));
+    let door = Arc::clone(&host);
+    let reflection = InterceptedService::new(
+        ServerReflectionServer::from_arc(Arc::clone(&host)),
+        move |request: Request<()>| {
+            door.asked.lock().expect("no panic").push(request.metadata().clone());
+            door.arrived.add_permits(1);
+            match *door.does.lock().expect("no panic") {
+                Does::TurnsAway(code) => Err(Status::new(code, format!("{} turns away", door.name))),
+                _ => Ok(request),
+            }
+        },
+    );
     let served = match &host.reports {
         Some(layer) => {
             Server::builder().layer(layer.clone()).add_service(health).serve_with_incoming(incoming).await
         }
-        None => Server::builder().add_service(health).serve_with_incoming(incoming).await,
+        None => {
+            Server::builder().add_service(health).add_service(reflection).serve_with_incoming(incoming).await
+        }
     };
     served.expect("serves");
 }
@@ -159,6 +182,11 @@ impl Host {
         *self.does.lock().expect("no panic") = does;
     }
 
+    /// Breaks its connections now.
+    pub(crate) fn breaks(&self) {
+        self.broken.notify_waiters();
+    }
+
     /// What came with each call.
     pub(crate) fn asked(&self) -> Vec<MetadataMap> {
         self.asked.lock().expect("no panic").clone()
@@ -178,11 +206,11 @@ impl Host {
         self.arrived.add_permits(1);
         let does = self.does.lock().expect("no panic").clone();
         match does {
-            Does::Serves | Does::Stops(_) => {}
+            Does::Serves | Does::Stops(_) | Does::TurnsAway(_) => {}
             Does::Late(after) => tokio::time::sleep(after).await,
             Does::Hangs => std::future::pending().await,
             Does::Breaks => {
-                self.broken.notify_waiters();
+                self.breaks();
                 std::future::pending::<()>().await;
             }
             Does::Misreports => {
@@ -227,6 +255,27 @@ impl Health for Host {
             _ => vec![Ok(HealthCheckResponse { status: 1 })],
         };
         self.act(&request, Box::pin(tokio_stream::iter(answers)) as Self::WatchStream).await
+    }
+}
+
+#[tonic::async_trait]
+impl ServerReflection for Host {
+    type ServerReflectionInfoStream =
+        Pin<Box<dyn Stream<Item = Result<ServerReflectionResponse, Status>> + Send>>;
+
+    /// Echoes each request's host, and says who it is.
+    async fn server_reflection_info(
+        &self,
+        request: Request<Streaming<ServerReflectionRequest>>,
+    ) -> Result<Response<Self::ServerReflectionInfoStream>, Status> {
+        use tokio_stream::StreamExt;
+        let name = self.name;
+        let echo = request.into_inner().map(move |request| {
+            let echo = |request: ServerReflectionRequest| format!("{name} heard {}", request.host);
+            request
+                .map(|request| ServerReflectionResponse { valid_host: echo(request), ..Default::default() })
+        });
+        Ok(Response::new(Box::pin(echo)))
     }
 }
 

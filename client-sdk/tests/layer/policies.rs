@@ -9,7 +9,7 @@ use std::{
 use client_sdk::{
     balance::{
         HashKey, LeastRequest, LoadBalance, LoadBalanceError, Maglev, MissingKey, Outcome, PeakEwma, Pick,
-        PickContext, PickError, Picker, Policy, Report, RingHash, RoundRobin, WeightedRandom,
+        PickContext, PickError, Picker, Policy, Report, ReportedLoad, RingHash, RoundRobin, WeightedRandom,
     },
     discover::Discover,
     layer::{LoadBalanceBuilder, LoadBalanceLayer, LoadBalancedError, RouteError},
@@ -30,11 +30,12 @@ fn key(request: Req) -> u64 {
 #[tokio::test(start_paused = true)]
 async fn every_policy_works_in_the_layer() {
     let runtime = Runtime::tokio();
-    let policies: [(&str, &dyn Fn(Builder) -> Builder); 8] = [
+    let policies: [(&str, &dyn Fn(Builder) -> Builder); 9] = [
         ("round robin", &|builder| builder.policy(RoundRobin::with_seed(1))),
         ("weighted random", &|builder| builder.policy(WeightedRandom::with_seed(1))),
         ("least request", &|builder| builder.policy(LeastRequest::with_seed(1))),
         ("peak EWMA", &|builder| builder.policy(PeakEwma::new(&runtime))),
+        ("reported load", &|builder| builder.policy(ReportedLoad::new(&runtime))),
         ("ring hash", &|builder| builder.policy(RingHash::new())),
         ("Maglev", &|builder| builder.policy(Maglev::new())),
         ("bounded ring hash", &|builder| builder.policy(RingHash::new().bounded())),

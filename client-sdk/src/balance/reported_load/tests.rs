@@ -1,3 +1,5 @@
+//! Weights come of reports by the formula and at their times, and go as they came; nobody starves.
+
 use proptest::prelude::*;
 use tokio::time::advance;
 
