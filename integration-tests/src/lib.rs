@@ -11,6 +11,7 @@
 //! | [`registrant`] | a registrant that goes on renewing |
 //! | [`writers`] | writers whose every effect can be recognised later |
 //! | [`validate`] | one validator for each promise, which prints the promise's name when it breaks |
+//! | [`fleet`] | real processes that are called, well or badly behaved, and callers that count |
 //! | [`sim`] | whole systems, servers and SDK, on simulated time, network and disks, from a seed |
 //!
 //! | test | what it shows, on real processes |
@@ -27,12 +28,14 @@
 //! |---|---|
 //! | `simulated` | in [`sim`]: the same seed, the same history; L1, C1, C3, W5 and W9 through crashes and partitions |
 //! | `sdk` | on real sockets and processes: C1–C4, L3, L4, W8 as a service and its callers see them |
+//! | `fleet` | 20 processes that are restarted, killed and go bad under 200 callers: no call fails that a retry can save |
 //!
-//! Outside of [`sim`] nothing here uses the SDK: the reference watcher is written from the protocol alone.
+//! Outside of [`fleet`] and [`sim`] nothing here uses the SDK: the reference watcher is written from the protocol alone.
 
 // The harness is where the outside world is real: it may spawn tasks and panic with what it found.
 #![allow(clippy::disallowed_methods, clippy::missing_panics_doc)]
 
+pub mod fleet;
 pub mod history;
 pub mod process;
 pub mod registrant;
