@@ -1,6 +1,7 @@
 //! Prints the tables of `docs/benchmarks.md`, as measured on this machine.
 //!
-//! `cargo run --release --features pingora`, in this folder; about two minutes. Without the feature, pingora is left out.
+//! `cargo run --release --features pingora`, in this folder; some minutes. Without the feature, pingora is left out. With any of
+//! `picks`, `changes` and `building` as arguments, only these.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,21 +28,36 @@ async fn main() {
 }
 
 fn all(runtime: &Runtime) {
+    let parts: Vec<String> = std::env::args().skip(1).collect();
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|it| it == part);
     for threads in [1, 2] {
-        let floor = fastest(&[ours::floor()], threads, ROUNDS)[0];
-        println!("## Picks on {threads} thread{}, nanoseconds\n", if threads == 1 { "" } else { "s" });
-        println!("One atomic addition{}: {floor:.1}\n", if threads == 1 { "" } else { " to one counter" });
-        picks(threads, runtime);
+        if wanted("picks") {
+            let floor = fastest(&[ours::floor()], threads, ROUNDS)[0];
+            println!("## Picks on {}, nanoseconds\n", threads_of(threads));
+            println!(
+                "One atomic addition{}: {floor:.1}\n",
+                if threads == 1 { "" } else { " to one counter" }
+            );
+            picks(threads, runtime);
+        }
     }
     for threads in [1, 2] {
-        let plural = if threads == 1 { "" } else { "s" };
-        println!(
-            "## While ten changes arrive a second, on {threads} thread{plural}, nanoseconds on the average\n"
-        );
-        under_changes(threads, runtime);
+        if wanted("changes") {
+            println!(
+                "## While ten changes arrive a second, on {}, nanoseconds on the average\n",
+                threads_of(threads)
+            );
+            under_changes(threads, runtime);
+        }
     }
-    println!("## Taking in a change of one instance, microseconds\n");
-    building(runtime);
+    if wanted("building") {
+        println!("## Taking in a change of one instance, microseconds\n");
+        building(runtime);
+    }
+}
+
+fn threads_of(threads: usize) -> String {
+    format!("{threads} thread{}", if threads == 1 { "" } else { "s" })
 }
 
 fn picks(threads: usize, runtime: &Runtime) {
