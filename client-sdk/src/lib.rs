@@ -7,6 +7,7 @@
 //! | [`balance`] | policies, pickers, the cache that turns them into [`LoadBalance`] and into handles | C2 |
 //! | [`channel`] | a tonic channel that balances over whatever is registered right now | C2, C3 |
 //! | [`layer`] | any tower service, balanced in the same way | C2 |
+//! | [`pool`] | services made as they are needed, as many as the demand asks for | |
 //! | [`members`] | who is connected, who may be chosen, how a request finds one and waits for one | C1, C2 |
 //! | [`bridge`] | our discovery as tower's and as volo's, and tower's as ours | C1, C2 |
 //! | [`client`] | one connection to a set of registry endpoints, with failover | C3 |
@@ -51,6 +52,7 @@ pub mod discover;
 pub mod layer;
 pub mod members;
 pub mod model;
+pub mod pool;
 pub mod registration;
 pub mod runtime;
 pub mod view;
