@@ -14,6 +14,7 @@ mod channel_failures;
 mod channel_foreign;
 mod channel_frames;
 mod channel_hash_keys;
+mod channel_hostile_peers;
 mod channel_keepalive;
 mod channel_lanes;
 mod channel_limits;
@@ -23,6 +24,7 @@ mod channel_policies;
 mod channel_reported_load;
 mod channel_retries;
 mod channel_shaping;
+mod channel_storms;
 #[cfg(feature = "tls")]
 mod channel_tls;
 
