@@ -286,3 +286,27 @@ async fn a_call_that_was_moved_and_then_fails_is_told_the_last_word_and_leaves_n
     in_flight(&channel, "a", 0).await;
     in_flight(&channel, "b", 0).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_left_is_forgotten_once_its_last_call_ended() {
+    let (world, mut peers) = world(1 << 16);
+    let fleet = fleet(&["a"]);
+    let channel = builder(&fleet).runtime(world).build();
+    let mut peer = peers.greet(&[]).await;
+    let calls = [calling(&channel), calling(&channel)];
+    let ids = peer.hears_requests(2).await;
+    fleet.set([]);
+    in_flight(&channel, "a", 2).await;
+    for id in ids {
+        answered(&mut peer, id).await;
+    }
+    for call in calls {
+        call.await.expect("ran").expect("answered");
+    }
+    let gone = async {
+        while channel.snapshot().instance("a").is_some() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(SOON, gone).await.unwrap_or_else(|_| panic!("{:?}", channel.snapshot()));
+}

@@ -4,6 +4,7 @@
 mod frames;
 mod h2_server;
 mod kit;
+mod outlier_share;
 mod scripted;
 
 mod channel_calls;
