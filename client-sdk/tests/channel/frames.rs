@@ -82,6 +82,11 @@ impl Peer {
         self.stream.write_all(&frame(kind, flags, id, payload)).await.expect("open");
     }
 
+    /// Says these bytes, whatever they are; the other side may be gone.
+    pub(crate) async fn raw(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes).await;
+    }
+
     /// Answers a call: `:status 200`, with these headers.
     pub(crate) async fn answer(&mut self, id: u32, flags: u8, headers: &[(&str, &str)]) {
         self.say(HEADERS, flags | END_HEADERS, id, &[&[0x88], &block(headers)[..]].concat()).await;

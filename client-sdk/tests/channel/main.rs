@@ -4,6 +4,7 @@
 mod frames;
 mod h2_server;
 mod kit;
+mod outlier_share;
 mod scripted;
 
 mod channel_calls;
@@ -14,6 +15,7 @@ mod channel_failures;
 mod channel_foreign;
 mod channel_frames;
 mod channel_hash_keys;
+mod channel_hostile_peers;
 mod channel_keepalive;
 mod channel_lanes;
 mod channel_limits;
@@ -23,6 +25,7 @@ mod channel_policies;
 mod channel_reported_load;
 mod channel_retries;
 mod channel_shaping;
+mod channel_storms;
 #[cfg(feature = "tls")]
 mod channel_tls;
 
