@@ -1,0 +1,94 @@
+//! What was wrong with the pool that tower had and is mended in classic mode. Each fails on the old behaviour.
+
+use client_sdk::pool::{Builder, PoolError, SettingsError};
+use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
+use tower_test::assert_request_eq;
+
+use crate::{
+    classic::{answer, make, mocked},
+    kit::World,
+};
+
+#[tokio::test]
+async fn c_an_error_of_the_maker_is_told_and_polling_again_tries_again() {
+    let (mut pool, mut made) = mocked(&Builder::new());
+    assert_pending!(pool.poll_ready());
+    {
+        let made = &mut made;
+        tokio::pin!(made);
+        assert_request_eq!(made, ()).send_error("no hands");
+    }
+    let error = assert_ready!(pool.poll_ready()).expect_err("nothing to serve with");
+    assert!(matches!(error, PoolError::Make(_)), "{error}");
+    assert_eq!(error.to_string(), "the pool has no service, and none could be made: no hands");
+}
+
+#[tokio::test]
+async fn c_an_error_of_the_making_is_told_and_polling_again_makes_again() {
+    let world = World::of(1);
+    world.fail_makes(true);
+    let mut pool = tower_test::mock::Spawn::new(Builder::new().build(world.maker(), ()).unwrap());
+    for attempt in 1..=3 {
+        let error = assert_ready!(pool.poll_ready()).expect_err("nothing to serve with");
+        assert!(error.to_string().contains("no more hands"), "{error}");
+        assert_eq!(world.attempts(), attempt);
+    }
+    world.fail_makes(false);
+    assert_ready_ok!(pool.poll_ready());
+}
+
+#[tokio::test]
+async fn c_an_error_of_the_maker_fails_nobody_while_a_service_lives() {
+    let world = World::of(1);
+    let builder = Builder::new().urgency(1.0).underutilized_below(0.0);
+    let mut pool = tower_test::mock::Spawn::new(builder.build(world.maker(), ()).unwrap());
+    assert_ready_ok!(pool.poll_ready());
+    let mut call = task::spawn(pool.call(crate::kit::Ask::Hold));
+    assert_pending!(call.poll());
+    world.fail_makes(true);
+    for _ in 0..3 {
+        assert_pending!(pool.poll_ready());
+    }
+    assert!(world.attempts() > 1, "it tried");
+    world.gate.add_permits(1);
+    assert!(call.is_woken());
+    assert_ready_ok!(call.poll());
+    drop(call);
+    assert_ready_ok!(pool.poll_ready());
+}
+
+#[tokio::test]
+async fn d_the_one_that_is_removed_is_the_one_that_was_added_last() {
+    let (mut pool, mut made) = mocked(&Builder::new().urgency(1.0));
+    assert_pending!(pool.poll_ready());
+    let mut oldest = make(&mut made, 0, 0).await;
+    assert_pending!(pool.poll_ready());
+    let mut middle = make(&mut made, 0, 0).await;
+    assert_pending!(pool.poll_ready());
+    let newest = make(&mut made, 0, 1).await;
+    assert_ready_ok!(pool.poll_ready());
+    oldest.allow(1);
+    assert_eq!(pool.get_ref().services(), 3);
+    assert_ready_ok!(pool.poll_ready());
+    assert_eq!(pool.get_ref().services(), 2);
+    drop(newest);
+
+    // The one that was promised to the caller was removed: another one was found, and not one at its place.
+    let mut call = task::spawn(pool.call(()));
+    answer(&mut oldest, "oldest").await;
+    assert_eq!(assert_ready_ok!(call.poll()), "oldest");
+    middle.allow(1);
+    assert_ready_ok!(pool.poll_ready());
+    let mut call = task::spawn(pool.call(()));
+    answer(&mut middle, "middle").await;
+    assert_eq!(assert_ready_ok!(call.poll()), "middle");
+}
+
+#[test]
+fn f_a_limit_of_0_makes_no_service_but_an_error() {
+    let world = World::of(1);
+    let error = Builder::new().max_services(0).build(world.maker(), ()).map(|_| ()).expect_err("refused");
+    assert_eq!(error, SettingsError::Zero { setting: "max_services" });
+    assert_eq!(world.attempts(), 0);
+    Builder::new().max_services(None).build(world.maker(), ()).expect("no limit at all");
+}

@@ -1,0 +1,131 @@
+//! The estimate and each decision, as traces, metrics and a snapshot show them.
+
+#![allow(clippy::float_cmp)] // small whole numbers
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use client_sdk::pool::{ServiceState, SteadyPool};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use tokio::time::sleep;
+use tower::Service as _;
+
+use crate::{
+    kit::{AT_ONCE, Ask, MILLI, World, callers},
+    steady::{hold, settle},
+};
+
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Said {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn counted(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
+    let all = snapshotter.snapshot().into_vec().into_iter().filter_map(|(key, _, _, value)| {
+        let key = key.key();
+        assert!(key.labels().any(|label| label.key() == "pool" && label.value() == "workers"), "{key}");
+        let rest: Vec<_> = key.labels().filter(|it| it.key() != "pool").map(metrics::Label::value).collect();
+        let name = key.name().strip_prefix("client_sdk_pool_")?;
+        let value = match value {
+            DebugValue::Counter(count) => f64::from(u32::try_from(count).expect("few")),
+            DebugValue::Gauge(value) => value.into_inner(),
+            DebugValue::Histogram(_) => unreachable!("none"),
+        };
+        Some((format!("{name} {}", rest.join(" ")).trim_end().to_owned(), value))
+    });
+    all.collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_snapshot_shows_services_demand_and_what_was_decided() {
+    let world = World::of(1);
+    let pool = world.steady().build().unwrap();
+    let held = [hold(&pool), hold(&pool)];
+    pool.wait_until(|now| now.ready() == 3).await;
+    settle().await;
+    let now = pool.snapshot();
+    let states: Vec<_> = now.services.iter().map(|it| (it.id, it.state, it.in_flight)).collect();
+    let (busy, ready) = (ServiceState::Busy, ServiceState::Ready);
+    assert_eq!(states, [(0, busy, 1), (1, busy, 1), (2, ready, 0)]);
+    assert_eq!((now.in_flight, now.waiting, now.making, now.draining()), (2, 0, 0, 0));
+    assert_eq!((now.made, now.grown, now.shrunk, now.lost), (3, 3, 0, 0));
+    assert_eq!(now.idle_time, Duration::from_secs(15));
+    sleep(Duration::from_secs(20)).await;
+    assert!((pool.snapshot().estimate - 2.0).abs() < 0.01, "{:?}", pool.snapshot());
+    world.gate.add_permits(2);
+    for call in held {
+        call.await.unwrap().unwrap();
+    }
+    assert!(format!("{pool:?}").contains("SteadyPool"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn services_demand_decisions_failures_and_refusals_are_counted() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let world = World::of(1);
+    let mut pool = world.steady().name("workers").max(3).queue_limit(1).build().unwrap();
+    let held = hold(&pool);
+    settle().await;
+    let waits = hold(&pool);
+    settle().await;
+    assert!(pool.call(AT_ONCE).await.is_err());
+    let then = counted(&snapshotter);
+    assert_eq!(then["requests_in_flight"], 1.0);
+    assert_eq!(then["requests_waiting"], 1.0);
+    assert_eq!(then["requests_refused_total queue_full"], 1.0);
+    pool.wait_until(|now| now.ready() == 3).await;
+    world.kill(2);
+    sleep(Duration::from_secs(30)).await;
+    let then = counted(&snapshotter);
+    assert_eq!(then["services ready"], 3.0);
+    assert_eq!((then["services coming"], then["services draining"]), (0.0, 0.0));
+    assert!((then["demand"] - 2.0).abs() < 0.01);
+    assert_eq!((then["services_made_total"], then["services_lost_total"]), (4.0, 1.0));
+    assert_eq!(then["grown_total"], 4.0);
+    world.gate.add_permits(2);
+    held.await.unwrap().unwrap();
+    waits.await.unwrap().unwrap();
+    world.fail_makes(true);
+    for id in 0..10 {
+        world.kill(id);
+    }
+    sleep(Duration::from_secs(5)).await;
+    assert!(counted(&snapshotter)["make_failures_total"] >= 1.0);
+}
+
+/// What is said on this thread, where everything of such a test runs.
+#[tokio::test(start_paused = true)]
+async fn each_decision_is_traced_with_the_estimate_that_led_to_it() {
+    let said = Said::default();
+    let writer = said.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let world = World::of(1);
+    let pool: SteadyPool<_, _> = world.steady().name("workers").max(2).build().unwrap();
+    callers(&pool, 2, 100, Ask::Take(50 * MILLI)).await;
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.alive(), 1);
+    let said = String::from_utf8(said.0.lock().unwrap().clone()).unwrap();
+    let has = |parts: &[&str]| said.lines().any(|line| parts.iter().all(|part| line.contains(part)));
+    assert!(has(&["the pool grows", "pool=\"workers\"", "estimate=0.9", "size=1 to=2"]), "{said}");
+    assert!(has(&["the pool shrinks", "pool=\"workers\"", "estimate=0.0", "size=2 to=1"]), "{said}");
+}

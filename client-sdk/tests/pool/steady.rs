@@ -1,0 +1,328 @@
+//! The steady pool, as callers see it.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use client_sdk::pool::{PoolError, ServiceState, SettingsError, SteadyBuilder};
+use tokio::time::{advance, sleep};
+use tower::Service as _;
+
+use crate::kit::{AT_ONCE, Ask, MILLI, Maker, Steady, World, callers};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Lets everybody do what they can at this moment.
+pub async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Begins a call that is held.
+pub fn hold(pool: &Steady) -> tokio::task::JoinHandle<Result<usize, PoolError>> {
+    let mut pool = pool.clone();
+    tokio::spawn(async move { pool.call(Ask::Hold).await })
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_services_are_made_at_once_and_requests_wait_for_them() {
+    let world = World::of(1);
+    *world.making.lock().unwrap() = SECOND;
+    let mut pool = world.steady().min(2).build().unwrap();
+    settle().await;
+    assert_eq!(world.attempts(), 2, "nobody has asked yet");
+    assert_eq!(pool.snapshot().making, 2);
+    assert_eq!(pool.call(AT_ONCE).await.unwrap(), 0);
+    assert_eq!(pool.snapshot().ready(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn demand_for_k_services_holds_k_or_one_more_from_below_and_from_above() {
+    for k in [1, 2, 3, 5] {
+        let world = World::of(1);
+        let pool = world.steady().build().unwrap();
+        callers(&pool, k, 2_000 * k, Ask::Take(50 * MILLI)).await;
+        assert!((k..=k + 1).contains(&pool.snapshot().ready()), "{k} from below: {:?}", pool.snapshot());
+        callers(&pool, 9, 5_000, Ask::Take(50 * MILLI)).await;
+        assert_eq!(pool.snapshot().ready(), 10);
+        callers(&pool, k, 4_000 * k, Ask::Take(50 * MILLI)).await;
+        assert!((k..=k + 1).contains(&pool.snapshot().ready()), "{k} from above: {:?}", pool.snapshot());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_works_where_services_are_always_ready() {
+    let world = World::of(1_000_000);
+    let pool = world.steady().limit(10).build().unwrap();
+    callers(&pool, 35, 40_000, Ask::Take(50 * MILLI)).await;
+    assert!((4..=5).contains(&pool.snapshot().ready()), "35 at once, 10 each: {:?}", pool.snapshot());
+    assert!(world.calls().iter().all(|calls| *calls > 0), "all of them are used");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_gets_no_more_at_once_than_the_limit_says() {
+    let world = World::of(1_000_000);
+    let pool = world.steady().limit(3).max(1).build().unwrap();
+    let held: Vec<_> = (0..5).map(|_| hold(&pool)).collect();
+    settle().await;
+    let seen = pool.snapshot();
+    assert_eq!((seen.in_flight, seen.waiting), (3, 2));
+    world.gate.add_permits(5);
+    for call in held {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(pool.snapshot().in_flight, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_is_not_needed_finishes_what_it_has_and_gets_nothing_new() {
+    let world = World::of(1_000_000);
+    let pool = world.steady().limit(2).max(3).build().unwrap();
+    let held: Vec<_> = (0..6).map(|_| hold(&pool)).collect();
+    pool.wait_until(|now| now.ready() == 3).await;
+    settle().await;
+    assert_eq!(world.calls(), [2, 2, 2]);
+    // One request of each ends, so all have as much to do; then demand is for no more than half of them.
+    world.gate.add_permits(5);
+    let drains = pool.wait_until(|now| now.draining() == 1 || now.services.len() < 3).await;
+    if let Some(draining) = drains.services.iter().find(|service| service.state == ServiceState::Draining) {
+        assert_eq!(draining.in_flight, 1, "the least loaded first: none was without a request");
+    }
+    sleep(120 * SECOND).await;
+    assert_eq!(pool.snapshot().in_flight, 1, "it was not cut");
+    world.gate.add_permits(1);
+    for call in held {
+        call.await.unwrap().expect("none failed");
+    }
+    settle().await;
+    assert_eq!(world.alive(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_least_loaded_goes_first_and_one_that_drains_comes_back_when_it_is_needed() {
+    let world = World::of(1_000_000);
+    // Both hold a request for long, so that whoever drains cannot end.
+    let pool = world.steady().limit(4).max(2).min(1).build().unwrap();
+    let mut held: Vec<_> = (0..8).map(|_| hold(&pool)).collect();
+    pool.wait_until(|now| now.ready() == 2).await;
+    settle().await;
+    world.gate.add_permits(6);
+    let now = pool.wait_until(|now| now.draining() == 1).await;
+    let loads =
+        |such| now.services.iter().find(|it| (it.state == ServiceState::Draining) == such).unwrap().in_flight;
+    assert!(loads(true) <= loads(false) && loads(true) + loads(false) == 2, "{now:?}");
+    if loads(true) == 1 {
+        held.extend((0..8).map(|_| hold(&pool)));
+        pool.wait_until(|now| now.ready() == 2).await;
+        assert_eq!(world.made(), 2, "it was taken back, and none was made");
+    }
+    world.gate.add_permits(100);
+    for call in held {
+        call.await.unwrap().expect("none failed");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_failed_leaves_and_the_last_one_is_replaced() {
+    let world = World::of(1);
+    let mut pool = world.steady().build().unwrap();
+    assert_eq!(pool.call(AT_ONCE).await.unwrap(), 0);
+    world.kill(0);
+    assert_eq!(pool.call(AT_ONCE).await.expect("by the next one"), 1);
+    world.kill(1);
+    // Nobody asks; it is noticed and replaced all the same.
+    sleep(2 * SECOND).await;
+    assert_eq!((world.made(), world.alive()), (3, 1));
+    assert_eq!(pool.snapshot().lost, 2);
+    assert_eq!(pool.call(AT_ONCE).await.unwrap(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_made_is_tried_with_backoff_and_not_in_a_hot_loop() {
+    let world = World::of(1);
+    world.fail_makes(true);
+    let pool = world.steady().backoff(100 * MILLI, 10 * SECOND).build().unwrap();
+    sleep(60 * SECOND).await;
+    let attempts = world.attempts();
+    assert!((8..=20).contains(&attempts), "{attempts} in a minute");
+    world.fail_makes(false);
+    pool.wait_until(|now| now.ready() == 1).await;
+    assert_eq!(pool.snapshot().last_error, None);
+
+    // Made, and dead at once: no hot loop either.
+    for id in 0..1000 {
+        world.kill(id);
+    }
+    let before = world.made();
+    sleep(60 * SECOND).await;
+    let made = world.made() - before;
+    assert!((5..=30).contains(&made), "{made} in a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_makers_errors_fail_nobody_while_a_service_lives() {
+    let world = World::of(1);
+    let pool = world.steady().max_wait(600 * SECOND).build().unwrap();
+    callers(&pool, 1, 1, AT_ONCE).await;
+    world.fail_makes(true);
+    callers(&pool, 5, 2_000, Ask::Take(50 * MILLI)).await;
+    assert!(world.attempts() > 5, "it went on trying");
+    assert_eq!(world.made(), 1);
+    let seen = pool.snapshot();
+    assert_eq!(seen.last_error.as_deref(), Some("no service could be made: no more hands"));
+    world.fail_makes(false);
+    callers(&pool, 5, 4_000, Ask::Take(50 * MILLI)).await;
+    assert!(pool.snapshot().ready() >= 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_service_requests_fail_with_the_reason_or_wait_as_set() {
+    let world = World::of(1);
+    world.fail_makes(true);
+    let mut failing = world.steady().build().unwrap();
+    let error = failing.call(AT_ONCE).await.expect_err("nobody");
+    assert!(matches!(error, PoolError::Make(_)) && error.never_left());
+    assert!(error.to_string().contains("no more hands"), "{error}");
+
+    let mut waiting = world.steady().wait_for_ready(true).max_wait(5 * SECOND).build().unwrap();
+    let error = waiting.call(AT_ONCE).await.expect_err("nobody in time");
+    assert!(matches!(error, PoolError::Waited { after } if after == 5 * SECOND) && error.never_left());
+    let soon = world.clone();
+    tokio::spawn(async move {
+        sleep(2 * SECOND).await;
+        soon.fail_makes(false);
+    });
+    let mut patient = world.steady().wait_for_ready(true).max_wait(60 * SECOND).build().unwrap();
+    patient.call(AT_ONCE).await.expect("served in the end");
+    failing.wait_until(|now| now.ready() == 1).await;
+    failing.call(AT_ONCE).await.expect("it went on trying");
+}
+
+#[tokio::test(start_paused = true)]
+async fn making_and_warming_take_no_longer_than_the_timeout() {
+    let world = World::of(1);
+    *world.making.lock().unwrap() = 3600 * SECOND;
+    let pool = world.steady().make_timeout(SECOND).build().unwrap();
+    advance(2 * SECOND).await;
+    settle().await;
+    assert_eq!(pool.snapshot().last_error.as_deref(), Some("no service was made and ready within 1000 ms"));
+    *world.making.lock().unwrap() = Duration::ZERO;
+    *world.warming.lock().unwrap() = 3600 * SECOND;
+    sleep(10 * SECOND).await;
+    assert!(
+        world.made() >= 2 && world.alive() <= 1,
+        "one that never gets ready is dropped, another one made"
+    );
+    *world.warming.lock().unwrap() = Duration::ZERO;
+    pool.wait_until(|now| now.ready() == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_of_all_clones_are_served_in_the_order_in_which_they_came() {
+    let world = World::of(1);
+    let pool = world.steady().max(1).build().unwrap();
+    let first = hold(&pool);
+    settle().await;
+    // Two clones by turns, one of them far more often than it is answered.
+    let mut calls = Vec::new();
+    for nth in 1..=30 {
+        let mut clone = pool.clone();
+        calls.push(tokio::spawn(async move { clone.call(Ask::Take(nth * MILLI)).await }));
+        settle().await;
+    }
+    world.gate.add_permits(1);
+    first.await.unwrap().unwrap();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    let order: Vec<_> = (1..=30).map(|nth| Ask::Take(nth * MILLI)).collect();
+    assert_eq!(world.begun()[1..], order);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_refuses_and_says_so() {
+    let world = World::of(1);
+    let mut pool = world.steady().max(1).queue_limit(2).build().unwrap();
+    pool.call(AT_ONCE).await.unwrap();
+    let held: Vec<_> = (0..3).map(|_| hold(&pool)).collect();
+    settle().await;
+    let error = pool.call(AT_ONCE).await.expect_err("two wait");
+    assert!(matches!(error, PoolError::QueueFull { limit: 2 }) && error.never_left(), "{error}");
+    world.gate.add_permits(3);
+    for call in held {
+        call.await.unwrap().unwrap();
+    }
+    pool.call(AT_ONCE).await.expect("there is room again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_a_service_is_the_callers_and_a_panic_ends_that_service_only() {
+    let world = World::of(1);
+    let mut pool = world.steady().build().unwrap();
+    let error = pool.call(Ask::Fail).await.expect_err("as asked");
+    assert!(error.of_service::<std::io::Error>().is_some() && !error.never_left(), "{error}");
+    assert_eq!(world.made(), 1);
+    let error = pool.call(Ask::Panic).await.expect_err("as asked");
+    assert!(matches!(error, PoolError::Panicked) && !error.never_left());
+    assert_eq!(pool.call(AT_ONCE).await.expect("by another one"), 1);
+    assert_eq!((world.alive(), pool.snapshot().in_flight), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_the_last_clone_and_the_last_answer_all_services_go() {
+    let world = World::of(1);
+    let pool = world.steady().min(3).build().unwrap();
+    let clone = pool.clone();
+    let held = hold(&pool);
+    settle().await;
+    drop(pool);
+    settle().await;
+    assert_eq!(world.alive(), 3);
+    drop(clone);
+    settle().await;
+    assert_eq!(world.alive(), 3, "one has still to answer");
+    world.gate.add_permits(1);
+    held.await.unwrap().expect("answered");
+    settle().await;
+    assert_eq!(world.alive(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_that_mean_nothing_are_refused() {
+    let refused = |set: fn(SteadyBuilder<Maker, (), Ask>) -> SteadyBuilder<Maker, (), Ask>| {
+        set(World::of(1).steady()).build().map(|_| ()).expect_err("refused")
+    };
+    assert_eq!(
+        refused(|it| it.max(0)).to_string(),
+        "min is 1, above max, which is 0; give them the other way round"
+    );
+    assert_eq!(refused(|it| it.min(0)), SettingsError::Zero { setting: "min" });
+    assert_eq!(refused(|it| it.limit(0)), SettingsError::Zero { setting: "limit" });
+    assert_eq!(refused(|it| it.queue_limit(0)), SettingsError::Zero { setting: "queue_limit" });
+    assert_eq!(refused(|it| it.max_wait(Duration::ZERO)), SettingsError::NoTime { setting: "max_wait" });
+    assert_eq!(
+        refused(|it| it.make_timeout(Duration::ZERO)),
+        SettingsError::NoTime { setting: "make_timeout" }
+    );
+    assert_eq!(refused(|it| it.idle_members(0.5)).to_string(), "idle_members is 0.5; give a number above 1");
+    assert!(matches!(refused(|it| it.backoff(SECOND, MILLI)), SettingsError::Order { .. }));
+    assert_eq!(
+        refused(|it| it.backoff(Duration::ZERO, MILLI)),
+        SettingsError::NoTime { setting: "backoff's base" }
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_waits_in_vain_is_told_after_the_longest_wait() {
+    let world = World::of(1);
+    let mut pool = world.steady().max(1).max_wait(3 * SECOND).build().unwrap();
+    let held = hold(&pool);
+    settle().await;
+    let began = tokio::time::Instant::now();
+    let error = pool.call(AT_ONCE).await.expect_err("nobody is free");
+    assert!(matches!(error, PoolError::Waited { .. }), "{error}");
+    assert_eq!(began.elapsed().as_millis() / 10, 300);
+    assert_eq!(world.begun().len(), 1, "it was given to nobody");
+    world.gate.add_permits(1);
+    held.await.unwrap().unwrap();
+    assert_eq!(world.attempts.load(Ordering::Relaxed), 1);
+}
