@@ -144,8 +144,8 @@ async fn what_is_given_up_is_demand_no_more() {
     is_at_rest(&pool, &world, 1).await;
 }
 
-#[tokio::test]
-async fn on_many_threads_whoever_gives_up_when_nothing_is_lost() {
+#[test]
+fn on_many_threads_whoever_gives_up_when_nothing_is_lost() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
     let (world, pool) = runtime.block_on(async {
         let world = World::of(2);

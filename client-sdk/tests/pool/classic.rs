@@ -41,6 +41,12 @@ pub fn asked_for_more(made: &mut Made) -> bool {
     next.poll().is_ready()
 }
 
+/// Whether the service was dropped.
+pub fn is_gone(asked: &mut Asked) -> bool {
+    let mut next = task::spawn(asked.next_request());
+    matches!(next.poll(), std::task::Poll::Ready(None))
+}
+
 fn eager() -> Builder {
     Builder::new().urgency(1.0).underutilized_below(0.0)
 }
@@ -137,7 +143,7 @@ async fn a_failed_last_service_wakes_the_caller_and_is_replaced_with_the_default
     one.send_error("ouch");
     assert!(pool.is_woken());
     assert_pending!(pool.poll_ready());
-    make(&mut made, 0, 1).await;
+    let _two = make(&mut made, 0, 1).await;
     assert!(pool.is_woken());
     assert_ready_ok!(pool.poll_ready());
 }

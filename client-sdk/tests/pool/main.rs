@@ -7,7 +7,13 @@ mod cancellation;
 mod classic;
 mod classic_faults;
 mod kit;
+#[path = "../../examples/pool_simulation/plot.rs"]
+mod plot;
 mod seen;
+mod simulated;
+#[allow(dead_code)] // the table is the command's
+#[path = "../../examples/pool_simulation/simulation.rs"]
+mod simulation;
 mod soak;
 mod steady;
 mod steady_faults;

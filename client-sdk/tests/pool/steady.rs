@@ -3,7 +3,10 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use client_sdk::pool::{PoolError, ServiceState, SettingsError, SteadyBuilder};
-use tokio::time::{advance, sleep};
+use tokio::{
+    task::JoinHandle,
+    time::{advance, sleep},
+};
 use tower::Service as _;
 
 use crate::kit::{AT_ONCE, Ask, MILLI, Maker, Steady, World, callers};
@@ -18,7 +21,7 @@ pub async fn settle() {
 }
 
 /// Begins a call that is held.
-pub fn hold(pool: &Steady) -> tokio::task::JoinHandle<Result<usize, PoolError>> {
+pub fn hold(pool: &Steady) -> JoinHandle<Result<usize, PoolError>> {
     let mut pool = pool.clone();
     tokio::spawn(async move { pool.call(Ask::Hold).await })
 }
@@ -73,49 +76,65 @@ async fn a_service_gets_no_more_at_once_than_the_limit_says() {
     assert_eq!(pool.snapshot().in_flight, 0);
 }
 
+/// A pool of two services, each with one request that takes long; one of the two is not needed any more, and drains.
+async fn one_of_two_drains(world: &World) -> (Steady, Vec<JoinHandle<Result<usize, PoolError>>>) {
+    let pool = world.steady().limit(4).max(2).build().unwrap();
+    let (long, short) = (Ask::Take(1000 * SECOND), Ask::Take(5 * SECOND));
+    let asked = [long, short, short, short, long, short, short, short];
+    let calls = asked.map(|ask| {
+        let mut pool = pool.clone();
+        tokio::spawn(async move { pool.call(ask).await })
+    });
+    pool.wait_until(|now| now.draining() == 1).await;
+    let loads = pool.snapshot().services.iter().map(|service| service.in_flight).collect::<Vec<_>>();
+    assert_eq!(loads, [1, 1]);
+    (pool, calls.into())
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_service_that_is_not_needed_finishes_what_it_has_and_gets_nothing_new() {
     let world = World::of(1_000_000);
-    let pool = world.steady().limit(2).max(3).build().unwrap();
-    let held: Vec<_> = (0..6).map(|_| hold(&pool)).collect();
-    pool.wait_until(|now| now.ready() == 3).await;
-    settle().await;
-    assert_eq!(world.calls(), [2, 2, 2]);
-    // One request of each ends, so all have as much to do; then demand is for no more than half of them.
-    world.gate.add_permits(5);
-    let drains = pool.wait_until(|now| now.draining() == 1 || now.services.len() < 3).await;
-    if let Some(draining) = drains.services.iter().find(|service| service.state == ServiceState::Draining) {
-        assert_eq!(draining.in_flight, 1, "the least loaded first: none was without a request");
+    let (mut pool, calls) = one_of_two_drains(&world).await;
+    let seen = pool.snapshot();
+    let draining = seen.services.iter().find(|service| service.state == ServiceState::Draining).unwrap().id;
+    for _ in 0..50 {
+        assert_ne!(pool.call(AT_ONCE).await.unwrap() as u64, draining);
     }
-    sleep(120 * SECOND).await;
-    assert_eq!(pool.snapshot().in_flight, 1, "it was not cut");
-    world.gate.add_permits(1);
-    for call in held {
+    sleep(500 * SECOND).await;
+    assert_eq!((pool.snapshot().in_flight, world.alive()), (2, 2), "it was not cut");
+    for call in calls {
         call.await.unwrap().expect("none failed");
     }
     settle().await;
     assert_eq!(world.alive(), 1);
+    assert_eq!(world.dropped.lock().unwrap().iter().map(|id| *id as u64).collect::<Vec<_>>(), [draining]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_least_loaded_goes_first_and_one_that_drains_comes_back_when_it_is_needed() {
+async fn one_that_drains_comes_back_when_it_is_needed_again() {
     let world = World::of(1_000_000);
-    // Both hold a request for long, so that whoever drains cannot end.
-    let pool = world.steady().limit(4).max(2).min(1).build().unwrap();
-    let mut held: Vec<_> = (0..8).map(|_| hold(&pool)).collect();
+    let (pool, calls) = one_of_two_drains(&world).await;
+    let held: Vec<_> = (0..6).map(|_| hold(&pool)).collect();
+    pool.wait_until(|now| now.ready() == 2).await;
+    assert_eq!(world.made(), 2, "none was made");
+    world.gate.add_permits(6);
+    for call in held.into_iter().chain(calls) {
+        call.await.unwrap().expect("none failed");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_least_loaded_goes_first() {
+    let world = World::of(1_000_000);
+    let pool = world.steady().limit(4).max(2).build().unwrap();
+    // Four to the first service, four to the second; those of the first are answered.
+    let held: Vec<_> = (0..8).map(|_| hold(&pool)).collect();
     pool.wait_until(|now| now.ready() == 2).await;
     settle().await;
-    world.gate.add_permits(6);
-    let now = pool.wait_until(|now| now.draining() == 1).await;
-    let loads =
-        |such| now.services.iter().find(|it| (it.state == ServiceState::Draining) == such).unwrap().in_flight;
-    assert!(loads(true) <= loads(false) && loads(true) + loads(false) == 2, "{now:?}");
-    if loads(true) == 1 {
-        held.extend((0..8).map(|_| hold(&pool)));
-        pool.wait_until(|now| now.ready() == 2).await;
-        assert_eq!(world.made(), 2, "it was taken back, and none was made");
-    }
-    world.gate.add_permits(100);
+    world.gate.add_permits(5);
+    pool.wait_until(|now| now.services.len() == 1).await;
+    assert_eq!(*world.dropped.lock().unwrap(), [0]);
+    world.gate.add_permits(3);
     for call in held {
         call.await.unwrap().expect("none failed");
     }
@@ -202,6 +221,7 @@ async fn making_and_warming_take_no_longer_than_the_timeout() {
     let world = World::of(1);
     *world.making.lock().unwrap() = 3600 * SECOND;
     let pool = world.steady().make_timeout(SECOND).build().unwrap();
+    settle().await;
     advance(2 * SECOND).await;
     settle().await;
     assert_eq!(pool.snapshot().last_error.as_deref(), Some("no service was made and ready within 1000 ms"));
@@ -243,7 +263,9 @@ async fn a_full_queue_refuses_and_says_so() {
     let world = World::of(1);
     let mut pool = world.steady().max(1).queue_limit(2).build().unwrap();
     pool.call(AT_ONCE).await.unwrap();
-    let held: Vec<_> = (0..3).map(|_| hold(&pool)).collect();
+    let mut held = vec![hold(&pool)];
+    settle().await;
+    held.extend((0..2).map(|_| hold(&pool)));
     settle().await;
     let error = pool.call(AT_ONCE).await.expect_err("two wait");
     assert!(matches!(error, PoolError::QueueFull { limit: 2 }) && error.never_left(), "{error}");

@@ -91,7 +91,7 @@ fn steady_demand_for_two_does_not_cycle() {
 fn those_in_the_making_are_counted_so_that_waiting_for_them_asks_for_no_more() {
     let mut members = Members::new(SizingSettings { max: 100, ..SizingSettings::default() });
     members.making = seconds(3600);
-    members.run(1, seconds(1), STEP);
+    members.run(1, seconds(10), STEP);
     assert_eq!((members.ready, members.coming.len()), (0, 2), "for the one who waits, and one ahead");
     members.run(50, seconds(600), STEP);
     assert_eq!((members.ready, members.coming.len()), (0, 2), "a backlog of 50 asks for no more meanwhile");
@@ -230,7 +230,7 @@ proptest! {
             // It says a millisecond too much.
             let silences = if silent < STEP { &[][..] } else { &[1, 50, 90] };
             for percent in silences {
-                let decision = sizing.observe(now + silent * percent / 100, usage(ready, coming));
+                let decision = sizing.observe(now + silent * *percent / 100, usage(ready, coming));
                 prop_assert_eq!(decision, Decision::Hold);
             }
             now += silent.mul_f64(2.0 * rng.f64()).max(silent * 9 / 10);
