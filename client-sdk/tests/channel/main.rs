@@ -6,6 +6,7 @@ mod h2_server;
 mod kit;
 mod scripted;
 
+mod channel_aperture;
 mod channel_calls;
 mod channel_changes;
 mod channel_connecting;

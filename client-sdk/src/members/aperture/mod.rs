@@ -45,6 +45,9 @@ use crate::{
 /// After a signal there is no other within this part of the estimate's time constant.
 const SIGNALS: u32 = 8;
 
+/// Nor within this: time is counted in whole milliseconds here.
+const SHORTEST: Duration = Duration::from_millis(1);
+
 /// What requests add up to in time is counted with a bound, so it is looked at once in a while though nothing changes.
 const LONGEST: Duration = Duration::from_hours(1);
 
@@ -237,7 +240,7 @@ impl Control {
     pub(super) fn look(&mut self, now: Duration, available: usize) -> usize {
         let now = whole(now);
         let board = Arc::clone(&self.board);
-        let pause = board.aperture.sizing.smoothing / SIGNALS;
+        let pause = (board.aperture.sizing.smoothing / SIGNALS).max(SHORTEST);
         if std::mem::take(&mut self.armed) && !board.occupancy.disarm() {
             self.quiet_until = now.saturating_add(pause);
         }
@@ -357,8 +360,7 @@ fn next_look(sizing: &Sizing, now: Duration, smoothing: Duration) -> Duration {
         LONGEST
     };
     let look = sizing.next_look().unwrap_or(Duration::MAX).min(now.saturating_add(pace));
-    // Time is counted in whole milliseconds here.
-    look.max(now.saturating_add(Duration::from_millis(1)))
+    look.max(now.saturating_add(SHORTEST))
 }
 
 /// In whole milliseconds, as requests are counted.
