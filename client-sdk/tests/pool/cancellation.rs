@@ -140,7 +140,7 @@ async fn what_is_given_up_is_demand_no_more() {
     assert_eq!(pool.snapshot().in_flight, 0);
     sleep(Duration::from_secs(20)).await;
     assert!(pool.snapshot().estimate < 0.01);
-    sleep(Duration::from_secs(200)).await;
+    sleep(Duration::from_secs(500)).await;
     is_at_rest(&pool, &world, 1).await;
 }
 

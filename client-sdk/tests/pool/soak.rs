@@ -32,7 +32,7 @@ async fn after_many_requests_failures_and_cancellations_the_counts_are_what_they
         let seen = pool.snapshot();
         assert_eq!((seen.in_flight, seen.waiting), (0, 0), "{seen:?}");
         // Nobody wants anything: it shrinks.
-        sleep(Duration::from_secs(60)).await;
+        sleep(Duration::from_mins(1)).await;
     }
     world.fail_makes(false);
     assert_eq!(total.0 + total.1 + total.2, requests, "each ended once");
@@ -41,7 +41,7 @@ async fn after_many_requests_failures_and_cancellations_the_counts_are_what_they
     let seen = pool.snapshot();
     assert!(seen.shrunk > 10 && seen.lost > 10, "there was something to get wrong: {seen:?}");
     // At rest it comes down to one, and that one serves.
-    sleep(Duration::from_secs(600)).await;
+    sleep(Duration::from_hours(1)).await;
     let seen = pool.snapshot();
     assert_eq!((seen.services.len(), seen.making), (1, 0), "{seen:?}");
     assert_eq!(world.alive(), 1);
@@ -77,7 +77,7 @@ async fn caller(mut pool: Steady, world: World, seed: u64, requests: usize) -> (
         if rng.u32(..500) == 0 {
             world.fail_makes(rng.bool());
         }
-        let patience = if rng.u32(..10) == 0 { rng.u32(..10) * MILLI } else { Duration::from_secs(60) };
+        let patience = if rng.u32(..10) == 0 { rng.u32(..10) * MILLI } else { Duration::from_mins(1) };
         match timeout(patience, pool.call(ask)).await {
             Ok(Ok(_)) => answered += 1,
             Ok(Err(_)) => failed += 1,

@@ -47,7 +47,7 @@ async fn demand_for_k_services_holds_k_or_one_more_from_below_and_from_above() {
         assert!((k..=k + 1).contains(&pool.snapshot().ready()), "{k} from below: {:?}", pool.snapshot());
         callers(&pool, 9, 5_000, Ask::Take(50 * MILLI)).await;
         assert_eq!(pool.snapshot().ready(), 10);
-        callers(&pool, k, 4_000 * k, Ask::Take(50 * MILLI)).await;
+        callers(&pool, k, 7_000 * k, Ask::Take(50 * MILLI)).await;
         assert!((k..=k + 1).contains(&pool.snapshot().ready()), "{k} from above: {:?}", pool.snapshot());
     }
 }
@@ -131,10 +131,10 @@ async fn the_least_loaded_goes_first() {
     let held: Vec<_> = (0..8).map(|_| hold(&pool)).collect();
     pool.wait_until(|now| now.ready() == 2).await;
     settle().await;
-    world.gate.add_permits(5);
+    world.gate.add_permits(6);
     pool.wait_until(|now| now.services.len() == 1).await;
     assert_eq!(*world.dropped.lock().unwrap(), [0]);
-    world.gate.add_permits(3);
+    world.gate.add_permits(2);
     for call in held {
         call.await.unwrap().expect("none failed");
     }
@@ -310,9 +310,8 @@ async fn with_the_last_clone_and_the_last_answer_all_services_go() {
 
 #[tokio::test(start_paused = true)]
 async fn settings_that_mean_nothing_are_refused() {
-    let refused = |set: fn(SteadyBuilder<Maker, (), Ask>) -> SteadyBuilder<Maker, (), Ask>| {
-        set(World::of(1).steady()).build().map(|_| ()).expect_err("refused")
-    };
+    type Set = fn(SteadyBuilder<Maker, (), Ask>) -> SteadyBuilder<Maker, (), Ask>;
+    let refused = |set: Set| set(World::of(1).steady()).build().map(|_| ()).expect_err("refused");
     assert_eq!(
         refused(|it| it.max(0)).to_string(),
         "min is 1, above max, which is 0; give them the other way round"

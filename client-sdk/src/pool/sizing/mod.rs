@@ -32,8 +32,11 @@ use super::error::{SettingsError, at_least_one, in_order, share, some_time};
 /// Shrinking is to leave the members this much below what lets them grow, so that it does not ask for growth at once.
 const APART: f64 = 0.95;
 
-/// How often the idle time is doubled at most: 16 times as long.
-const MOST_PATIENT: u32 = 4;
+/// How often the idle time is doubled at most: 32 times as long.
+const MOST_PATIENT: u32 = 5;
+
+/// For so many idle times a shrink may turn out to have been wrong: bursts come again, if not at once.
+const PROBATION: u32 = 8;
 
 /// How much later than a threshold is crossed to look: the estimate only comes near it.
 const SLACK: Duration = Duration::from_millis(1);
@@ -50,7 +53,7 @@ pub struct SizingSettings {
     pub grow_above: f64,
     /// Shrink with more than so many members idle; above 1, for one is to be left to those that come next. Default: 1.25.
     pub idle_members: f64,
-    /// For so long they must have been idle. Default: 15 s.
+    /// For so long they must have been idle. Default: 30 s.
     pub idle_time: Duration,
     /// No shrinking within this time after growing. Default: 30 s.
     pub cool_down: Duration,
@@ -96,7 +99,7 @@ impl Default for SizingSettings {
             max: 10,
             grow_above: 0.9,
             idle_members: 1.25,
-            idle_time: Duration::from_secs(15),
+            idle_time: Duration::from_secs(30),
             cool_down: Duration::from_secs(30),
             smoothing: Duration::from_secs(2),
         }
@@ -228,6 +231,10 @@ impl Sizing {
         if self.due().is_none_or(|due| self.at < due) {
             return Decision::Hold;
         }
+        if self.shrunk_at.is_some() {
+            // The one before was right: even one less is enough.
+            self.patience = self.patience.saturating_sub(1);
+        }
         (self.idle_since, self.shrunk_at) = (None, Some(self.at));
         Decision::Shrink
     }
@@ -244,7 +251,7 @@ impl Sizing {
 
     /// Growth within this time after a shrink shows that the shrink was wrong.
     fn probation(&self) -> Duration {
-        self.idle_time().saturating_mul(2)
+        self.idle_time().saturating_mul(PROBATION)
     }
 
     fn grown_beyond(&self, size: usize) -> f64 {

@@ -74,7 +74,7 @@ fn demand_for_k_holds_k_or_one_more_from_below_and_from_above() {
         assert!((k..=k + 1).contains(&members.ready), "{} for {k} from below", members.ready);
         members.run(9, seconds(60), STEP);
         assert_eq!(members.ready, 10);
-        members.run(k, seconds(300), STEP);
+        members.run(k, seconds(400), STEP);
         assert!((k..=k + 1).contains(&members.ready), "{} for {k} from above", members.ready);
         assert_eq!(members.run(k, seconds(3600), STEP), 0, "it stays");
     }
@@ -130,9 +130,12 @@ fn it_shrinks_only_after_the_idle_time_outside_the_cool_down_one_at_a_time() {
     while members.ready > settings.min {
         let (before, at) = (members.ready, members.now);
         members.run(0, STEP, STEP);
-        assert!(before - members.ready <= 1, "one at a time, {:?} after {began:?}", at);
+        assert!(before - members.ready <= 1, "one at a time, at {at:?}");
     }
-    assert!(members.now - began < (settings.idle_time + seconds(8)) * u32::try_from(grown).expect("few"));
+    assert!(
+        members.now.saturating_sub(began)
+            < (settings.idle_time + seconds(8)) * u32::try_from(grown).expect("few")
+    );
 
     let mut cooling = Members::new(SizingSettings { cool_down: seconds(600), ..settings });
     cooling.run(5, seconds(10), STEP);
@@ -147,7 +150,7 @@ fn a_shrink_that_had_to_be_taken_back_doubles_the_idle_time() {
     let mut changes = Vec::new();
     for _ in 0..8 {
         members.run(3, seconds(120), STEP);
-        changes.push(members.run(0, seconds(20), STEP));
+        changes.push(members.run(0, seconds(35), STEP));
     }
     assert!(changes[0] > 0 && changes[7] == 0, "it becomes patient: {changes:?}");
     assert_eq!(members.sizing.idle_time(), settings.idle_time * 2);

@@ -21,7 +21,7 @@ use crate::{
 /// | [`limit`](Self::limit) | 100 |
 /// | [`min`](Self::min), [`max`](Self::max) | 1, 10 |
 /// | [`grow_above`](Self::grow_above) | 0.9 |
-/// | [`idle_members`](Self::idle_members), [`idle_time`](Self::idle_time) | 1.25, 15 s |
+/// | [`idle_members`](Self::idle_members), [`idle_time`](Self::idle_time) | 1.25, 30 s |
 /// | [`cool_down`](Self::cool_down) | 30 s |
 /// | [`smoothing`](Self::smoothing) | 2 s |
 /// | [`wait_for_ready`](Self::wait_for_ready), [`max_wait`](Self::max_wait), [`queue_limit`](Self::queue_limit) | no, 10 s, 1,024 |
@@ -113,8 +113,8 @@ impl<MS, Target, Req> SteadyBuilder<MS, Target, Req> {
         self
     }
 
-    /// For how long they must have been idle. A shrink that has to be taken back doubles it, up to 16 times as long, and one
-    /// that has not halves it again. Default: 15 s.
+    /// For how long they must have been idle. A shrink that has to be taken back doubles it, up to 32 times as long, and one
+    /// that has not halves it again. Default: 30 s.
     #[must_use]
     pub fn idle_time(mut self, time: Duration) -> Self {
         self.settings.sizing.idle_time = time;
