@@ -39,7 +39,7 @@ pub struct Aperture {
 /// | [`min`](Self::min), [`max`](Self::max) | 2, 100 |
 /// | [`target`](Self::target) | 10 |
 /// | [`grow_above`](Self::grow_above) | 0.9 |
-/// | [`idle_members`](Self::idle_members), [`idle_time`](Self::idle_time) | 1.25, 15 s |
+/// | [`idle_members`](Self::idle_members), [`idle_time`](Self::idle_time) | 1.25, 30 s |
 /// | [`cool_down`](Self::cool_down) | 30 s |
 /// | [`smoothing`](Self::smoothing) | 2 s |
 #[derive(Clone, Debug, PartialEq)]
@@ -106,8 +106,8 @@ impl ApertureBuilder {
         self
     }
 
-    /// For how long they must have been idle. A shrink that has to be taken back doubles it, up to 16 times as long, and one
-    /// that has not halves it again. Default: 15 s.
+    /// For how long they must have been idle. A shrink that has to be taken back doubles it, up to 32 times as long, and one
+    /// that has not halves it again. Default: 30 s.
     pub fn idle_time(mut self, time: Duration) -> Self {
         self.sizing.idle_time = time;
         self

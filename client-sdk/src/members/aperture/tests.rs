@@ -153,7 +153,7 @@ fn steady_demand_settles_and_stays() {
             let mut sim = Sim::new(aperture(1), 100, seed);
             // Each takes 100 ms, and ten are an instance's worth.
             let rate = demand * 10.0 / 0.1;
-            // As long as its longest idle time may last, and one more change.
+            // Until it has settled.
             sim.traffic(rate, 0.1, Duration::from_mins(6));
             sim.changes.clear();
             (sim.requests, sim.looks) = (0, 0);
@@ -192,9 +192,9 @@ fn what_is_not_needed_any_more_goes_one_by_one_and_not_below_the_least() {
     assert_eq!(sim.control.size(), 3);
     assert!(sim.changes.iter().all(|change| change.to + 1 == change.from), "{:?}", sim.changes);
     let apart = sim.changes.windows(2).map(|two| two[1].at.saturating_sub(two[0].at));
-    assert!(apart.clone().all(|apart| apart >= Duration::from_secs(15)), "{:?}", sim.changes);
+    assert!(apart.clone().all(|apart| apart >= Duration::from_secs(30)), "{:?}", sim.changes);
     let last = sim.changes.last().expect("some").at.saturating_sub(since);
-    assert!(last <= Duration::from_mins(4), "{last:?}");
+    assert!(last <= Duration::from_mins(6), "{last:?}: {:?}", sim.changes);
     // Two for each that goes, some on the way down, and one an hour.
     assert!(sim.looks <= 4 * top, "{} looks", sim.looks);
     let before = sim.looks;
