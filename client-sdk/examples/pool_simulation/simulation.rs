@@ -151,6 +151,12 @@ impl Run {
         (services().min().unwrap_or(0), services().max().unwrap_or(0))
     }
 
+    /// For which share of the time after that there were so many services.
+    pub fn share_within(&self, at: Duration, services: std::ops::RangeInclusive<usize>) -> f64 {
+        let held = self.after(at).filter(|look| services.contains(&look.services)).count();
+        number(held) / number(self.after(at).count()).max(1.0)
+    }
+
     /// How long after that time there were as many services as it takes.
     pub fn met_after(&self, at: Duration, enough: impl Fn(usize) -> bool) -> Option<Duration> {
         self.after(at).find(|look| enough(look.services)).map(|look| look.at.saturating_sub(at))
@@ -173,8 +179,8 @@ pub fn run(mode: Mode, scenario: &Scenario, seed: u64) -> Run {
 /// The table of both modes.
 pub fn report(requests: usize, seed: u64) -> String {
     let mut table = String::from(
-        "| demand | steady: services | changes in 10,000 | p99 | classic: services | changes in 10,000 | p99 |\n\
-         |---|---|---|---|---|---|---|\n",
+        "| demand | steady: services | k ± 1 held | changes in 10,000 | p99 | classic: services | k ± 1 held | \
+         changes in 10,000 | p99 |\n|---|---|---|---|---|---|---|---|---|\n",
     );
     let callers = [1.0, 2.0, 3.0, 5.0].map(|k| (Kind::Callers, k));
     let arrivals = [1.0, 2.0, 2.5, 3.0, 5.0].map(|k| (Kind::Arrivals, k));
@@ -184,7 +190,8 @@ pub fn report(requests: usize, seed: u64) -> String {
             let run = run(mode, &Scenario::steady(kind, k, requests), seed);
             let (fewest, most) = run.services_after(SETTLING);
             let (changes, p99) = (run.changes_in_10_000(), run.p99().as_millis());
-            let _ = write!(table, " {fewest} to {most} | {changes:.1} | {p99} ms |");
+            let held = 100.0 * run.share_within(SETTLING, near(k));
+            let _ = write!(table, " {fewest} to {most} | {held:.1}% | {changes:.1} | {p99} ms |");
         }
         table.push('\n');
     }
@@ -312,6 +319,12 @@ where
 /// Exponentially distributed.
 fn drawn(rng: &mut fastrand::Rng, mean: Duration) -> Duration {
     mean.mul_f64(-(1.0 - rng.f64()).ln())
+}
+
+/// As many services as such a demand is for, give or take one.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // small and not negative
+fn near(demand: f64) -> std::ops::RangeInclusive<usize> {
+    (demand - 1.0).max(0.0).floor() as usize..=(demand + 1.0).ceil() as usize
 }
 
 /// Counts of things are far below 2^52, where a float is exact.

