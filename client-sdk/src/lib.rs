@@ -7,7 +7,7 @@
 //! | [`balance`] | policies, pickers, the cache that turns them into [`LoadBalance`] and into handles; filters and shapers before them | C2 |
 //! | [`channel`] | a tonic channel that balances over whatever is registered right now | C2, C3 |
 //! | [`layer`] | any tower service, balanced in the same way | C2 |
-//! | [`pool`] | services made as they are needed, as many as the demand asks for | |
+//! | [`pool`] | services made as they are needed, or instances used, as many as the demand asks for | |
 //! | [`members`] | who is connected, who may be chosen, how a request finds one and waits for one | C1, C2 |
 //! | [`retry`] | which requests are sent again, how often, and within what budget | C2 |
 //! | [`orca`] | how loaded an instance is in its own words: the message, and a layer for servers that reports it | |

@@ -8,11 +8,12 @@
 //! | `custom_discover` | instances that come from a file: a [`Discover`](client_sdk::discover::Discover) of one's own |
 //! | `custom_load_balance` | a primary and its stand-in: a [`LoadBalance`](client_sdk::balance::LoadBalance) of one's own |
 //! | `custom_policy` | calls that stay in the caller's zone: a [`Policy`](client_sdk::balance::Policy) of one's own |
+//! | `aperture` | a [channel](client_sdk::channel) that uses as many instances as the demand asks for |
 //! | `http1` | hyper's HTTP/1 client over two servers: any tower service, [balanced](client_sdk::layer::LoadBalanceLayer) |
 //! | `autoscale` | worker processes that register themselves, started and stopped by a [pool](client_sdk::pool) as calls need them |
 //! | `demo` | all of it at once, in separate processes that are killed and restarted |
 //!
-//! `custom_discover`, `custom_load_balance`, `custom_policy`, `http1`, `autoscale` and `demo` need nothing else to run; the others need a registry.
+//! `custom_discover`, `custom_load_balance`, `custom_policy`, `aperture`, `http1`, `autoscale` and `demo` need nothing else to run; the others need a registry.
 
 mod local;
 

@@ -18,10 +18,15 @@ pub struct LocalGreeter {
 impl LocalGreeter {
     /// Starts a greeter of this name.
     pub async fn start(name: &str) -> io::Result<Self> {
+        Self::taking(name, Duration::ZERO).await
+    }
+
+    /// Starts a greeter that takes so long to answer.
+    pub async fn taking(name: &str, takes: Duration) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?.into();
         let (stop, stopped) = oneshot::channel();
-        let greeter = NamedGreeter { name: name.to_owned(), takes: Duration::ZERO };
+        let greeter = NamedGreeter { name: name.to_owned(), takes };
         let server = Server::builder().add_service(GreeterServer::new(greeter));
         let serving = server.serve_with_incoming_shutdown(TcpIncoming::from(listener), async {
             // An error means that the handle is gone, which is the signal.

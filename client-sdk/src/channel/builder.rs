@@ -10,7 +10,7 @@ use crate::{
         shape::{Filter, PanicThreshold, Shaper, Shaping},
     },
     discover::{Discover, follow},
-    members::{self, Chooser, Overflow, Shared},
+    members::{self, Aperture, Chooser, Overflow, Shared},
     model::Endpoint,
     outlier::OutlierDetection,
     retry::Retries,
@@ -157,6 +157,22 @@ impl<D: Discover> ChannelBuilder<D> {
     #[must_use]
     pub fn connect_ahead(mut self, instances: usize) -> Self {
         self.members.connect_ahead = instances.max(1);
+        self
+    }
+
+    /// Uses as many instances as the demand asks for, instead of [`connect_ahead`](Self::connect_ahead): see [`Aperture`]. Default:
+    /// none.
+    ///
+    /// It decides how many instances are connected; how many connections there are to each is still
+    /// [`connections_per_instance`](Self::connections_per_instance): further ones are opened as an instance's are full, and closed
+    /// when they are idle. A call is in flight until its answer has ended, so a stream counts for as long as it lasts.
+    ///
+    /// A policy that connects on demand ([`Connects::OnDemand`](crate::balance::Connects): the hashes) may choose any
+    /// instance at any time, so there is nothing to decide: with one an aperture is ignored, a warning says so, and
+    /// [`Snapshot::aperture`](crate::members::Snapshot::aperture) is `None`.
+    #[must_use]
+    pub fn aperture(mut self, aperture: Aperture) -> Self {
+        self.members.aperture = Some(aperture);
         self
     }
 

@@ -55,7 +55,9 @@ use self::{
     connection::{Connection, Connector},
     settings::Settings,
 };
-pub use crate::members::{ConnectionState, InstanceSnapshot, Overflow, RouteError, Snapshot, Standing};
+pub use crate::members::{
+    Aperture, ConnectionState, InstanceSnapshot, Overflow, RouteError, Snapshot, Standing,
+};
 use crate::{
     discover::{Discover, Followed},
     members::{Driver, Shared},

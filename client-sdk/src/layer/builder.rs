@@ -15,7 +15,7 @@ use crate::{
         shape::{Filter, PanicThreshold, Shaper, Shaping},
     },
     discover::{Discover, follow},
-    members::{self, Chooser, Overflow, Shared},
+    members::{self, Aperture, Chooser, Overflow, Shared},
     model::{Address, Endpoint, Instance},
     outlier::OutlierDetection,
     retry::{Plan, Retries, Retryable},
@@ -261,6 +261,18 @@ impl<D: Discover, Req, Res, T> LoadBalanceBuilder<D, Req, Res, T> {
     #[must_use]
     pub fn connect_ahead(mut self, instances: usize) -> Self {
         self.members.connect_ahead = instances.max(1);
+        self
+    }
+
+    /// Uses as many instances as the demand asks for, instead of [`connect_ahead`](Self::connect_ahead): see [`Aperture`]. Default:
+    /// none.
+    ///
+    /// A policy that connects on demand ([`Connects::OnDemand`](crate::balance::Connects): the hashes) may choose any
+    /// instance at any time, so there is nothing to decide: with one an aperture is ignored, a warning says so, and
+    /// [`Snapshot::aperture`](crate::members::Snapshot::aperture) is `None`.
+    #[must_use]
+    pub fn aperture(mut self, aperture: Aperture) -> Self {
+        self.members.aperture = Some(aperture);
         self
     }
 

@@ -37,4 +37,6 @@ pub use error::{LoadBalancedError, MakeError};
 pub use service::LoadBalanced;
 pub use target::Target;
 
-pub use crate::members::{ConnectionState, InstanceSnapshot, Overflow, RouteError, Snapshot, Standing};
+pub use crate::members::{
+    Aperture, ConnectionState, InstanceSnapshot, Overflow, RouteError, Snapshot, Standing,
+};

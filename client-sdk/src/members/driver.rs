@@ -6,7 +6,7 @@
 //!
 //! Who is connected: what a policy chooses on demand, with the first request for it; otherwise as many instances as are to
 //! be connected ahead, in the caller's own order, and one more for each of them that fails. A thousand callers of a
-//! thousand instances do not open a million connections.
+//! thousand instances do not open a million connections. How many that is may be decided by the demand (`aperture`).
 //!
 //! Filters say whom it uses at all; the rest is as if it were not there, and a connection to it is given up. Shares are worked
 //! out when anything changes, and when a shaper asked for it; a policy may ask for a new picker every so often.
@@ -26,6 +26,7 @@ use std::{
 
 use super::{
     Chooser, ConnectionState, Member, Open, Order, Shared,
+    aperture::Control,
     lay::Turn,
     member::Owner,
     outliers::Outliers,
@@ -60,6 +61,8 @@ pub(crate) struct Driver<O: Open> {
     rebuild: Option<Duration>,
     owners: HashMap<Arc<str>, Owner<O::Member>>,
     outliers: Outliers,
+    /// Decides how many are connected, where that is not fixed.
+    aperture: Option<Control>,
     /// What is given up and still finishes what it has.
     leaving: Vec<(Arc<Instance>, Owner<O::Member>)>,
 }
@@ -67,8 +70,10 @@ pub(crate) struct Driver<O: Open> {
 impl<O: Open> Driver<O> {
     pub(crate) fn new(shared: Arc<Shared<O::Member>>, open: O, followed: Followed) -> Self {
         let (runtime, room, wake, meters) = (&shared.runtime, &shared.room, &shared.wake, &shared.meters);
+        let occupancy = shared.ahead.occupancy();
         Self {
-            outliers: Outliers::new(&shared.settings, runtime, room, wake, meters),
+            outliers: Outliers::new(&shared.settings, runtime, room, wake, meters, occupancy),
+            aperture: Control::new(&shared),
             shared,
             open,
             followed,
@@ -93,7 +98,8 @@ impl<O: Open> Driver<O> {
         loop {
             let shared = Arc::clone(&self.shared);
             let (interval, shares) = (self.outliers.deadline(), self.next_shares());
-            let next = [interval, shares].into_iter().flatten().min();
+            let look = self.aperture.as_ref().map(Control::deadline);
+            let next = [interval, shares, look].into_iter().flatten().min();
             let pause = next.map(|at| at.saturating_sub(shared.runtime.now()));
             let told = tokio::select! {
                 biased;
@@ -119,12 +125,14 @@ impl<O: Open> Driver<O> {
                     }
                     true
                 }
+                () = Control::signalled(self.aperture.as_ref()) => false,
                 () = sleep(pause) => false,
             };
             // However much there is to do, intervals end in time.
             let now = shared.runtime.now();
             let judged = self.outliers.judge(now);
-            if told || judged || shares.is_some_and(|at| at <= now) {
+            let resized = self.resize(now);
+            if told || judged || resized || shares.is_some_and(|at| at <= now) {
                 self.direct();
                 self.publish();
             }
@@ -216,10 +224,19 @@ impl<O: Open> Driver<O> {
         }
     }
 
+    /// Has the aperture look at the demand. Whether it is another one now.
+    fn resize(&mut self, now: Duration) -> bool {
+        let Some(aperture) = &mut self.aperture else { return false };
+        let before = aperture.size();
+        aperture.look(now, self.preferred.len()) != before
+    }
+
     /// Connects as many as are to be, and as many more as of these fail or are ejected. Gives up what is connected beyond that, once
     /// enough of those that are to be connected are.
     fn connect_ahead(&mut self) {
-        let limit = self.shared.settings.connect_ahead;
+        // Another view may have more or fewer.
+        self.resize(self.shared.runtime.now());
+        let limit = self.aperture.as_ref().map_or(self.shared.settings.connect_ahead, Control::size);
         let (mut well, mut ready, mut surplus) = (0, 0, Vec::new());
         for instance in &self.preferred {
             let Some(owner) = self.owners.get(&instance.id) else { continue };
@@ -235,6 +252,9 @@ impl<O: Open> Driver<O> {
                     surplus.push(Arc::clone(instance));
                 }
             }
+        }
+        if let Some(aperture) = &mut self.aperture {
+            aperture.connected(ready);
         }
         if ready >= limit {
             for instance in surplus {

@@ -17,7 +17,7 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-use super::Room;
+use super::{Room, aperture::Occupancy};
 use crate::{
     balance::Outcome,
     outlier::{Passage, Probe, Tally, Told},
@@ -34,6 +34,8 @@ pub(super) struct Gate {
     room: Arc<Room>,
     /// The driver's: told that there is something to settle.
     wake: Arc<Notify>,
+    /// All instances' together. `None`: nobody goes by it.
+    occupancy: Option<Arc<Occupancy>>,
 }
 
 /// The right of one request to be with an instance. Dropped, the request was given up.
@@ -61,7 +63,12 @@ impl Gate {
         room: Arc<Room>,
         wake: Arc<Notify>,
     ) -> Self {
-        Self { limit, inside: AtomicUsize::new(0), tally, room, wake }
+        Self { limit, inside: AtomicUsize::new(0), tally, room, wake, occupancy: None }
+    }
+
+    /// Has what is inside counted among what all instances have.
+    pub(super) fn counted(self, occupancy: Option<Arc<Occupancy>>) -> Self {
+        Self { occupancy, ..self }
     }
 
     /// Lets a request in. `on_probation`: the instance is, as far as the request knows; `heeded`: whether that matters, or
@@ -78,6 +85,9 @@ impl Gate {
             if before + 1 < limit {
                 self.room.still_free();
             }
+        }
+        if let Some(occupancy) = &self.occupancy {
+            occupancy.begin();
         }
         let mut permit = Permit { gate: Arc::clone(self), probe: None, told: false };
         if let Some(tally) = tally {
@@ -99,6 +109,9 @@ impl Gate {
     }
 
     fn leave(&self) {
+        if let Some(occupancy) = &self.occupancy {
+            occupancy.end();
+        }
         let Some(limit) = self.limit else { return };
         if self.inside.fetch_sub(1, SeqCst) >= limit {
             self.room.vacated();

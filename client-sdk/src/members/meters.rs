@@ -16,6 +16,10 @@ const WAITING: &str = "client_sdk_requests_waiting";
 const NO_INSTANCE: &str = "client_sdk_no_instance_total";
 const EJECTIONS: &str = "client_sdk_ejections_total";
 const EJECTED: &str = "client_sdk_instances_ejected";
+const APERTURE: &str = "client_sdk_aperture_instances";
+const APERTURE_DEMAND: &str = "client_sdk_aperture_demand";
+const APERTURE_GROWN: &str = "client_sdk_aperture_grown_total";
+const APERTURE_SHRUNK: &str = "client_sdk_aperture_shrunk_total";
 const CONNECTS: &str = "client_sdk_connects_total";
 const CONNECT_FAILURES: &str = "client_sdk_connect_failures_total";
 const RETRIES: &str = "client_sdk_retries_total";
@@ -129,6 +133,28 @@ impl Meters {
         }
     }
 
+    /// The aperture is so many instances wide, after it was so many. So rare that it looks its meters up.
+    #[allow(clippy::cast_precision_loss)] // the number of instances
+    pub(super) fn aperture(&self, before: usize, now: usize) {
+        let gauge = gauge!(APERTURE, "endpoint" => self.endpoint.clone());
+        gauge.increment(now as f64 - before as f64);
+    }
+
+    /// So many instances' worth of requests there were on average, after there had been so many. It looks its gauge up.
+    pub(super) fn aperture_demand(&self, before: f64, now: f64) {
+        gauge!(APERTURE_DEMAND, "endpoint" => self.endpoint.clone()).increment(now - before);
+    }
+
+    /// It was decided to use so many further instances. It looks its counter up.
+    pub(super) fn aperture_grown(&self, by: usize) {
+        counter!(APERTURE_GROWN, "endpoint" => self.endpoint.clone()).increment(by as u64);
+    }
+
+    /// It was decided to use an instance less. It looks its counter up.
+    pub(super) fn aperture_shrunk(&self) {
+        counter!(APERTURE_SHRUNK, "endpoint" => self.endpoint.clone()).increment(1);
+    }
+
     /// A request ended without an instance. So rare that it looks its counter up.
     pub(super) fn no_instance(&self, error: &RouteError) {
         counter!(NO_INSTANCE, "endpoint" => self.endpoint.clone(), "reason" => error.reason()).increment(1);
@@ -151,6 +177,10 @@ fn describe() {
     );
     describe_counter!(EJECTIONS, Unit::Count, "Ejections of instances, by their cause.");
     describe_gauge!(EJECTED, Unit::Count, "Instances that are ejected or on probation.");
+    describe_gauge!(APERTURE, Unit::Count, "Instances that an aperture uses.");
+    describe_gauge!(APERTURE_DEMAND, Unit::Count, "How many instances an aperture finds that are needed.");
+    describe_counter!(APERTURE_GROWN, Unit::Count, "Instances that an aperture decided to add.");
+    describe_counter!(APERTURE_SHRUNK, Unit::Count, "Instances that an aperture decided to do without.");
     describe_counter!(CONNECTS, Unit::Count, "Connections that were opened.");
     describe_counter!(
         CONNECT_FAILURES,

@@ -17,6 +17,7 @@
 //! |---|---|
 //! | `member` | what the others know of a connection |
 //! | `driver` | the view, the members, who is connected ahead, and the routes that it publishes |
+//! | `aperture` | how many instances are connected, where that is decided by the demand |
 //! | `lay` | who of them is picked from, after filters, health and shapers |
 //! | `routes`, `standing` | which instances a request may go to, and why not to the others |
 //! | `chooser` | a policy or somebody's `LoadBalance`, without their types |
@@ -33,6 +34,7 @@
 //! failing discovery changes nothing but the error that callers are shown), and *make before break*: a member ends only
 //! after what is in flight on it.
 
+mod aperture;
 mod chooser;
 mod driver;
 mod error;
@@ -51,6 +53,7 @@ mod snapshot;
 mod standing;
 mod tried;
 
+pub use aperture::{Aperture, ApertureBuilder, ApertureChange, ApertureSnapshot};
 pub(crate) use chooser::Chooser;
 pub(crate) use driver::Driver;
 pub use error::RouteError;

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
 
-use super::{Meters, Room, Settings, gate::Gate};
+use super::{Meters, Room, Settings, aperture::Occupancy, gate::Gate};
 use crate::{
     model::{Address, Instance},
     outlier::{Detector, Judgement, News},
@@ -22,6 +22,7 @@ pub(super) struct Outliers {
     room: Arc<Room>,
     wake: Arc<Notify>,
     meters: Arc<Meters>,
+    occupancy: Option<Arc<Occupancy>>,
     /// As it was told to the meters.
     out: usize,
 }
@@ -33,6 +34,7 @@ impl Outliers {
         room: &Arc<Room>,
         wake: &Arc<Notify>,
         meters: &Arc<Meters>,
+        occupancy: Option<&Arc<Occupancy>>,
     ) -> Self {
         let detector = settings.outlier_detection.clone().map(|settings| {
             let seed = if settings.is_certain() { 0 } else { runtime.random() };
@@ -45,6 +47,7 @@ impl Outliers {
             room: Arc::clone(room),
             wake: Arc::clone(wake),
             meters: Arc::clone(meters),
+            occupancy: occupancy.cloned(),
             out: 0,
         }
     }
@@ -97,7 +100,8 @@ impl Outliers {
 
     fn new_gate(&self, instance: &Instance) -> Arc<Gate> {
         let tally = self.detector.as_ref().and_then(|detector| detector.tally(instance)).cloned();
-        Arc::new(Gate::new(self.max_in_flight, tally, Arc::clone(&self.room), Arc::clone(&self.wake)))
+        let gate = Gate::new(self.max_in_flight, tally, Arc::clone(&self.room), Arc::clone(&self.wake));
+        Arc::new(gate.counted(self.occupancy.clone()))
     }
 
     fn tell(&self, news: &[News]) {

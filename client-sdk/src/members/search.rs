@@ -261,7 +261,7 @@ impl<M: Member> Search<M> {
         if routes.version > seen.version || (hope.of_room() && shared.room.turn() != seen.turn) {
             return Ok(());
         }
-        let outlook = routes.outlook(&shared.endpoint, self.last.as_ref(), settings.connect_ahead);
+        let outlook = routes.outlook(&shared.endpoint, self.last.as_ref(), shared.ahead.size());
         drop(routes);
         let (hopeful, error) = match outlook {
             Outlook::Hopeful(error) => (true, error),

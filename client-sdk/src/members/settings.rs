@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Aperture;
 use crate::{balance::shape::Shaping, outlier::OutlierDetection};
 
 #[derive(Clone, Debug)]
@@ -14,6 +15,8 @@ pub(crate) struct Settings {
     pub(crate) queue_limit: usize,
     /// How many instances are connected before anyone asks for them.
     pub(crate) connect_ahead: usize,
+    /// By what that many instances are connected instead.
+    pub(crate) aperture: Option<Aperture>,
     /// `None`: nobody is judged.
     pub(crate) outlier_detection: Option<OutlierDetection>,
     /// How many requests an instance may have at once.
@@ -46,6 +49,7 @@ impl Default for Settings {
             default_wait: Duration::from_secs(10),
             queue_limit: 1024,
             connect_ahead: 100,
+            aperture: None,
             outlier_detection: Some(OutlierDetection::default()),
             max_in_flight: None,
             max_pending: None,

@@ -8,8 +8,14 @@ use std::sync::{
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 
-use super::{Chooser, Member, Meters, Overflow, Room, RouteError, Settings, Snapshot, routes::Routes};
-use crate::{balance::CallerOrder, model::Endpoint, runtime::Runtime};
+use super::{
+    Chooser, Member, Meters, Overflow, Room, RouteError, Settings, Snapshot, aperture::Ahead, routes::Routes,
+};
+use crate::{
+    balance::{CallerOrder, Connects},
+    model::Endpoint,
+    runtime::Runtime,
+};
 
 pub(crate) struct Shared<M> {
     pub(crate) endpoint: Endpoint,
@@ -18,6 +24,8 @@ pub(crate) struct Shared<M> {
     /// In which order this caller prefers instances.
     pub(super) caller: CallerOrder,
     pub(super) chooser: Chooser,
+    /// How many instances are connected by themselves.
+    pub(super) ahead: Ahead,
     pub(super) routes: ArcSwap<Routes<M>>,
     /// The version of the routes, for whoever waits for the next.
     pub(super) published: watch::Sender<u64>,
@@ -45,8 +53,17 @@ impl<M: Member> Shared<M> {
         runtime: Runtime,
         chooser: Chooser,
     ) -> Self {
+        let is_ahead = chooser.connects() == Connects::Ahead;
+        if settings.aperture.is_some() && !is_ahead {
+            tracing::warn!(
+                %endpoint,
+                "the aperture is ignored: this policy may choose any instance, and has it connected on demand; take a policy that \
+                 chooses among whatever is connected"
+            );
+        }
         Self {
             meters: Arc::new(Meters::new(&endpoint)),
+            ahead: Ahead::new(&settings, is_ahead, &runtime),
             endpoint,
             settings,
             runtime,
@@ -98,6 +115,9 @@ impl<M: Member> Shared<M> {
         let limit = self.settings.queue_limit;
         let place = Place(Arc::clone(self));
         self.meters.waits();
+        if let Some(occupancy) = self.ahead.occupancy() {
+            occupancy.wait();
+        }
         if self.waiting.fetch_add(1, Ordering::AcqRel) >= limit {
             return Err(RouteError::QueueFull { endpoint: self.endpoint.to_string(), limit });
         }
@@ -138,6 +158,9 @@ impl<M> Drop for Pending<M> {
 impl<M> Drop for Place<M> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+        if let Some(occupancy) = self.0.ahead.occupancy() {
+            occupancy.wait_no_more();
+        }
         self.0.meters.waits_no_more();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{ConnectionState, Member, Shared, Standing, routes::Routes};
+use super::{ApertureSnapshot, ConnectionState, Member, Shared, Standing, routes::Routes};
 use crate::{
     balance::Load,
     model::{Endpoint, Instance},
@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub discovery_error: Option<String>,
     /// How many requests wait for an instance.
     pub waiting: usize,
+    /// How many instances are used, and by what. `None`: no aperture was set, or the policy connects on demand.
+    pub aperture: Option<ApertureSnapshot>,
     /// The instances of the view in its order, then those that left it and still finish what they have.
     pub instances: Vec<InstanceSnapshot>,
 }
@@ -73,6 +75,7 @@ impl Snapshot {
             discovered: routes.discovered,
             discovery_error: routes.error.as_ref().map(ToString::to_string),
             waiting: shared.waiting(),
+            aperture: shared.ahead.snapshot(),
             instances: instances.collect(),
         }
     }

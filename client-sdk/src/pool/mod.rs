@@ -2,7 +2,7 @@
 //!
 //! Owns how many services there are, and which of them gets a request. Does not own what a service is (any tower service
 //! that tells its [`Load`](tower::load::Load)), nor instances that others registered: those are the business of
-//! [`crate::members`].
+//! [`crate::members`], and a pool of them is a [`registry_pool`].
 //!
 //! | | [`SteadyPool`] | [`Pool`], classic |
 //! |---|---|---|
@@ -26,6 +26,7 @@
 //! | `sizing` | pure: how many services there are to be; knows no service and no clock |
 //! | `steady` | the steady pool: its worker, its queue, what it shows |
 //! | `classic` | the classic pool |
+//! | `registry` | the pool whose members are registered instances: [`registry_pool`] |
 //! | `error` | what a caller is told, and what a builder refuses |
 //!
 //! Keeps *at most once* (a request is given to one service, and never again), *drained, not cut*, and that a caller who goes
@@ -33,9 +34,11 @@
 
 mod classic;
 mod error;
+mod registry;
 pub mod sizing;
 mod steady;
 
 pub use classic::{Builder, Pool, ResponseFuture};
 pub use error::{PoolError, SettingsError};
+pub use registry::{RegistryPool, registry_pool};
 pub use steady::{ServiceSnapshot, ServiceState, SteadyBuilder, SteadyPool, SteadySnapshot};

@@ -7,6 +7,7 @@ mod kit;
 mod outlier_share;
 mod scripted;
 
+mod channel_aperture;
 mod channel_calls;
 mod channel_changes;
 mod channel_connecting;

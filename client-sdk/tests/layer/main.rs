@@ -3,6 +3,7 @@
 
 mod kit;
 
+mod aperture;
 mod lifecycle;
 mod limits;
 mod outliers;

@@ -17,11 +17,12 @@ const CALLER: &str = "cargo run -p examples --bin caller -- --calls 20";
 const CUSTOM_DISCOVER: &str = "cargo run -p examples --bin custom_discover";
 const CUSTOM_LOAD_BALANCE: &str = "cargo run -p examples --bin custom_load_balance";
 const CUSTOM_POLICY: &str = "cargo run -p examples --bin custom_policy";
+const APERTURE: &str = "cargo run -p examples --bin aperture";
 const HTTP1: &str = "cargo run -p examples --bin http1";
 
 /// The commands of the README that are run here.
-pub(crate) const COMMANDS: [&str; 8] =
-    [WATCH, ALICE, BOB, CALLER, CUSTOM_DISCOVER, CUSTOM_LOAD_BALANCE, CUSTOM_POLICY, HTTP1];
+pub(crate) const COMMANDS: [&str; 9] =
+    [WATCH, ALICE, BOB, CALLER, CUSTOM_DISCOVER, CUSTOM_LOAD_BALANCE, CUSTOM_POLICY, APERTURE, HTTP1];
 
 /// What `cargo run` would start, which cargo has built already for this test.
 fn program(command: &str) -> Command {
@@ -34,6 +35,7 @@ fn program(command: &str) -> Command {
         "custom_discover" => env!("CARGO_BIN_EXE_custom_discover"),
         "custom_load_balance" => env!("CARGO_BIN_EXE_custom_load_balance"),
         "custom_policy" => env!("CARGO_BIN_EXE_custom_policy"),
+        "aperture" => env!("CARGO_BIN_EXE_aperture"),
         "http1" => env!("CARGO_BIN_EXE_http1"),
         other => panic!("{other} is not a program"),
     };
@@ -144,6 +146,18 @@ async fn a_policy_of_ones_own() {
         "  6 calls: carol 6",
     ];
     assert_eq!(said, expected);
+}
+
+#[tokio::test]
+async fn a_channel_that_uses_what_the_demand_asks_for() {
+    let said = output(&mut program(APERTURE)).await;
+    assert!(
+        said[0].starts_with("six greeters are there, and nobody calls: 1 of 6 are connected"),
+        "{said:?}"
+    );
+    let stopped = said.iter().position(|line| line == "they have stopped").expect("said");
+    assert!(said[stopped - 1].starts_with("  5 of 6 are connected"), "{said:?}");
+    assert!(said.last().is_some_and(|line| line.starts_with("  1 of 6 are connected")), "{said:?}");
 }
 
 #[tokio::test]

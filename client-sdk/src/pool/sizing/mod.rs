@@ -179,6 +179,28 @@ impl Sizing {
         demand + (self.estimate - demand) * (-passed).exp()
     }
 
+    /// What was used since it was told last turns out to have been this, on average: from then to now it is reckoned with. Says
+    /// nothing of what is used from now on; [`observe`](Self::observe) is to follow.
+    pub fn revise(&mut self, usage: Usage) {
+        self.usage = usage;
+    }
+
+    /// Never fewer members and never more from now on, whatever the settings were. 0 is taken as 1, and a `max` below `min` as
+    /// `min`.
+    pub fn set_bounds(&mut self, min: usize, max: usize) {
+        let min = min.max(1);
+        (self.settings.min, self.settings.max) = (min, max.max(min));
+    }
+
+    /// The demand that leaves the size as it is, however long it lasts: from, to. From 0 where there can be no fewer members, to
+    /// infinity where there can be no more.
+    pub fn band(&self) -> (f64, f64) {
+        let size = self.usage.size();
+        let from = if self.may_shrink() { self.idle_below(size).max(0.0) } else { 0.0 };
+        let to = if size < self.settings.max { self.grown_beyond(size) } else { f64::INFINITY };
+        (from, to)
+    }
+
     /// What was told last.
     pub fn usage(&self) -> &Usage {
         &self.usage

@@ -243,3 +243,40 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_turns_out_to_have_been_used_is_what_the_estimate_is_made_of() {
+    let settings = SizingSettings::default();
+    let mut told = Sizing::new(settings, Duration::ZERO).expect("in range");
+    let mut revised = told;
+    let usage = |used: f64| Usage::averaged(1, 0, used, 0.0);
+    told.observe(Duration::ZERO, usage(0.5));
+    // It looked at a moment that says nothing.
+    revised.observe(Duration::ZERO, usage(0.0));
+    revised.revise(usage(0.5));
+    for sizing in [&mut told, &mut revised] {
+        assert_eq!(sizing.observe(seconds(2), usage(0.0)), Decision::Hold);
+    }
+    assert_eq!(told, revised);
+    assert!(told.estimate_at(seconds(2)) > 0.3);
+}
+
+#[test]
+fn within_the_band_nothing_is_decided_and_beyond_it_something_is() {
+    let settings = SizingSettings { max: 4, ..SizingSettings::default() };
+    let mut sizing = Sizing::new(settings, Duration::ZERO).expect("in range");
+    sizing.observe(Duration::ZERO, Usage::averaged(3, 0, 2.0, 0.0));
+    let (from, to) = sizing.band();
+    assert!((1.6..1.75).contains(&from) && (2.6..2.75).contains(&to), "{from} {to}");
+    for (demand, decided) in
+        [(from + 0.01, false), (to - 0.01, false), (from - 0.01, true), (to + 0.01, true)]
+    {
+        let mut sizing = sizing;
+        let decisions = (1..600).map(|at| sizing.observe(seconds(at), Usage::averaged(3, 0, demand, 0.0)));
+        assert_eq!(decisions.filter(|it| *it != Decision::Hold).count() > 0, decided, "{demand}");
+    }
+    sizing.set_bounds(3, 3);
+    assert_eq!(sizing.band(), (0.0, f64::INFINITY));
+    sizing.set_bounds(0, 0);
+    assert_eq!(sizing.observe(seconds(1), Usage::averaged(0, 0, 0.0, 0.0)), Decision::Grow { to: 1 });
+}

@@ -35,6 +35,12 @@ impl Usage {
         Self { ready, coming, used, waiting: number(waiting) / worth }
     }
 
+    /// What is used on average: `used` and `waiting` in members' worth, of `ready` members, with `coming` ones in the making. For
+    /// whoever measures it over time, instead of looking at one moment. What is no demand (below 0, not a number) is none.
+    pub fn averaged(ready: usize, coming: usize, used: f64, waiting: f64) -> Self {
+        Self { ready, coming, used: used.max(0.0), waiting: waiting.max(0.0) }
+    }
+
     /// How many members there are, those that come included.
     pub fn size(&self) -> usize {
         self.ready + self.coming
