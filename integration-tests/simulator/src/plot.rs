@@ -3,24 +3,51 @@
 
 use std::{fmt::Write, time::Duration};
 
-use crate::{record::Second, report::Results};
+use crate::{
+    contender::{Contender, Policy},
+    record::{Record, Second},
+    report::Results,
+};
 
-const WIDTH: f64 = 860.0;
+const WIDTH: f64 = 1010.0;
 const LEFT: f64 = 60.0;
-const RIGHT: f64 = 250.0;
+const RIGHT: f64 = 400.0;
 const PANEL: f64 = 220.0;
 const GAP: f64 = 50.0;
-/// Latencies from a millisecond to ten seconds, by their logarithm.
-const DECADES: f64 = 4.0;
-/// Told apart by most people who see colours differently (Okabe and Ito).
-const COLOURS: [&str; 8] =
-    ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"];
+/// Latencies from ten milliseconds to ten seconds, by their logarithm.
+const DECADES: f64 = 3.0;
+/// How a contender is drawn.
+struct Line {
+    name: String,
+    /// Of its policy: told apart by most people who see colours differently (Okabe and Ito).
+    colour: &'static str,
+    /// By what stands around the policy.
+    dashes: &'static str,
+    seconds: Vec<Second>,
+}
+
+impl Line {
+    fn of(contender: Contender, record: &Record) -> Self {
+        let colour = match contender.policy {
+            Policy::RoundRobin | Policy::RingHash => "#0072b2",
+            Policy::WeightedRandom | Policy::BoundedRingHash => "#e69f00",
+            Policy::LeastRequest | Policy::Maglev => "#009e73",
+            Policy::PeakEwma | Policy::BoundedMaglev => "#d55e00",
+        };
+        let dashes = match contender {
+            Contender { zones: true, .. } | Contender { slow_start: true, .. } => "7 3",
+            Contender { guarded: true, .. } => "none",
+            _ => "2 3",
+        };
+        Self { name: contender.name(), colour, dashes, seconds: record.seconds() }
+    }
+}
 
 /// The picture, as SVG.
 #[must_use]
 pub fn svg(results: &Results) -> String {
     let length = results.scenario.length.as_secs_f64().max(1.0);
-    let runs: Vec<_> = results.results.iter().map(|(it, record)| (it.name(), record.seconds())).collect();
+    let runs: Vec<_> = results.results.iter().map(|(it, record)| Line::of(*it, record)).collect();
     let panels = if results.scenario.bad.is_some() { 2.0 } else { 1.0 };
     let height = GAP + panels * (PANEL + GAP);
     let mut svg = format!(
@@ -30,29 +57,27 @@ pub fn svg(results: &Results) -> String {
         escape(results.scenario.name),
     );
     let latency = |second: &Second| {
-        let millis = second.p99.max(Duration::from_millis(1)).as_secs_f64() * 1e3;
-        millis.log10() / DECADES
+        let millis = second.p99.max(Duration::from_millis(10)).as_secs_f64() * 1e3;
+        (millis.log10() - 1.0) / DECADES
     };
-    let labels: Vec<_> =
-        [(0.0, "1 ms"), (0.25, "10 ms"), (0.5, "100 ms"), (0.75, "1 s"), (1.0, "10 s")].into();
+    let labels = [(0.0, "10 ms"), (1.0 / DECADES, "100 ms"), (2.0 / DECADES, "1 s"), (1.0, "10 s")];
     panel(&mut svg, GAP, "p99 of the requests that arrived in a second", &labels, length);
     lines(&mut svg, GAP, &runs, length, latency);
     if panels > 1.0 {
         let top = GAP + PANEL + GAP;
-        let labels: Vec<_> = [(0.0, "0 %"), (0.5, "25 %"), (1.0, "50 %")].into();
+        let labels = [(0.0, "0 %"), (0.5, "25 %"), (1.0, "50 %")];
         panel(&mut svg, top, "requests to bad servers, of all that were sent in a second", &labels, length);
         lines(&mut svg, top, &runs, length, |second| (second.to_bad * 2.0).min(1.0));
     }
-    for (number, (name, _)) in runs.iter().enumerate() {
+    for (number, Line { name, colour, dashes, .. }) in runs.iter().enumerate() {
         let y = GAP + 14.0 + number as f64 * 18.0;
-        let (x, colour) = (WIDTH - RIGHT + 15.0, COLOURS[number % COLOURS.len()]);
-        let name = escape(name);
+        let (x, name) = (WIDTH - RIGHT + 15.0, escape(name));
+        let (to, text, middle) = (x + 28.0, x + 36.0, y - 4.0);
         put(
             &mut svg,
             format_args!(
-                "<rect x=\"{x}\" y=\"{}\" width=\"14\" height=\"4\" fill=\"{colour}\"/><text x=\"{}\" y=\"{y}\">{name}</text>",
-                y - 6.0,
-                x + 20.0,
+                "<line x1=\"{x}\" x2=\"{to}\" y1=\"{middle}\" y2=\"{middle}\" stroke=\"{colour}\" stroke-width=\"2\" \
+                 stroke-dasharray=\"{dashes}\"/><text x=\"{text}\" y=\"{y}\">{name}</text>"
             ),
         );
     }
@@ -87,24 +112,19 @@ fn panel(svg: &mut String, top: f64, title: &str, labels: &[(f64, &str)], length
     }
 }
 
-fn lines(
-    svg: &mut String,
-    top: f64,
-    runs: &[(String, Vec<Second>)],
-    length: f64,
-    height: impl Fn(&Second) -> f64,
-) {
-    for (number, (_, seconds)) in runs.iter().enumerate() {
+fn lines(svg: &mut String, top: f64, runs: &[Line], length: f64, height: impl Fn(&Second) -> f64) {
+    for Line { colour, dashes, seconds, .. } in runs {
         let points = seconds.iter().map(|second| {
             let x = LEFT + (WIDTH - RIGHT - LEFT) * (second.second as f64 + 0.5) / length;
             let y = top + PANEL * (1.0 - height(second).clamp(0.0, 1.0));
             format!("{x:.1},{y:.1}")
         });
-        let (points, colour) = (points.collect::<Vec<_>>().join(" "), COLOURS[number % COLOURS.len()]);
+        let points = points.collect::<Vec<_>>().join(" ");
         put(
             svg,
             format_args!(
-                "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.6\"/>"
+                "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.6\" \
+                 stroke-dasharray=\"{dashes}\"/>"
             ),
         );
     }
