@@ -158,7 +158,12 @@ impl Drop for Permit {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::atomic::AtomicBool, time::Duration};
+    use std::{
+        future::Future,
+        sync::atomic::AtomicBool,
+        task::{Context, Waker},
+        time::Duration,
+    };
 
     use super::*;
     use crate::{
@@ -209,6 +214,37 @@ mod tests {
         assert_eq!(gate.enter(false, true).expect_err("full"), Refused::Full);
         drop(permit);
         assert_ne!(gate.room.turn(), turn);
+    }
+
+    #[test]
+    fn whoever_leaves_or_enters_with_a_place_to_spare_wakes_the_next_that_waits() {
+        let gate = gate(Some(3));
+        let room = Arc::clone(&gate.room);
+        let turn = room.turn();
+        let mut waits: Vec<_> = (0..4).map(|_| Box::pin(room.vacancy(turn, true))).collect();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(waits.iter_mut().all(|wait| wait.as_mut().poll(&mut cx).is_pending()));
+        // One that was woken is done and waits no more.
+        let mut woken = || {
+            let before = waits.len();
+            waits.retain_mut(|wait| wait.as_mut().poll(&mut cx).is_pending());
+            before - waits.len()
+        };
+        let enter = || gate.enter(false, true).expect("a place");
+        let first = enter();
+        assert_eq!(woken(), 1, "entered, and two places are left");
+        let second = enter();
+        assert_eq!(woken(), 1, "and one is left");
+        let third = enter();
+        assert_eq!(woken(), 0, "and none is left");
+        drop(first);
+        assert_eq!(woken(), 1, "left a full gate");
+        drop(second);
+        assert_eq!(woken(), 1, "left one that was not full");
+        let turn = gate.room.turn();
+        drop(third);
+        drop(enter());
+        assert_eq!(gate.room.turn(), turn, "nobody waits, and nobody is told");
     }
 
     /// Before an instance whose ejection is over.

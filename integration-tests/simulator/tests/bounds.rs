@@ -34,6 +34,18 @@ fn policies_that_look_at_load_beat_round_robin_fivefold_where_two_of_twenty_are_
 }
 
 #[test]
+fn one_that_stalls_is_left_alone_by_policies_that_look_at_load() {
+    let fleet = scenario::stalls(SECONDS * 2);
+    let p99 = |policy| plain(&fleet, policy).quantile(0.99);
+    let turns = p99(Policy::RoundRobin);
+    for policy in [Policy::LeastRequest, Policy::PeakEwma] {
+        let took = p99(policy);
+        assert!(took * 3 <= turns, "{}: {took:?}, round robin: {turns:?}", policy.name());
+    }
+    assert_eq!(guarded(&fleet, Policy::LeastRequest).failed(), 0);
+}
+
+#[test]
 fn a_failing_instance_costs_nothing_after_its_detection() {
     for fleet in [scenario::fails(SECONDS * 2), scenario::fails_fast(SECONDS * 2)] {
         for policy in [Policy::RoundRobin, Policy::LeastRequest, Policy::PeakEwma] {
@@ -78,6 +90,9 @@ fn a_zone_that_is_cut_off_is_left_within_a_keepalive_and_the_others_are_not_over
         // The rest could take it, and does: nobody queues for long.
         let p99 = record.quantile_between(0.99, noticed + Duration::from_secs(2), back);
         assert!(p99 < Duration::from_millis(200), "{name}: {p99:?}");
+        // Four work at a time; a queue of ten times that would be half a second of work.
+        let most = record.most_between(noticed + Duration::from_secs(2), back);
+        assert!(most <= 40, "{name}: {most} requests at one server");
         // And they come back.
         let last = record.seconds().last().copied().expect("seconds");
         assert!(last.to_bad > 0.2, "{name}: {last:?}");
