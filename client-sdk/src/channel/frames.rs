@@ -1,7 +1,9 @@
-//! Tells the frames of HTTP/2 apart in what is read, without reading them: that is h2's business.
+//! Tells the frames of HTTP/2 apart in what is read and written, without reading them: that is h2's business.
 
 /// Length of a frame's header (RFC 9113, 4.1): three bytes of length, the type, flags, and four of the stream's number.
 const HEADER: usize = 9;
+/// Length of what a client says before its first frame (RFC 9113, 3.4).
+const PREFACE: usize = 24;
 
 pub(super) const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
@@ -13,6 +15,8 @@ pub(super) const END_STREAM: u8 = 1;
 /// Where in a frame the bytes are that come next.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
+    /// How much of what is no frame is still to come.
+    preface: usize,
     /// The part of the header that is here.
     header: [u8; HEADER],
     have: usize,
@@ -30,8 +34,16 @@ pub(super) struct Frame {
 }
 
 impl Frames {
+    /// What a client says: it begins with the preface.
+    pub(super) fn of_client() -> Self {
+        Self { preface: PREFACE, ..Self::default() }
+    }
+
     /// Takes in what comes next, and tells of each frame that is here to its end.
     pub(super) fn take(&mut self, mut new: &[u8], mut tell: impl FnMut(Frame)) {
+        let (preface, rest) = new.split_at(new.len().min(self.preface));
+        self.preface -= preface.len();
+        new = rest;
         loop {
             if self.have < HEADER {
                 let (part, rest) = new.split_at(new.len().min(HEADER - self.have));
@@ -94,6 +106,18 @@ mod tests {
             }
             assert_eq!(told, expected, "cut after {cut}");
             assert_eq!(frames.begun(), None);
+        }
+    }
+
+    #[test]
+    fn what_a_client_says_before_its_first_frame_is_passed_over() {
+        let bytes = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &[0, 0, 1, DATA, 0, 0, 0, 0, 3, 9]].concat();
+        for cut in 1..=bytes.len() {
+            let (mut frames, mut told) = (Frames::of_client(), Vec::new());
+            for part in bytes.chunks(cut) {
+                frames.take(part, |frame| told.push(frame));
+            }
+            assert_eq!(told, [Frame { kind: DATA, flags: 0, stream: 3 }], "cut after {cut}");
         }
     }
 

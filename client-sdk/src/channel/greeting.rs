@@ -4,15 +4,24 @@
 //! An HTTP/2 server's first frame is SETTINGS (RFC 9113, 3.4). Until it is here, a connection that TCP calls open may
 //! lead to a process that is stuck, to a proxy without a backend, or to a server of another protocol.
 //!
-//! Afterwards it hears which streams the peer has ended: h2 tells that only to whoever reads an answer to its end, and an answer
-//! that nobody reads yet must not take a place that the peer has free. And it hears that there is news, SETTINGS or GOAWAY, of
-//! which h2 wakes nobody.
+//! Afterwards it hears which streams have ended: h2 tells that only to whoever reads an answer to its end, and an answer that
+//! nobody reads yet must not take a place that the peer has free. A stream takes its place as long as either half of it is
+//! open (RFC 9113, 5.1.2), so what is written is listened to as well: an end counts when it passes, not when h2 is given it.
+//!
+//! ```text
+//!   open ---- END_STREAM read ----> we have to end it ------ END_STREAM written ---+--> ended: its place is free
+//!     |                                                                            |
+//!     +------ END_STREAM written -> the peer has to end it - END_STREAM read ------+
+//!     +------ RST_STREAM, read or written, also from the other two ----------------+
+//! ```
+//!
+//! And it hears that there is news, SETTINGS or GOAWAY, of which h2 wakes nobody.
 //!
 //! The counts of what passed cost a store each. Those of reads tell keepalive that the peer lives; those of writes tell a
 //! call that nothing left since it was begun, and so neither did it.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, hash_map::Entry},
     io,
     pin::Pin,
     sync::{
@@ -27,13 +36,16 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::frames::{DATA, END_STREAM, Frames, GOAWAY, HEADERS, RST_STREAM, SETTINGS};
+use super::frames::{DATA, END_STREAM, Frame, Frames, GOAWAY, HEADERS, RST_STREAM, SETTINGS};
 use crate::runtime::Io;
 
 /// A byte stream that tells when the greeting has passed, and what else it hears.
 pub(super) struct Greeting {
     io: Box<dyn Io>,
-    frames: Frames,
+    /// What the peer says.
+    read: Frames,
+    /// What we say.
+    written: Frames,
     traffic: Arc<Traffic>,
     /// News that h2 may not have taken in yet.
     news: bool,
@@ -50,41 +62,50 @@ pub(super) struct Traffic {
     reads: AtomicU64,
     writes: AtomicU64,
     news: AtomicBool,
-    /// The streams that the peer has not ended.
-    streams: Mutex<HashSet<u32, foldhash::fast::RandomState>>,
-    /// How many it has ended since somebody last asked.
+    /// The streams of which a half is open.
+    streams: Mutex<Streams>,
+    /// How many have ended since somebody last asked.
     ended: AtomicUsize,
+}
+
+type Streams = HashMap<u32, Halves, foldhash::fast::RandomState>;
+
+/// Which halves of a stream have ended.
+#[derive(Clone, Copy, Debug)]
+struct Halves {
+    peers: bool,
+    ours: bool,
 }
 
 impl Greeting {
     pub(super) fn new(io: Box<dyn Io>) -> (Self, oneshot::Receiver<Greeted>, Arc<Traffic>) {
         let (tell, told) = oneshot::channel();
         let traffic = Arc::<Traffic>::default();
-        let (frames, waiting) = (Frames::default(), Some(tell));
-        (Self { io, frames, traffic: Arc::clone(&traffic), news: false, waiting }, told, traffic)
+        let (read, written, waiting) = (Frames::default(), Frames::of_client(), Some(tell));
+        (Self { io, read, written, traffic: Arc::clone(&traffic), news: false, waiting }, told, traffic)
     }
 
     fn hear(&mut self, new: &[u8]) {
-        let Self { frames, traffic, news, waiting, .. } = self;
-        frames.take(new, |frame| {
+        let Self { read, traffic, news, waiting, .. } = self;
+        read.take(new, |frame| {
             tell(waiting, if frame.kind == SETTINGS { Ok(()) } else { Err(None) });
-            match frame.kind {
-                DATA | HEADERS if frame.flags & END_STREAM == 0 => {}
-                DATA | HEADERS | RST_STREAM => traffic.end(frame.stream),
-                SETTINGS | GOAWAY => *news = true,
-                _ => {}
-            }
+            *news |= matches!(frame.kind, SETTINGS | GOAWAY);
+            traffic.passed(frame, Halves { peers: true, ours: false });
         });
-        if frames.begun().is_some_and(|frame| frame.kind != SETTINGS) {
+        if read.begun().is_some_and(|frame| frame.kind != SETTINGS) {
             tell(waiting, Err(None));
         }
     }
 
-    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if matches!(written, Poll::Ready(Ok(_))) {
-            count(&self.traffic.writes);
+    /// So much of these was written.
+    fn wrote<'a>(&mut self, mut length: usize, parts: impl IntoIterator<Item = &'a [u8]>) {
+        let Self { written, traffic, .. } = self;
+        count(&traffic.writes);
+        for part in parts {
+            let part = &part[..part.len().min(length)];
+            length -= part.len();
+            written.take(part, |frame| traffic.passed(frame, Halves { peers: false, ours: true }));
         }
-        written
     }
 }
 
@@ -105,28 +126,40 @@ impl Traffic {
         self.news.load(Ordering::Acquire) && self.news.swap(false, Ordering::AcqRel)
     }
 
-    /// A stream was begun.
-    pub(super) fn begin(&self, stream: u32) {
-        self.streams().insert(stream);
+    /// A stream was begun. `is_all`: and we end it with its first frame, which may have passed already.
+    pub(super) fn begin(&self, stream: u32, is_all: bool) {
+        self.streams().insert(stream, Halves { peers: false, ours: is_all });
     }
 
-    /// Nobody cares for a stream any more. Whether the peer had not ended it.
+    /// Nobody cares for a stream any more. Whether it had not ended.
     pub(super) fn forget(&self, stream: u32) -> bool {
-        self.streams().remove(&stream)
+        self.streams().remove(&stream).is_some()
     }
 
-    /// How many streams that somebody cares for the peer has ended since somebody last asked.
+    /// How many streams that somebody cares for have ended since somebody last asked.
     pub(super) fn take_ended(&self) -> usize {
         if self.ended.load(Ordering::Acquire) == 0 { 0 } else { self.ended.swap(0, Ordering::AcqRel) }
     }
 
-    fn end(&self, stream: u32) {
-        if self.streams().remove(&stream) {
-            self.ended.fetch_add(1, Ordering::AcqRel);
+    /// A frame has passed, from whoever has these halves.
+    fn passed(&self, frame: Frame, by: Halves) {
+        let ends = match frame.kind {
+            DATA | HEADERS if frame.flags & END_STREAM != 0 => by,
+            RST_STREAM => Halves { peers: true, ours: true },
+            _ => return,
+        };
+        if let Entry::Occupied(mut stream) = self.streams().entry(frame.stream) {
+            let ended = stream.get_mut();
+            ended.peers |= ends.peers;
+            ended.ours |= ends.ours;
+            if ended.peers && ended.ours {
+                stream.remove();
+                self.ended.fetch_add(1, Ordering::AcqRel);
+            }
         }
     }
 
-    fn streams(&self) -> MutexGuard<'_, HashSet<u32, foldhash::fast::RandomState>> {
+    fn streams(&self) -> MutexGuard<'_, Streams> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -176,8 +209,9 @@ impl AsyncRead for Greeting {
 
 impl AsyncWrite for Greeting {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.wrote(written)
+        let length = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
+        self.wrote(length, [buf]);
+        Poll::Ready(Ok(length))
     }
 
     fn poll_write_vectored(
@@ -185,8 +219,9 @@ impl AsyncWrite for Greeting {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.wrote(written)
+        let length = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
+        self.wrote(length, bufs.iter().map(|buf| &**buf));
+        Poll::Ready(Ok(length))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -244,11 +279,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_that_the_peer_ends_is_told_of_once_if_somebody_cares() {
+    async fn a_stream_that_we_ended_and_the_peer_ends_is_told_of_once_if_somebody_cares() {
         let (near, mut far) = tokio::io::duplex(64);
         let (mut greeting, _told, traffic) = Greeting::new(Box::new(near));
         for stream in [1, 3, 5, 7] {
-            traffic.begin(stream);
+            traffic.begin(stream, true);
         }
         assert!(traffic.forget(5));
         for (kind, flags, stream, ended) in [
@@ -266,6 +301,58 @@ mod tests {
             assert_eq!(traffic.take_ended(), ended, "{kind} on {stream}");
         }
         assert!(!traffic.forget(7));
+    }
+
+    #[tokio::test]
+    async fn a_stream_has_ended_once_both_have_ended_it_in_either_order_or_one_has_reset_it() {
+        enum By {
+            Peer,
+            Us,
+        }
+        let (near, mut far) = tokio::io::duplex(256);
+        let (mut greeting, _told, traffic) = Greeting::new(Box::new(near));
+        greeting.write_all(&[0; 24]).await.expect("room for the preface");
+        for stream in [1, 3, 5, 7, 9] {
+            traffic.begin(stream, false);
+        }
+        for (by, kind, flags, stream, ended) in [
+            (By::Peer, HEADERS, END_STREAM, 1, 0),
+            (By::Peer, DATA, END_STREAM, 1, 0), // what it may not: it ends nothing else
+            (By::Us, DATA, 0, 1, 0),
+            (By::Us, DATA, END_STREAM, 1, 1),
+            (By::Us, RST_STREAM, 0, 1, 0),
+            (By::Us, HEADERS, END_STREAM | 4, 3, 0),
+            (By::Peer, DATA, END_STREAM, 3, 1),
+            (By::Peer, RST_STREAM, 0, 5, 1),
+            (By::Us, DATA, END_STREAM, 7, 0),
+            (By::Us, RST_STREAM, 0, 7, 1),
+            (By::Peer, RST_STREAM, 0, 7, 0),
+            (By::Peer, DATA, END_STREAM, 9, 0),
+            (By::Peer, RST_STREAM, 0, 9, 1),
+        ] {
+            let frame = [0, 0, 0, kind, flags, 0, 0, 0, stream];
+            match by {
+                By::Peer => {
+                    far.write_all(&frame).await.expect("room");
+                    greeting.read_exact(&mut [0; 9]).await.expect("a frame");
+                }
+                By::Us => {
+                    let (head, tail) = frame.split_at(5);
+                    let parts = [io::IoSlice::new(head), io::IoSlice::new(tail)];
+                    let mut written = greeting.write_vectored(&parts).await.expect("room");
+                    while written < frame.len() {
+                        written += greeting.write(&frame[written..]).await.expect("room");
+                    }
+                }
+            }
+            assert_eq!(traffic.take_ended(), ended, "{kind} on {stream}");
+            assert_eq!(traffic.take_ended(), 0);
+        }
+        traffic.begin(11, false);
+        far.write_all(&[0, 0, 0, DATA, END_STREAM, 0, 0, 0, 11]).await.expect("room");
+        greeting.read_exact(&mut [0; 9]).await.expect("a frame");
+        assert!(traffic.forget(11), "one half is still open");
+        assert!(!traffic.forget(9));
     }
 
     #[tokio::test]

@@ -47,6 +47,16 @@ struct Deadline {
     sleep: Pin<Box<tokio::time::Sleep>>,
 }
 
+/// A frame, the end, or what it broke with.
+type Polled = Option<Result<Frame<Bytes>, h2::Error>>;
+
+impl Deadline {
+    /// Looks at the clock alone: an answer that is all there, as most are, costs no timer.
+    fn has_passed(&self) -> bool {
+        !self.sleep.deadline().elapsed().is_zero()
+    }
+}
+
 impl ResponseBody {
     /// `deadline`: the whole time that the call was given, and what is left of it.
     pub(super) fn new(
@@ -58,6 +68,7 @@ impl ResponseBody {
     ) -> Self {
         if stream.is_end_stream() {
             call.hear(headers);
+            drop((stream, pump));
             call.finish(outcome::of(headers));
             return Self { open: None };
         }
@@ -77,18 +88,15 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let Some(open) = &mut self.open else { return Poll::Ready(None) };
-        let polled = match open.poll_frame(cx) {
-            Poll::Ready(frame) => {
+        let polled = match open.poll_in_time(cx) {
+            Poll::Ready(Ok(frame)) => {
                 frame.map(|frame| frame.map_err(|error| error::in_flight(&open.call, error)))
             }
-            Poll::Pending => {
-                let Some(deadline) = &mut open.deadline else { return Poll::Pending };
-                ready!(deadline.sleep.as_mut().poll(cx));
-                Some(Err(ChannelError::DeadlineExceeded {
-                    timeout: deadline.timeout,
-                    reason: format!("{} had not finished its answer", open.call.address()),
-                }))
-            }
+            Poll::Ready(Err(timeout)) => Some(Err(ChannelError::DeadlineExceeded {
+                timeout,
+                reason: format!("{} had not finished its answer", open.call.address()),
+            })),
+            Poll::Pending => return Poll::Pending,
         };
         let ended = match &polled {
             Some(Ok(frame)) => frame.trailers_ref().map(outcome::of),
@@ -121,7 +129,21 @@ impl Body for ResponseBody {
 }
 
 impl Open {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+    /// The next frame. `Err`: the deadline has passed, whose whole time this was.
+    fn poll_in_time(&mut self, cx: &mut Context<'_>) -> Poll<Result<Polled, Duration>> {
+        // Also for whoever reads slowly, and always has something to read.
+        if let Some(deadline) = self.deadline.as_ref().filter(|deadline| deadline.has_passed()) {
+            return Poll::Ready(Err(deadline.timeout));
+        }
+        if let Poll::Ready(frame) = self.poll_frame(cx) {
+            return Poll::Ready(Ok(frame));
+        }
+        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
+        ready!(deadline.sleep.as_mut().poll(cx));
+        Poll::Ready(Err(deadline.timeout))
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Polled> {
         if !self.data_done {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => {

@@ -389,3 +389,33 @@ async fn calls_that_are_given_up_leave_their_places() {
     }
     assert_eq!(channel.snapshot().instance("a").expect("there").connects, 1);
 }
+
+/// Whoever reads slowly has always something to read.
+#[tokio::test(start_paused = true)]
+async fn a_deadline_ends_an_answer_of_which_there_is_always_more() {
+    let (channel, mut peers) = channel();
+    let mut peer = peers.greet(&[]).await;
+    let mut health = HealthClient::new(channel.clone());
+    let mut request = tonic::Request::new(HealthCheckRequest::default());
+    request.set_timeout(Duration::from_secs(2));
+    let call = tokio::spawn(async move { health.watch(request).await });
+    let id = peer.hears_request().await;
+    peer.answer(id, 0, &[GRPC]).await;
+    for _ in 0..100 {
+        peer.say(DATA, 0, id, &MESSAGE).await;
+    }
+    let mut watch = call.await.expect("ran").expect("answered").into_inner();
+    let mut read = 0;
+    let status = loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        match watch.message().await {
+            Ok(message) => assert!(message.is_some(), "there is more"),
+            Err(status) => break status,
+        }
+        read += 1;
+    };
+    assert!(matches!(typed(&status), ChannelError::DeadlineExceeded { .. }), "{status:?}");
+    assert!((8..=10).contains(&read), "{read} within 2 s");
+    assert_eq!(peer.hears(RST_STREAM).await.payload, CANCEL);
+    in_flight(&channel, 0).await;
+}

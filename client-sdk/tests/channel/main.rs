@@ -22,6 +22,7 @@ mod channel_lanes;
 mod channel_limits;
 mod channel_metrics;
 mod channel_outliers;
+mod channel_places;
 mod channel_policies;
 mod channel_reported_load;
 mod channel_retries;

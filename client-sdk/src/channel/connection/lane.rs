@@ -44,7 +44,7 @@ pub(in crate::channel) struct Lane {
     traffic: Arc<Traffic>,
     /// How many streams the peer allows at once; `usize::MAX` if it sets no limit.
     allowed: AtomicUsize,
-    /// Calls whose streams the peer has not ended.
+    /// Calls whose streams have not ended, or not on both sides.
     in_flight: AtomicUsize,
     /// Whether a call began or ended since somebody last looked.
     used: AtomicBool,
@@ -89,7 +89,7 @@ impl Lane {
         match self.sender.clone().send_request(request, is_all) {
             Ok(sent) => {
                 let stream = sent.0.stream_id().as_u32();
-                self.traffic.begin(stream);
+                self.traffic.begin(stream, is_all);
                 Ok((sent, stream))
             }
             Err(error) => {
@@ -138,11 +138,11 @@ impl Lane {
     /// A call has ended, whose stream this is if it was sent. Whether there is room where there was none.
     pub(super) fn leave(&self, stream: Option<u32>) -> bool {
         self.mark_used();
-        // Else its place was given back when the peer ended the stream.
+        // Else its place was given back when both sides had ended the stream.
         stream.is_none_or(|stream| self.traffic.forget(stream)) && self.give_back(1)
     }
 
-    /// Gives back the places of calls whose streams the peer has ended, though nobody may have read their answers. Whether
+    /// Gives back the places of calls whose streams have ended on both sides, though nobody may have read their answers. Whether
     /// there is room where there was none.
     pub(super) fn sweep(&self) -> bool {
         let ended = self.traffic.take_ended();
