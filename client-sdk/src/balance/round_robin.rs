@@ -16,8 +16,10 @@
 //! shifts the cycle by one turn after 2^64 ÷ cycle turns at the earliest: 2^48 where the cycle is laid out.
 //!
 //! A turn is taken by a load and a store. Picks that come after each other, on whatever threads, take one turn each; two
-//! threads that pick within the same few nanoseconds may take the same turn, after which everyone goes on from there: shares
-//! stay what they are to be, while a locked addition would triple the cost of every pick, and make threads wait for each other.
+//! threads that pick within the same few nanoseconds may take the same turn, after which everyone goes on from there. A thread
+//! that is preempted between its load and its store puts the counter back by as many turns as others took meanwhile, and
+//! those come once more. So shares among threads hold on the average, not in each cycle, while a locked addition would triple
+//! the cost of every pick, and make threads wait for each other.
 
 use std::sync::{
     Arc,
@@ -36,8 +38,9 @@ const CYCLE_PER_INSTANCE: usize = 8;
 const SHORT_CYCLE: usize = 1 << 10;
 const LONG_CYCLE: usize = 1 << 16;
 
-/// Weighted round robin: over a full cycle each instance gets exactly its weight's share. Only picks that two threads make
-/// within the same nanoseconds may take one turn together. Each picker starts at a random place, so that callers that
+/// Weighted round robin: over a full cycle each instance gets exactly its weight's share. Only picks that several threads make
+/// at the same time may take turns twice: one together, or, if a thread is preempted in the middle of its pick, all that
+/// others took meanwhile; then shares hold on the average. Each picker starts at a random place, so that callers that
 /// learn of a change at the same time do not all call the same instance first.
 #[derive(Debug)]
 pub struct RoundRobin {

@@ -27,7 +27,7 @@ use super::{
     Inner,
     connection::{Connection, InFlight, Seating},
     error::{ChannelError, Fate, fate},
-    pump::{Pump, Pumping},
+    pump::{Pump, Pumped, Pumping},
     request_body::RequestBody,
     request_head,
     response_body::ResponseBody,
@@ -36,17 +36,27 @@ use crate::{
     balance::Outcome,
     members::{Deadline, Member, Offered, RouteError, SharedError, within},
     retry::{Attempted, Failure, Given, NotTaken, Pushback, Sender},
+    runtime::Task,
 };
 
 /// A call, as its attempts see it.
 pub(super) struct Call<'a> {
     pub(super) inner: &'a Inner,
     pub(super) head: request::Parts,
-    /// `None`: with an attempt, or lost with one.
-    pub(super) body: Mutex<Option<RequestBody>>,
+    body: Mutex<Body>,
     pub(super) deadline: Option<Deadline>,
     /// How many attempts there are right now.
-    pub(super) attempts: AtomicU32,
+    attempts: AtomicU32,
+}
+
+/// Where a call's body is.
+enum Body {
+    /// Nobody sends of it.
+    Here(RequestBody),
+    /// An attempt is sending it.
+    Pumped(Pumped),
+    /// It was answered, or lost with an attempt.
+    Gone,
 }
 
 /// An attempt, as long as it goes on.
@@ -67,7 +77,7 @@ impl Sender<Connection> for Call<'_> {
             Ok(false) => return not_taken(call, 0, None),
             Err(error) => return Attempted::Ended(Err(error.into()), None),
         }
-        let Some(mut body) = self.body().take().filter(RequestBody::is_whole) else {
+        let Some(mut body) = self.take().filter(RequestBody::is_whole) else {
             if !running.is_alone() {
                 // It waited for its place until the other one had the body.
                 call.not_taken();
@@ -104,7 +114,9 @@ impl Sender<Connection> for Call<'_> {
             if poll_fn(|cx| Poll::Ready(pump.poll(cx))).await.is_ready() {
                 self.keep(Some(pump.into_body()));
             } else {
-                pumping = Some(pump.go_on(&self.inner.shared.runtime));
+                let goes_on = pump.go_on(&self.inner.shared.runtime);
+                *self.body() = Body::Pumped(goes_on.pumped());
+                pumping = Some(goes_on);
             }
         }
         let Ok(response) = within(self.remaining(), response).await else {
@@ -118,14 +130,16 @@ impl Sender<Connection> for Call<'_> {
                 let left = self.deadline.map(|deadline| (deadline.timeout, self.left(deadline)));
                 let (head, stream) = response.into_parts();
                 let failure = if stream.is_end_stream() { bare_status(&head.headers) } else { None };
-                let pump = match pumping {
-                    Some(pumping) if failure.is_some() => {
-                        self.keep(pumping.stop().await);
-                        None
-                    }
-                    pumping => pumping.map(Pumping::commit),
+                let (stopping, pump) = match pumping {
+                    Some(pumping) if failure.is_some() => (Some(pumping), None),
+                    Some(pumping) => (None, Some(self.commit(pumping))),
+                    None => (None, None),
                 };
                 let body = ResponseBody::new(&head.headers, stream, pump, call, left);
+                if let Some(pumping) = stopping {
+                    // Only now: a stream that was reset does not tell any more that its answer came to an end.
+                    self.keep(pumping.stop());
+                }
                 return Attempted::Ended(Ok(Response::from_parts(head, body)), failure);
             }
             Err(error) => error,
@@ -134,8 +148,12 @@ impl Sender<Connection> for Call<'_> {
             // It hears of the end of its stream as we do.
             self.keep(pumping.back().await);
         }
-        if let Some(status) = self.body().as_ref().and_then(RequestBody::error) {
-            return Attempted::Ended(Err(ChannelError::Request(status.clone())), None);
+        let own = match &*self.body() {
+            Body::Here(body) => body.error().cloned(),
+            Body::Pumped(_) | Body::Gone => None,
+        };
+        if let Some(status) = own {
+            return Attempted::Ended(Err(ChannelError::Request(status)), None);
         }
         // Nothing at all was written since: it was still with us when its connection ended.
         let never_sent = call.lane().writes() == before;
@@ -162,12 +180,26 @@ impl Sender<Connection> for Call<'_> {
     }
 
     fn is_repeatable(&self) -> bool {
-        self.body().as_ref().is_some_and(RequestBody::is_whole)
+        match &*self.body() {
+            Body::Here(body) => body.is_whole(),
+            Body::Pumped(pumped) => pumped.is_whole(),
+            Body::Gone => false,
+        }
     }
 
     /// All of it is with HTTP/2 already.
     fn is_repeatable_beside(&self) -> bool {
-        self.is_repeatable()
+        matches!(&*self.body(), Body::Here(body) if body.is_whole())
+    }
+
+    fn take_back(&self) -> bool {
+        let mut place = self.body();
+        if let Body::Pumped(pumped) = &*place
+            && let Some(body) = pumped.take_whole()
+        {
+            *place = Body::Here(body);
+        }
+        matches!(&*place, Body::Here(body) if body.is_whole())
     }
 
     fn too_slow(&self, member: &Connection, timeout: Duration) -> Answer {
@@ -175,7 +207,16 @@ impl Sender<Connection> for Call<'_> {
     }
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
+    pub(super) fn new(
+        inner: &'a Inner,
+        head: request::Parts,
+        body: RequestBody,
+        deadline: Option<Deadline>,
+    ) -> Self {
+        Self { inner, head, body: Mutex::new(Body::Here(body)), deadline, attempts: AtomicU32::new(0) }
+    }
+
     /// A place on one of the instance's connections that the request was not given to yet. Whether there is one.
     async fn seat(
         &self,
@@ -206,13 +247,31 @@ impl Call<'_> {
         ChannelError::NotReplayable { address, limit, source }
     }
 
-    fn body(&self) -> MutexGuard<'_, Option<RequestBody>> {
+    fn body(&self) -> MutexGuard<'_, Body> {
         self.body.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The body, unless another attempt has it.
+    fn take(&self) -> Option<RequestBody> {
+        let mut place = self.body();
+        match std::mem::replace(&mut *place, Body::Gone) {
+            Body::Here(body) => Some(body),
+            elsewhere => {
+                *place = elsewhere;
+                None
+            }
+        }
     }
 
     /// Keeps the body for another attempt.
     fn keep(&self, body: Option<RequestBody>) {
-        *self.body() = body;
+        *self.body() = body.map_or(Body::Gone, Body::Here);
+    }
+
+    /// An answer has begun: nothing is sent again.
+    fn commit(&self, pumping: Pumping) -> Task {
+        *self.body() = Body::Gone;
+        pumping.commit()
     }
 
     /// The whole time that the caller gave the call.

@@ -3,14 +3,18 @@
 //! ```text
 //!   the call polls it once --- all of it was there (as in a unary call) ---> done; no task, nothing to wait for
 //!            |
-//!            +--- more is to come ---> a task, which gives the body back when the stream has ended
+//!            +--- more is to come ---> a task --- the stream has ended -------+---> the body is the call's again
+//!                                       |  |                                  |
+//!                                       |  +--- another attempt is to be made-+
+//!                                       +--- an answer begins: it works on, and nobody asks for the body again
 //! ```
 //!
-//! Takes no more from the caller than what the stream takes and one frame. A body that fails resets the stream. The task ends
-//! with the call: dropping it resets a stream that is still open.
+//! Takes no more from the caller than what the stream takes and one frame. A body that fails resets the stream, and so does one
+//! that is taken away. The task ends with the call: dropping it resets a stream that is still open.
 
 use std::{
     future::poll_fn,
+    sync::{Arc, Mutex},
     task::{Context, Poll, ready},
 };
 
@@ -32,9 +36,14 @@ pub(super) struct Pump {
 /// A pump that works by itself.
 pub(super) struct Pumping {
     task: Task,
-    stop: oneshot::Sender<()>,
-    back: oneshot::Receiver<RequestBody>,
+    pumped: Pumped,
+    ended: oneshot::Receiver<()>,
 }
+
+/// What a pump that works by itself works at. Empty once it was taken away; poisoned if the caller's own stream panicked, after
+/// which nobody touches that any more.
+#[derive(Clone)]
+pub(super) struct Pumped(Arc<Mutex<Option<Pump>>>);
 
 impl Pump {
     pub(super) fn new(body: RequestBody, stream: SendStream<Bytes>) -> Self {
@@ -57,24 +66,15 @@ impl Pump {
     }
 
     /// Goes on by itself.
-    pub(super) fn go_on(mut self, runtime: &Runtime) -> Pumping {
-        let (give, back) = oneshot::channel();
-        let (stop, stopped) = oneshot::channel();
+    pub(super) fn go_on(self, runtime: &Runtime) -> Pumping {
+        let pumped = Pumped(Arc::new(Mutex::new(Some(self))));
+        let (end, ended) = oneshot::channel();
+        let works_at = pumped.clone();
         let task = runtime.spawn(async move {
-            let sent = poll_fn(|cx| {
-                if give.is_closed() {
-                    self.body.commit();
-                }
-                self.poll(cx)
-            });
-            tokio::select! {
-                biased;
-                () = sent => {}
-                Ok(()) = stopped => self.stream.send_reset(Reason::CANCEL),
-            }
-            let _ = give.send(self.into_body()); // nobody wants it once an answer began
+            poll_fn(|cx| works_at.poll(cx)).await;
+            let _ = end.send(()); // nobody waits for it once an answer began
         });
-        Pumping { task, stop, back }
+        Pumping { task, pumped, ended }
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Option<h2::Error>>> {
@@ -113,25 +113,58 @@ impl Pump {
 }
 
 impl Pumping {
-    /// The body, once its stream has ended.
-    pub(super) async fn back(self) -> Option<RequestBody> {
-        let Self { task, stop: _stop, back } = self;
-        let body = back.await.ok();
-        drop(task);
-        body
+    /// Where the body is.
+    pub(super) fn pumped(&self) -> Pumped {
+        self.pumped.clone()
     }
 
-    /// The body, of which nobody wants any more: its answer is there, and may be asked for elsewhere.
-    pub(super) async fn stop(self) -> Option<RequestBody> {
-        let Self { task, stop, back } = self;
-        let _ = stop.send(()); // it may have come to its end
-        let body = back.await.ok();
+    /// The body, once its stream has ended.
+    pub(super) async fn back(self) -> Option<RequestBody> {
+        let Self { task, pumped, ended } = self;
+        let _ = ended.await; // without a word if the caller's own stream panicked
         drop(task);
-        body
+        pumped.0.lock().ok()?.take().map(Pump::into_body)
+    }
+
+    /// The body, right now, and its stream is reset: its answer is there, and may be asked for elsewhere.
+    pub(super) fn stop(self) -> Option<RequestBody> {
+        self.pumped.take_if(|_| true)
     }
 
     /// An answer has begun: the body is never wanted back. The pump works until the task is dropped.
     pub(super) fn commit(self) -> Task {
+        if let Ok(mut pump) = self.pumped.0.lock()
+            && let Some(pump) = &mut *pump
+        {
+            pump.body.commit();
+        }
         self.task
+    }
+}
+
+impl Pumped {
+    /// Whether the body could be sent again.
+    pub(super) fn is_whole(&self) -> bool {
+        self.0.lock().is_ok_and(|pump| pump.as_ref().is_some_and(|pump| pump.body.is_whole()))
+    }
+
+    /// The body, if it can be sent again: then its stream is reset. Else the pump works on.
+    pub(super) fn take_whole(&self) -> Option<RequestBody> {
+        self.take_if(RequestBody::is_whole)
+    }
+
+    fn take_if(&self, wanted: impl Fn(&RequestBody) -> bool) -> Option<RequestBody> {
+        let mut pump = self.0.lock().ok()?.take_if(|pump| wanted(&pump.body))?;
+        // Nothing comes of it if the stream is over already.
+        pump.stream.send_reset(Reason::CANCEL);
+        Some(pump.into_body())
+    }
+
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.0.lock().as_deref_mut() {
+            Ok(Some(pump)) => pump.poll(cx),
+            // It was taken away.
+            Ok(None) | Err(_) => Poll::Ready(()),
+        }
     }
 }

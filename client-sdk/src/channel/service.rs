@@ -4,7 +4,7 @@
 //! chosen and waited for that of [`crate::members`].
 
 use std::{
-    sync::{Arc, Mutex, atomic::AtomicU32},
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -54,8 +54,8 @@ async fn run(
     request_head::prepare(&mut head, &body.size_hint());
     let context = PickContext { hash_key: key, ..PickContext::new() }.now(now);
     let course = inner.plan.course(head.uri.path());
-    let body = Mutex::new(Some(RequestBody::new(body, inner.settings.replay_limit)));
+    let body = RequestBody::new(body, inner.settings.replay_limit);
     let mut search = Search::new(Arc::clone(shared), context, deadline);
-    let call = Call { inner, head, body, deadline, attempts: AtomicU32::new(0) };
+    let call = Call::new(inner, head, body, deadline);
     retry::run(&mut search, &call, &inner.plan, course).await?
 }

@@ -26,8 +26,14 @@ pub(crate) trait Sender<M: Member>: Sync {
     /// Gives the request to a member. Dropping the future gives the attempt up.
     fn attempt(&self, given: Given<M>) -> impl Future<Output = Attempted<Self::Answer>> + Send;
 
-    /// Whether the request can be sent once more, now that an attempt has ended or is given up.
+    /// Whether the request can be sent once more, if an attempt has ended or is given up.
     fn is_repeatable(&self) -> bool;
+
+    /// Takes the request back from the attempts that go on, which are then dropped. Whether it can be sent once more: else they
+    /// go on.
+    fn take_back(&self) -> bool {
+        self.is_repeatable()
+    }
 
     /// Whether it can be sent once more beside an attempt that goes on.
     fn is_repeatable_beside(&self) -> bool;
@@ -268,6 +274,11 @@ impl<M: Member, S: Sender<M>> Run<'_, M, S> {
             return None;
         }
         let next = self.elsewhere(member, "per_try_timeout")?;
+        if !self.sender.take_back() {
+            // Too much of it was sent in this very moment. That is paid for all the same.
+            next.0.not_taken();
+            return None;
+        }
         blamed.iter().for_each(Blame::blame);
         self.measure(since);
         Some(Step::Moved(next, self.sender.too_slow(member, timeout)))

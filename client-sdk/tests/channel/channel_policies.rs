@@ -7,13 +7,17 @@ use std::{
 
 use client_sdk::{
     balance::{LeastRequest, Outcome, PeakEwma, Pick, PickContext, PickError, Picker, Policy, Report},
-    model::InstanceList,
+    model::{Instance, InstanceList},
+    retry::Retries,
     runtime::Runtime,
 };
+use tokio_stream::StreamExt;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_client::ServerReflectionClient};
 
 use crate::{
     builder,
+    frames::{END_STREAM, HEADERS, world},
     kit::{Act, Fleet, Peer, Server, blocking, who},
 };
 
@@ -68,6 +72,22 @@ async fn a_connection_that_breaks_is_a_failure_of_its_instance() {
     let (told, peer) = (Told::default(), Peer::start(|_| Act::Close).await);
     let channel = builder(&Fleet::of([peer.instance("peer")])).policy(told.clone()).build();
     who(&channel).await.expect_err("the connection broke");
+    assert_eq!(told.all(), [Outcome::Failure]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_requests_that_is_turned_away_is_a_failure_of_its_instance() {
+    let (told, (world, mut peers)) = (Told::default(), world(1 << 16));
+    let only = Instance::builder("a:1".parse().expect("valid")).id("a");
+    let channel =
+        builder(&Fleet::of([only])).policy(told.clone()).retries(Retries::none()).runtime(world).build();
+    let mut peer = peers.greet(&[]).await;
+    let mut reflection = ServerReflectionClient::new(channel);
+    let requests = tokio_stream::once(ServerReflectionRequest::default()).chain(tokio_stream::pending());
+    let call = tokio::spawn(async move { reflection.server_reflection_info(requests).await });
+    let id = peer.hears(HEADERS).await.id;
+    peer.answer(id, END_STREAM, &[("content-type", "application/grpc"), ("grpc-status", "14")]).await;
+    call.await.expect("ran").expect_err("turned away");
     assert_eq!(told.all(), [Outcome::Failure]);
 }
 

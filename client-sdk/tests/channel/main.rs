@@ -26,6 +26,7 @@ mod channel_places;
 mod channel_policies;
 mod channel_reported_load;
 mod channel_retries;
+mod channel_retries_streaming;
 mod channel_shaping;
 mod channel_storms;
 #[cfg(feature = "tls")]

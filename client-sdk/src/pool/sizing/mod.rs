@@ -38,6 +38,10 @@ const MOST_PATIENT: u32 = 5;
 /// For so many idle times a shrink may turn out to have been wrong: bursts come again, if not at once.
 const PROBATION: u32 = 8;
 
+/// How far beyond a threshold, in members, is beyond it: more than what rounding makes of a demand right at it. Such a demand
+/// would cross it only by rounding, when nobody can say.
+const EDGE: f64 = 1e-9;
+
 /// How much later than a threshold is crossed to look: the estimate only comes near it.
 const SLACK: Duration = Duration::from_millis(1);
 
@@ -255,12 +259,12 @@ impl Sizing {
     }
 
     fn grown_beyond(&self, size: usize) -> f64 {
-        self.settings.grow_above * number(size)
+        self.settings.grow_above * number(size) + EDGE
     }
 
     fn idle_below(&self, size: usize) -> f64 {
         let one_less = APART * self.grown_beyond(size.saturating_sub(1));
-        one_less.min(number(size) - self.settings.idle_members)
+        one_less.min(number(size) - self.settings.idle_members) + EDGE
     }
 
     /// When the estimate will have crossed the threshold, if it moves towards it.
