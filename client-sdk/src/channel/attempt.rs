@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use h2::RecvStream;
 use http::{HeaderMap, Response, request};
 use tonic::{Code, Status};
 
@@ -126,22 +127,7 @@ impl Sender<Connection> for Call<'_> {
             return Attempted::Ended(Err(ChannelError::DeadlineExceeded { timeout, reason }), None);
         };
         let error = match response {
-            Ok(response) => {
-                let left = self.deadline.map(|deadline| (deadline.timeout, self.left(deadline)));
-                let (head, stream) = response.into_parts();
-                let failure = if stream.is_end_stream() { bare_status(&head.headers) } else { None };
-                let (stopping, pump) = match pumping {
-                    Some(pumping) if failure.is_some() => (Some(pumping), None),
-                    Some(pumping) => (None, Some(self.commit(pumping))),
-                    None => (None, None),
-                };
-                let body = ResponseBody::new(&head.headers, stream, pump, call, left);
-                if let Some(pumping) = stopping {
-                    // Only now: a stream that was reset does not tell any more that its answer came to an end.
-                    self.keep(pumping.stop());
-                }
-                return Attempted::Ended(Ok(Response::from_parts(head, body)), failure);
-            }
+            Ok(response) => return self.answered(response, pumping, call),
             Err(error) => error,
         };
         if let Some(pumping) = pumping {
@@ -238,6 +224,29 @@ impl<'a> Call<'a> {
             tokio::task::yield_now().await;
         }
         Ok(seated)
+    }
+
+    /// An answer has begun. If it is a bare failure it has ended too, and the body is kept.
+    fn answered(
+        &self,
+        response: Response<RecvStream>,
+        pumping: Option<Pumping>,
+        call: InFlight,
+    ) -> Attempted<Answer> {
+        let left = self.deadline.map(|deadline| (deadline.timeout, self.left(deadline)));
+        let (head, stream) = response.into_parts();
+        let failure = if stream.is_end_stream() { bare_status(&head.headers) } else { None };
+        let (stopping, pump) = match pumping {
+            Some(pumping) if failure.is_some() => (Some(pumping), None),
+            Some(pumping) => (None, Some(self.commit(pumping))),
+            None => (None, None),
+        };
+        let body = ResponseBody::new(&head.headers, stream, pump, call, left);
+        if let Some(pumping) = stopping {
+            // Only now: a stream that was reset does not tell any more that its answer came to an end.
+            self.keep(pumping.stop());
+        }
+        Attempted::Ended(Ok(Response::from_parts(head, body)), failure)
     }
 
     fn not_replayable(&self, call: InFlight, last: Option<SharedError>) -> ChannelError {
