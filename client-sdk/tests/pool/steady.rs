@@ -178,6 +178,29 @@ async fn what_cannot_be_made_is_tried_with_backoff_and_not_in_a_hot_loop() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn several_that_fail_at_once_are_one_failure() {
+    let world = World::of(1);
+    world.fail_makes(true);
+    let pool = world.steady().min(10).backoff(100 * MILLI, 30 * SECOND).build().unwrap();
+    settle().await;
+    assert!(world.attempts() >= 10, "all were tried");
+    world.fail_makes(false);
+    sleep(SECOND).await;
+    assert_eq!(pool.snapshot().ready(), 10, "after a short wait");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_limit_of_time_is_too_long() {
+    let world = World::of(1);
+    *world.making.lock().unwrap() = SECOND;
+    let forever = Duration::MAX;
+    let build = || world.steady().make_timeout(forever).max_wait(forever).backoff(forever, forever).build();
+    build().unwrap().call(AT_ONCE).await.expect("served");
+    world.fail_makes(true);
+    build().unwrap().call(AT_ONCE).await.expect_err("there is none, and the next one is a long way off");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_makers_errors_fail_nobody_while_a_service_lives() {
     let world = World::of(1);
     let pool = world.steady().max_wait(600 * SECOND).build().unwrap();

@@ -100,9 +100,12 @@ impl<MS, Target, S> Making<MS, Target, S> {
 
     /// One could not be made, or failed before it was of use: the next one has to wait.
     pub(super) fn failed(&mut self, problem: Problem, now: Duration, runtime: &Runtime) {
-        self.failures = self.failures.saturating_add(1);
+        // Several are made at once: those that fail while the next one has to wait anyway are one failure.
+        if self.not_before.is_none_or(|at| at <= now) {
+            self.failures = self.failures.saturating_add(1);
+            self.not_before = Some(now.saturating_add(self.backoff.pause(self.failures, runtime)));
+        }
         self.failed_at = now;
-        self.not_before = Some(now + self.backoff.pause(self.failures, runtime));
         self.problem = Some(Arc::new(problem));
     }
 
@@ -140,7 +143,7 @@ impl<MS, Target, S> Making<MS, Target, S> {
             let (maker, target) = (&mut self.maker, &self.target);
             let making = guarded(|| maker.make_service(target.clone())).ok_or(Problem::Panicked)?;
             let making = async move { making.await.map_err(Into::into) };
-            self.under_way.push((Box::pin(making), now + self.timeout));
+            self.under_way.push((Box::pin(making), now.saturating_add(self.timeout)));
         }
         Ok(())
     }

@@ -363,7 +363,7 @@ where
 
     fn next_look(&self, now: Duration) -> Duration {
         let warming = self.members.iter().filter_map(|member| member.warming_until);
-        let waiting = self.shared.queue.oldest().map(|since| since + self.max_wait);
+        let waiting = self.shared.queue.oldest().map(|since| since.saturating_add(self.max_wait));
         let times = [
             self.sizing.next_look(),
             self.making.next_look(now),
