@@ -24,7 +24,8 @@ struct Table(Vec<(String, Vec<Option<f64>>)>);
 #[tokio::main(flavor = "multi_thread", worker_threads = 1)]
 async fn main() {
     let runtime = Runtime::tokio();
-    tokio::spawn(async move { all(&runtime) }).await.expect("it runs through");
+    // It never yields, so that tower's stream would soon be told to, and then everything else.
+    tokio::spawn(tokio::task::unconstrained(async move { all(&runtime) })).await.expect("it runs through");
 }
 
 fn all(runtime: &Runtime) {
