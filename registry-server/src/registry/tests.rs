@@ -170,7 +170,8 @@ async fn what_waits_while_the_disk_works_is_one_group() {
         .map(|id| {
             let registry = registry.clone();
             Runtime::tokio().spawn(async move {
-                registry.write(register(id, id as u128, 15_000)).await.expect("written");
+                let written = registry.write(register(id, id as u128, 15_000)).await.expect("written");
+                assert_eq!(written.incarnations, [written.revision], "each names its own revision");
             })
         })
         .collect();
@@ -561,6 +562,7 @@ async fn a_registration_that_changes_nothing_renews() {
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(900)).await;
         assert_eq!(registry.write(register(1, 1, 1_000)).await, Ok(first.clone()), "and is no new revision");
+        registry.write(register(2, 2, 15_000)).await.expect("written");
     }
     assert_eq!(instances(&registry), 1);
 }
