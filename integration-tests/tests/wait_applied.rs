@@ -1,6 +1,9 @@
 //! C4 on the wire: who is waited for, who is asked, and what counts as an answer. Watchers are written by hand, from the
 //! protocol alone.
 
+// Several calls wait at once, each in a task of its own.
+#![allow(clippy::disallowed_methods)]
+
 use std::time::Duration;
 
 use integration_tests::{
