@@ -128,9 +128,14 @@ impl Registry {
         let loaded = store.load()?;
         let now = runtime.now();
         let mut state = State::from_base(loaded.base).with_remembered(settings.remembered_services);
+        // Records that the recent log would drop at once are not published first.
+        let mut tail = loaded.tail.into_iter().peekable();
+        while let Some(old) = tail.next_if(|it| hub_settings.log.are_past(it.record.wall, now.wall)) {
+            state.evolve(&old);
+        }
         let hub = Hub::new(&loaded.epoch, &state, now.wall, hub_settings);
         // Replay is the same path as life: the recent log is there again as far as the records go back (W5).
-        for committed in loaded.tail {
+        for committed in tail {
             hub.publish(&state.evolve(&committed), committed.revision);
         }
         let started = Started {
@@ -194,5 +199,7 @@ impl Registry {
     }
 }
 
+#[cfg(test)]
+mod history_tests;
 #[cfg(test)]
 mod tests;

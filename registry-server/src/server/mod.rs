@@ -26,6 +26,7 @@ pub use self::config::{Config, Storage};
 use crate::{
     core::{Settings, State},
     grpc::RegistryService,
+    hub::LogLimits,
     registry::{Registry, Started},
     runtime::Runtime,
     store::{EmbeddedOptions, EmbeddedStore, Fold, MemoryStore, Store, StoreError},
@@ -161,12 +162,15 @@ fn open(config: &Config, runtime: &Runtime) -> Result<Box<dyn Store>, StoreError
             Box::new(MemoryStore::new(new_epoch))
         }
         Storage::Embedded => {
-            // The recent log is rebuilt from the records since the base; older ones would only be read and dropped.
-            let options = EmbeddedOptions::new(fold(&config.core), new_epoch);
-            Box::new(EmbeddedStore::open(
-                &config.data_dir,
-                EmbeddedOptions { history_records: 0, ..options },
-            )?)
+            let LogLimits { count, age, bytes } = config.hub.log;
+            let options = EmbeddedOptions {
+                segment_bytes: config.segment_bytes,
+                history_records: u64::try_from(count).unwrap_or(u64::MAX),
+                history_age: age,
+                history_bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
+                ..EmbeddedOptions::new(fold(&config.core), new_epoch)
+            };
+            Box::new(EmbeddedStore::open(&config.data_dir, options)?)
         }
     })
 }
