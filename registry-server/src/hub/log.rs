@@ -20,8 +20,8 @@ pub struct LogLimits {
 }
 
 impl LogLimits {
-    /// Whether what happened at `wall` is too old at `now_wall`.
-    pub(crate) fn are_past(&self, wall: u64, now_wall: u64) -> bool {
+    /// Whether what happened at `wall` is older than it may be at `now_wall`.
+    pub(crate) fn is_too_old(&self, wall: u64, now_wall: u64) -> bool {
         let age = u64::try_from(self.age.as_millis()).unwrap_or(u64::MAX);
         now_wall.saturating_sub(wall) > age
     }
@@ -62,7 +62,7 @@ impl RecentLog {
         while let Some((_, oldest)) = self.entries.front() {
             let within = self.entries.len() <= self.limits.count
                 && self.bytes <= self.limits.bytes
-                && !self.limits.are_past(oldest.wall, self.newest_wall);
+                && !self.limits.is_too_old(oldest.wall, self.newest_wall);
             if within {
                 return;
             }

@@ -130,7 +130,7 @@ impl Registry {
         let mut state = State::from_base(loaded.base).with_remembered(settings.remembered_services);
         // Records that the recent log would drop at once are not published first.
         let mut tail = loaded.tail.into_iter().peekable();
-        while let Some(old) = tail.next_if(|it| hub_settings.log.are_past(it.record.wall, now.wall)) {
+        while let Some(old) = tail.next_if(|it| hub_settings.log.is_too_old(it.record.wall, now.wall)) {
             state.evolve(&old);
         }
         let hub = Hub::new(&loaded.epoch, &state, now.wall, hub_settings);
@@ -186,6 +186,13 @@ impl Registry {
         }));
         self.commands.send(request).await.map_err(|_| WriteError::ShuttingDown)?;
         answer.await.map_err(|_| WriteError::ShuttingDown)
+    }
+
+    /// From now on no lease runs out, and no hold or override: renewals may no longer find their way here, and that time
+    /// does not count (L1). A restart grants full TTLs.
+    pub async fn suspend_expiry(&self) {
+        // An error means that the loop has ended, and everything with it.
+        let _ = self.commands.send(Request::SuspendExpiry).await;
     }
 
     /// What is published.
