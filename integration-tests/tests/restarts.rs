@@ -25,7 +25,7 @@ use tokio::{
     task::JoinSet,
 };
 
-const ROUNDS: usize = 6;
+const ROUNDS: usize = 5;
 const WATCHERS: usize = 1_000;
 const CONNECTIONS: usize = 8;
 const SERVICES: u64 = 16;
@@ -35,7 +35,7 @@ const STOP_AFTER: usize = 400;
 /// Records of a service that nobody watches, written in each round so that there is something to fold.
 const FILLING: u64 = 2_000;
 /// Above what is written in two rounds, and below what is written in all.
-const HISTORY: &str = "8000";
+const HISTORY: &str = "7500";
 const LIMIT: Duration = Duration::from_mins(5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
