@@ -21,21 +21,21 @@ use integration_tests::{
 };
 use registry_proto::v1::ResetReason;
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, Semaphore, watch},
     task::JoinSet,
 };
 
 const ROUNDS: usize = 5;
-const WATCHERS: usize = 1_000;
+const WATCHERS: u32 = 1_000;
 const CONNECTIONS: usize = 8;
 const SERVICES: u64 = 16;
 /// One writer of each service writes so often in a round at most, and the server goes after so many of all.
-const WRITES: usize = 100;
-const STOP_AFTER: usize = 400;
+const WRITES: usize = 60;
+const STOP_AFTER: usize = 300;
 /// Records of a service that nobody watches, written in each round so that there is something to fold.
 const FILLING: u64 = 2_000;
 /// Above what is written in two rounds, and below what is written in all.
-const HISTORY: &str = "7500";
+const HISTORY: &str = "6500";
 const LIMIT: Duration = Duration::from_mins(5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -52,7 +52,7 @@ async fn rounds() {
     let mut history = History::default();
     let mut writers: Vec<_> =
         (0..SERVICES).map(|number| Writer::new(number, &service(number), 2, &recorder)).collect();
-    let mut watchers: Vec<_> = (0..WATCHERS as u64)
+    let mut watchers: Vec<_> = (0..u64::from(WATCHERS))
         .map(|number| Watcher::of(&format!("watcher {number}"), &service(number), Over::Subscribe, &recorder))
         .collect();
     let mut folded = Vec::new();
@@ -66,10 +66,12 @@ async fn rounds() {
             history.readings.push(reading.expect("a reading"));
         }
         let (gone, server_gone) = watch::channel(false);
-        let watching = start_watching(watchers, round, &clients, &server_gone);
+        let opened = Arc::new(Semaphore::new(0));
+        let watching = start_watching(watchers, round, &clients, &server_gone, &opened);
+        fill(&clients, run).await;
+        drop(opened.acquire_many(WATCHERS).await.expect("never closed"));
         let enough = Arc::new(Notify::new());
         let writing = start_writing(writers, run, &clients, &enough);
-        fill(&clients, run).await;
         enough.notified().await;
         if round % 2 == 0 {
             server.terminate();
@@ -95,13 +97,13 @@ async fn rounds() {
     for number in 0..SERVICES {
         last.push(writers::read(&clients[0], &service(number), run, &recorder).await.expect("a reading"));
     }
-    let mut deltas = 0;
+    let mut deltas = 0_u32;
     for (number, watcher) in watchers.iter_mut().enumerate() {
         let last = &last[number % last.len()];
         watcher.open(&clients[number % CONNECTIONS]).await.expect("its cursor is good");
         watcher.settle().await;
         assert_eq!(watcher.view().digest, last.digest, "the watcher ends with what the server has");
-        deltas += usize::from(watcher.since_opened().iter().any(|event| matches!(event, Event::Told(_))));
+        deltas += u32::from(watcher.since_opened().iter().any(|event| matches!(event, Event::Told(_))));
         watcher.close();
     }
     assert!(deltas >= WATCHERS / 10, "those that lagged had something to catch up with: {deltas}");
@@ -122,7 +124,7 @@ async fn w5_beyond_the_history_who_missed_something_gets_a_snapshot_that_says_so
     for number in 0..SERVICES {
         write(&clients[0], number, 3).await;
     }
-    let mut watchers: Vec<_> = (0..WATCHERS as u64)
+    let mut watchers: Vec<_> = (0..u64::from(WATCHERS))
         .map(|number| Watcher::of(&format!("watcher {number}"), &service(number), Over::Subscribe, &recorder))
         .collect();
     for (number, watcher) in watchers.iter_mut().enumerate() {
@@ -161,7 +163,7 @@ async fn w5_beyond_the_history_who_missed_something_gets_a_snapshot_that_says_so
             let reading =
                 writers::read(&clients[0], &service(number), 2, &recorder).await.expect("a reading");
             let of = |at: &usize| *at as u64 % SERVICES == number;
-            for watcher in (0..WATCHERS).filter(of).map(|at| &watchers[at]) {
+            for watcher in (0..watchers.len()).filter(of).map(|at| &watchers[at]) {
                 assert_eq!(watcher.view().digest, reading.digest);
             }
         }
@@ -185,13 +187,16 @@ fn start_watching(
     round: usize,
     clients: &[Client],
     server_gone: &watch::Receiver<bool>,
+    opened: &Arc<Semaphore>,
 ) -> JoinSet<(usize, Watcher)> {
     let mut watching = JoinSet::new();
     for (number, mut watcher) in watchers.into_iter().enumerate() {
         let (client, mut server_gone) = (clients[number % CONNECTIONS].clone(), server_gone.clone());
+        let opened = Arc::clone(opened);
         let lags = round > 0 && (number + round).is_multiple_of(10);
         watching.spawn(async move {
             watcher.open(&client).await.expect("a durable server takes the cursor that it gave");
+            opened.add_permits(1);
             if lags {
                 server_gone.wait_for(|gone| *gone).await.expect("the test goes on");
                 watcher.close();
