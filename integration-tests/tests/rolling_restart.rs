@@ -158,7 +158,7 @@ impl Callers {
         let retries = Retries::new().method(METHOD, rule);
         let layer = LoadBalanceLayer::builder(discover(), Endpoint::new(SERVICE));
         Self {
-            plain: builder().build(),
+            plain: builder().without_retries().build(),
             retrying: builder().retries(retries).build(),
             layered: layer.service(tower::service_fn(connect)),
         }

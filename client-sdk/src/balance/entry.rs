@@ -11,6 +11,7 @@
 
 use std::{
     ops::Deref,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -247,7 +248,18 @@ impl<P: Policy> Entry<P> {
                 (view, newest.stamp, again)
             };
             let building = Building(self);
-            let due = self.build_over(&view, recipe, again);
+            let due = match catch_unwind(AssertUnwindSafe(|| self.build_over(&view, recipe, again))) {
+                Ok(due) => due,
+                Err(panic) => {
+                    self.fail(Arc::new(PolicyPanicked));
+                    drop(building);
+                    if self.newest().stamp == stamp {
+                        resume_unwind(panic);
+                    }
+                    // Whoever brought a newer view meanwhile has left it to this one.
+                    continue;
+                }
+            };
             {
                 let mut newest = self.newest();
                 (newest.built, newest.due) = (stamp, due);
@@ -386,7 +398,7 @@ impl Due {
     }
 }
 
-/// Someone is building. A policy that panics must not leave the key without a builder, nor its callers waiting.
+/// Someone is building. A panic must not leave the key without a builder, nor its callers waiting.
 struct Building<'a, P: Policy>(&'a Entry<P>);
 
 impl<P: Policy> Drop for Building<'_, P> {
