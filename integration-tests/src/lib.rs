@@ -22,6 +22,7 @@
 //! | `large` | 50,000 instances with gRPC's default message limits |
 //! | `failing_store` | a store that fails, under a server in the test's process: D4 |
 //! | `lifecycle` | start, stop, freeze, expiry: D1, L1, L2, L4, L5 |
+//! | `wait_applied` | who is waited for until a change is applied, who is asked, and what counts as an answer: C4 |
 //! | `protocol` | resuming, selectors, bookmarks, streams of many views: W5, W7, W9 |
 //!
 //! | test | what it shows, with the SDK |

@@ -156,6 +156,7 @@ impl RegistrationBuilder {
             ttl: self.ttl,
             granted: self.ttl,
             revision: 0,
+            epoch: String::new(),
             instances: self.instances.into_iter().collect(),
             taken: BTreeMap::new(),
         };

@@ -44,7 +44,8 @@ pub enum Drained {
     Told(Watchers),
 }
 
-/// Processes that watch the services of a registration, summed over these.
+/// Clients that watch the services of a registration, summed over these. A process is one for each
+/// [`RegistryDiscover`](crate::RegistryDiscover) that it has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Watchers {
@@ -52,7 +53,8 @@ pub struct Watchers {
     pub acked: u32,
     /// They are connected and have not.
     pub lagging: u32,
-    /// They have lost the registry less than 20 s ago and may go on calling: nobody waits for them.
+    /// They went, or lost the registry, less than 20 s ago, and have not come back: they may go on calling, and so they are
+    /// waited for. After 20 s they are forgotten.
     pub disconnected: u32,
     /// They cannot say (`grpcurl`, other clients): nobody waits for them. They were told.
     pub not_acking: u32,
@@ -78,13 +80,15 @@ impl Registration {
     /// goes over a channel.
     ///
     /// **What it does not cover.** Callers that cannot ack ([`Watchers::not_acking`]: nobody waits for them, so theirs is a race
-    /// of milliseconds); those that had lost the registry ([`Watchers::disconnected`]: they keep their last view, C1, and
-    /// may call an instance that is gone); those that read `discover` or `watch` by themselves; an address that `get_picker`
+    /// of milliseconds); those that lost the registry more than 20 s before (they keep their last view, C1, and may call an
+    /// instance that is gone; sooner they are [`Watchers::disconnected`] and waited for); those that start within the second
+    /// after it; those that read `discover` or `watch` by themselves; an address that `get_picker`
     /// gave out and that is called only later; and what a caller's own service queues.
     ///
     /// It waits for the callers at most the [drain timeout](super::RegistrationBuilder::drain_timeout), the marking included;
     /// what it knew of them then is returned. While it waits:
-    /// - *The registry is away*: it is waited for. If it comes back, it is told; else `in_flight` is next, and deregistering
+    /// - *The registry is away*: it is waited for (for 20 s after its start it does not know who watched before, and says
+    ///   so only then). If it comes back, it is told; else `in_flight` is next, and deregistering
     ///   fails with [`EndError::Failed`], within the client's request timeout.
     /// - *The lease was lost*: the instances are registered anew, as draining, and the callers waited for again.
     /// - *Superseded, or all was taken over*: nobody is waited for, `in_flight` is next, and the answer is
@@ -149,7 +153,7 @@ impl Registration {
             }
             let waited = async {
                 match revision {
-                    Some(revision) => self.wait_applied(revision, deadline).await,
+                    Some(_) => self.wait_applied(deadline).await,
                     None => std::future::pending().await,
                 }
             };
@@ -161,11 +165,11 @@ impl Registration {
         }
     }
 
-    /// Waits until every caller that can say so has applied the revision, in each service of the lease.
-    async fn wait_applied(&self, revision: u64, deadline: Duration) -> Drained {
+    /// Waits until every caller that can say so has applied the lease's words, in each of its services.
+    async fn wait_applied(&self, deadline: Duration) -> Drained {
         let (mut sum, mut satisfied) = (Watchers::default(), true);
-        for key in self.services().await {
-            match self.wait_applied_in(key, revision, deadline).await {
+        for wait in self.waits().await {
+            match self.wait_applied_in(wait, deadline).await {
                 Ok(answer) => {
                     sum.add(&answer);
                     satisfied &= answer.satisfied;
@@ -181,8 +185,7 @@ impl Registration {
 
     async fn wait_applied_in(
         &self,
-        key: v1::ServiceKey,
-        revision: u64,
+        mut wait: v1::WaitAppliedRequest,
         deadline: Duration,
     ) -> Result<v1::WaitAppliedResponse, CallError> {
         let runtime = self.client.runtime();
@@ -190,17 +193,12 @@ impl Registration {
         loop {
             let left = deadline.saturating_sub(runtime.now());
             // How far they are is to be known before the time is up.
-            let timeout = left.saturating_sub(ANSWER.min(left / 10));
-            let request = v1::WaitAppliedRequest {
-                key: Some(key.clone()),
-                revision,
-                share: 1.0,
-                timeout: timeout.try_into().ok(),
-            };
-            match self.client.wait_applied(request).await {
+            wait.timeout = left.saturating_sub(ANSWER.min(left / 10)).try_into().ok();
+            match self.client.wait_applied(wait.clone()).await {
                 Err(CallError::Refused(refusal)) if refusal.is_final() => {
                     return Err(CallError::Refused(refusal));
                 }
+                // Another epoch, too: then the lease is about to be registered anew.
                 Err(error) => {
                     tracing::debug!(%error, "asking again what callers know");
                     tokio::time::sleep(backoff.next(runtime)).await;
@@ -210,10 +208,10 @@ impl Registration {
         }
     }
 
-    /// The services that the lease has instances of.
-    async fn services(&self) -> Vec<v1::ServiceKey> {
+    /// What is to be applied, in each service of the lease.
+    async fn waits(&self) -> Vec<v1::WaitAppliedRequest> {
         let (reply, answer) = oneshot::channel();
-        if self.commands.send(Command::Services { reply }).await.is_err() {
+        if self.commands.send(Command::Waits { reply }).await.is_err() {
             return Vec::new();
         }
         answer.await.unwrap_or_default()
