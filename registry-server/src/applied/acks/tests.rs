@@ -430,6 +430,7 @@ impl Fleet {
         truth.received = truth.received.max(Some(revision));
     }
 
+    #[allow(clippy::needless_pass_by_value)] // what was done is not needed again
     fn run(&mut self, op: Op) {
         match op {
             Op::Publish { zone } => self.log.push(zone),
