@@ -155,7 +155,7 @@ impl Callers {
             .codes([Code::Unavailable])
             .and_then(|rule| rule.max_attempts(3))
             .expect("sound");
-        let retries = Retries::new().method(METHOD, rule);
+        let retries = Retries::new().method(METHOD, rule).expect("sound");
         let layer = LoadBalanceLayer::builder(discover(), Endpoint::new(SERVICE));
         Self {
             plain: builder().without_retries().build(),
@@ -201,7 +201,7 @@ impl Load {
 
     fn unary<T>(&mut self, kind: &'static str, client: HealthClient<T>)
     where
-        T: GrpcService<Body> + Clone + Send + 'static,
+        T: GrpcService<Body> + Clone + Send + Sync + 'static,
         T::Future: Send,
         T::Error: Into<StdError>,
         T::ResponseBody: tonic::codegen::Body<Data = Bytes> + Send + 'static,
@@ -249,7 +249,7 @@ impl Load {
         let mut counts = self.counts.subscribe();
         let enough = counts.borrow().answered() + calls;
         let answered = counts.wait_for(|counts| counts.answered() >= enough);
-        within("calls to be answered", PATIENCE, answered).await.expect("they are counted");
+        drop(within("calls to be answered", PATIENCE, answered).await.expect("they are counted"));
     }
 
     async fn end(mut self) -> Counts {

@@ -221,9 +221,10 @@ where
             Err(back) => {
                 *self.request() = Some(back);
                 // It was chosen a moment before the instance began to drain, and stays chosen a moment longer.
-                return Attempted::NotTaken(match slot.place.is_shut() {
-                    true => NotTaken::Member(Arc::new(TakesNoMore(slot.address().clone()))),
-                    false => NotTaken::Unready,
+                return Attempted::NotTaken(if slot.place.is_shut() {
+                    NotTaken::Member(Arc::new(TakesNoMore(slot.address().clone())))
+                } else {
+                    NotTaken::Unready
                 });
             }
         };
