@@ -14,7 +14,7 @@ use crate::{
         CallerOrder, LoadBalance, MissingKey, Outcome, Policy, RoundRobin,
         shape::{Filter, PanicThreshold, Shaper, Shaping},
     },
-    discover::{Discover, follow},
+    discover::{Discover, follow_to_apply},
     members::{self, Aperture, Chooser, Overflow, Shared},
     model::{Address, Endpoint, Instance},
     outlier::OutlierDetection,
@@ -334,7 +334,7 @@ impl<D: Discover, Req, Res, T> LoadBalanceBuilder<D, Req, Res, T> {
             chooser => chooser,
         };
         let chooser = chooser.unwrap_or_else(|| Chooser::policy(RoundRobin::new(&runtime)));
-        let followed = follow(self.discover, self.endpoint.clone(), &runtime);
+        let followed = follow_to_apply(self.discover, self.endpoint.clone(), &runtime);
         let caller = self.caller.unwrap_or_else(|| CallerOrder::new(runtime.random()));
         let mut members = self.members;
         if bypass {
