@@ -8,7 +8,7 @@
 //!                                    |                    ^
 //!              left the window, once | and when            | read, at that and at the next look
 //!                                    v                    |
-//!   driver <---- so many ------- control ------> sizing (pure, of the pool)
+//!   driver <---- so many ------- control ------> sizing (pure)
 //! ```
 //!
 //! Requests wake nobody as long as what they add up to stays where nothing would be decided by it (the *window*), and then once.
@@ -38,8 +38,8 @@ use self::occupancy::Reading;
 pub use self::settings::{Aperture, ApertureBuilder};
 use super::{Meters, Settings, Shared};
 use crate::{
-    pool::sizing::{Decision, Sizing, Usage},
     runtime::Runtime,
+    sizing::{Decision, Sizing, Usage},
 };
 
 /// After a signal there is no other within this part of the estimate's time constant.

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use crate::pool::{SettingsError, sizing::SizingSettings};
+use crate::sizing::{SettingsError, SizingSettings};
 
 /// How many of a service's instances a caller uses, decided by the demand. For
 /// [`ChannelBuilder::aperture`](crate::channel::ChannelBuilder::aperture) and
 /// [`LoadBalanceBuilder::aperture`](crate::layer::LoadBalanceBuilder::aperture).
 ///
 /// - The demand is how many requests are in flight or wait, per [`target`](ApertureBuilder::target), averaged over time. How
-///   the size follows it is said in [`sizing`](crate::pool::sizing).
+///   the size follows it is said in [`sizing`](crate::sizing).
 /// - It grows by connecting to further instances, in the caller's own order
 ///   ([`CallerOrder`](crate::balance::CallerOrder)): different callers use different ones. It shrinks by draining the last of that
 ///   order: what is in flight there finishes.
@@ -23,7 +23,7 @@ use crate::pool::{SettingsError, sizing::SizingSettings};
 /// use client_sdk::members::Aperture;
 ///
 /// let aperture = Aperture::builder().min(3).max(20).target(8).build()?;
-/// # Ok::<_, client_sdk::pool::SettingsError>(())
+/// # Ok::<_, client_sdk::sizing::SettingsError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Aperture {

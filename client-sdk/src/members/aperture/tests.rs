@@ -292,7 +292,7 @@ fn while_requests_wait_those_that_are_connected_count_as_full_and_a_backlog_is_n
 
 #[test]
 fn settings_out_of_range_are_refused_with_a_typed_error() {
-    use crate::pool::SettingsError;
+    use crate::sizing::SettingsError;
     let error = |builder: ApertureBuilder| builder.build().expect_err("out of range");
     assert_eq!(error(Aperture::builder().target(0)), SettingsError::Zero { setting: "target" });
     assert_eq!(error(Aperture::builder().min(0)), SettingsError::Zero { setting: "min" });

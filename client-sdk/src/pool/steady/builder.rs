@@ -7,11 +7,8 @@ use tower::{BoxError, MakeService, Service, load::Load};
 use super::SteadyPool;
 use crate::{
     backoff::Bounds,
-    pool::{
-        error::{SettingsError, at_least_one, in_order, some_time},
-        sizing::{Sizing, SizingSettings},
-    },
     runtime::Runtime,
+    sizing::{SettingsError, Sizing, SizingSettings, at_least_one, in_order, some_time},
 };
 
 /// Builds a [`SteadyPool`]. Made by [`SteadyPool::builder`].

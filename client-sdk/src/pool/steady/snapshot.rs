@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::member::{Seen, Total};
-use crate::{members::SharedError, pool::sizing::Sizing};
+use crate::{members::SharedError, sizing::Sizing};
 
 /// What a pool is and does right now.
 #[derive(Clone, Debug)]

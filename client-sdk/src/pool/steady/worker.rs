@@ -22,8 +22,8 @@ use super::{
     snapshot::{Counts, ServiceState},
     two_of,
 };
-use crate::pool::{
-    error::PoolError,
+use crate::{
+    pool::error::PoolError,
     sizing::{Decision, Sizing, Usage},
 };
 

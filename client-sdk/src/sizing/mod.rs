@@ -18,6 +18,7 @@
 //! and shrinking have thresholds apart. And a shrink that had to be taken back doubles the idle time until the next, so that a
 //! demand at the very edge between two sizes makes ever fewer changes.
 
+mod error;
 mod usage;
 
 #[cfg(test)]
@@ -25,9 +26,9 @@ mod tests;
 
 use std::time::Duration;
 
-pub use self::usage::Usage;
+pub(crate) use self::error::{at_least_one, in_order, share, some_time};
 use self::usage::number;
-use super::error::{SettingsError, at_least_one, in_order, share, some_time};
+pub use self::{error::SettingsError, usage::Usage};
 
 /// Shrinking is to leave the members this much below what lets them grow, so that it does not ask for growth at once.
 const APART: f64 = 0.95;
@@ -130,7 +131,7 @@ impl Sizing {
     }
 
     /// With the defaults, which are in their ranges.
-    pub(super) fn with_defaults(now: Duration) -> Self {
+    pub(crate) fn with_defaults(now: Duration) -> Self {
         Self::of(SizingSettings::default(), now)
     }
 
