@@ -38,7 +38,7 @@ mod error;
 mod registry;
 mod steady;
 
-pub use crate::sizing::{self, SettingsError};
+pub use crate::sizing::{self, SettingsError, SizeChange};
 pub use classic::{Builder, Pool, ResponseFuture};
 pub use error::PoolError;
 pub use registry::{RegistryPool, registry_pool};

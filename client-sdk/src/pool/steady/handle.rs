@@ -140,8 +140,8 @@ impl<S: Service<Req>, Req> SteadyPool<S, Req> {
         Req: Send + 'static,
     {
         let work = Arc::new(Notify::new());
-        let shown =
-            Shown { sizing, services: Vec::new(), making: 0, counts: Counts::default(), problem: None };
+        let (services, counts) = (Vec::new(), Counts::default());
+        let shown = Shown { sizing, services, making: 0, counts, last: None, problem: None };
         let shared = Arc::new(Shared {
             queue: Queue::new(settings.queue_limit, Arc::clone(&work)),
             total: Arc::new(Total::new(work)),
