@@ -206,7 +206,11 @@ impl Control {
 
     /// So many of them are.
     pub(super) fn connected(&mut self, ready: usize) {
-        self.state.ready = ready;
+        let changed = std::mem::replace(&mut self.state.ready, ready) != ready;
+        if changed && self.state.reading.waiting() > 0 {
+            // While requests wait these count as full, so the demand is another one now, and no request tells that.
+            self.next = Duration::ZERO;
+        }
     }
 
     /// When to [`look`](Self::look) at the latest.

@@ -170,7 +170,8 @@ fn steady_demand_settles_and_stays() {
 }
 
 #[test]
-fn after_a_step_in_the_demand_a_twentieth_of_it_is_missing_after_three_time_constants_and_nothing_after_four() {
+fn after_a_step_in_the_demand_a_twentieth_of_it_is_missing_after_three_time_constants_and_nothing_after_four()
+{
     for seed in 0..10 {
         let mut sim = Sim::new(aperture(1), 100, seed);
         sim.traffic(100.0, 0.05, Duration::from_mins(2));
