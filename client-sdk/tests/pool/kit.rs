@@ -61,6 +61,8 @@ pub struct Inside {
     pub loads: Mutex<Vec<(usize, usize)>>,
     /// Services of these numbers fail when they are asked whether they are ready.
     pub dead: Mutex<Vec<usize>>,
+    /// Services of these numbers take no more requests.
+    pub stuck: Mutex<Vec<usize>>,
     /// Whether busy services wake whoever asked them all the time, every millisecond.
     pub restless: AtomicBool,
     pub gate: Semaphore,
@@ -123,6 +125,7 @@ impl World {
             under_way: Arc::default(),
             loads: Mutex::default(),
             dead: Mutex::default(),
+            stuck: Mutex::default(),
             restless: AtomicBool::new(false),
             gate: Semaphore::new(0),
             attempts: AtomicUsize::new(0),
@@ -245,6 +248,9 @@ impl Service<Ask> for Served {
         if !self.is_warm {
             std::task::ready!(self.warm.as_mut().poll(cx));
             self.is_warm = true;
+        }
+        if self.world.stuck.lock().unwrap().contains(&self.id) {
+            return Poll::Pending;
         }
         let ready = self.inner.poll_ready(cx);
         if ready.is_pending() && self.world.restless.load(Ordering::Relaxed) {

@@ -77,7 +77,7 @@ async fn a_service_gets_no_more_at_once_than_the_limit_says() {
 }
 
 /// A pool of two services, each with one request that takes long; one of the two is not needed any more, and drains.
-async fn one_of_two_drains(world: &World) -> (Steady, Vec<JoinHandle<Result<usize, PoolError>>>) {
+pub async fn one_of_two_drains(world: &World) -> (Steady, Vec<JoinHandle<Result<usize, PoolError>>>) {
     let pool = world.steady().limit(4).max(2).build().unwrap();
     let (long, short) = (Ask::Take(1000 * SECOND), Ask::Take(5 * SECOND));
     let asked = [long, short, short, short, long, short, short, short];
@@ -123,20 +123,67 @@ async fn one_that_drains_comes_back_when_it_is_needed_again() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_least_loaded_goes_first() {
-    let world = World::of(1_000_000);
+/// Two services with four requests each, in the order in which they were made.
+async fn two_full(world: &World) -> (Steady, [Vec<JoinHandle<Result<usize, PoolError>>>; 2]) {
     let pool = world.steady().limit(4).max(2).build().unwrap();
-    // Four to the first service, four to the second; those of the first are answered.
-    let held: Vec<_> = (0..8).map(|_| hold(&pool)).collect();
+    let first: Vec<_> = (0..4).map(|_| hold(&pool)).collect();
+    settle().await;
+    assert_eq!(world.calls(), [4]);
+    let second = (0..4).map(|_| hold(&pool)).collect();
     pool.wait_until(|now| now.ready() == 2).await;
     settle().await;
-    world.gate.add_permits(6);
-    pool.wait_until(|now| now.services.len() == 1).await;
-    assert_eq!(*world.dropped.lock().unwrap(), [0]);
-    world.gate.add_permits(2);
-    for call in held {
-        call.await.unwrap().expect("none failed");
+    assert_eq!(world.calls(), [4, 4]);
+    (pool, [first, second])
+}
+
+/// Which of two services goes, if so many of the requests of each are given up.
+async fn who_goes(world: &World, given_up: [usize; 2]) -> usize {
+    let (pool, held) = two_full(world).await;
+    for (calls, given_up) in held.iter().zip(given_up) {
+        calls.iter().take(given_up).for_each(JoinHandle::abort);
+    }
+    pool.wait_until(|now| now.services.len() == 1 || now.draining() == 1).await;
+    let services = pool.snapshot().services;
+    let stays = services.iter().find(|it| it.state != ServiceState::Draining).unwrap().id;
+    1 - usize::try_from(stays).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_least_loaded_goes_first_whether_it_is_the_older_one_or_the_newer() {
+    // Everything else says the opposite: how loaded the services themselves say that they are.
+    for (given_up, loads, goes) in
+        [([3, 2], [9, 0], 0), ([2, 3], [0, 9], 1), ([4, 3], [9, 0], 0), ([3, 4], [0, 9], 1)]
+    {
+        let world = World::of(1_000_000);
+        *world.loads.lock().unwrap() = loads.into_iter().enumerate().collect();
+        assert_eq!(who_goes(&world, given_up).await, goes, "{given_up:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_those_with_as_many_requests_the_one_that_is_less_loaded_by_its_own_account_goes_first() {
+    for (loads, goes) in [([1, 0], 1), ([0, 1], 0)] {
+        let world = World::of(1_000_000);
+        *world.loads.lock().unwrap() = loads.into_iter().enumerate().collect();
+        assert_eq!(who_goes(&world, [3, 3]).await, goes, "{loads:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_those_with_as_many_requests_one_that_takes_none_goes_first() {
+    for stuck in [0, 1, 2] {
+        let world = World::of(1_000_000);
+        // It says itself that it is the most loaded one.
+        world.loads.lock().unwrap().push((stuck, 9));
+        let pool = world.steady().limit(4).max(3).build().unwrap();
+        let held: Vec<_> = (0..12).map(|_| hold(&pool)).collect();
+        pool.wait_until(|now| now.ready() == 3).await;
+        settle().await;
+        world.stuck.lock().unwrap().push(stuck);
+        held.iter().for_each(JoinHandle::abort);
+        // It counts as full, so the two others are enough.
+        pool.wait_until(|now| now.services.len() == 2).await;
+        assert_eq!(*world.dropped.lock().unwrap(), [stuck]);
     }
 }
 
