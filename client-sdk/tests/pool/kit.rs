@@ -1,6 +1,7 @@
 //! Services that do what the test says, and count themselves.
 
 use std::{
+    collections::HashSet,
     io,
     pin::Pin,
     sync::{
@@ -60,7 +61,7 @@ pub struct Inside {
     /// By service: what it says of its load beside the requests that it has.
     pub loads: Mutex<Vec<(usize, usize)>>,
     /// Services of these numbers fail when they are asked whether they are ready.
-    pub dead: Mutex<Vec<usize>>,
+    pub dead: Mutex<HashSet<usize>>,
     /// Services of these numbers take no more requests.
     pub stuck: Mutex<Vec<usize>>,
     /// Whether busy services wake whoever asked them all the time, every millisecond.
@@ -184,7 +185,7 @@ impl World {
     }
 
     pub fn kill(&self, id: usize) {
-        self.dead.lock().unwrap().push(id);
+        self.dead.lock().unwrap().insert(id);
     }
 }
 
