@@ -182,8 +182,8 @@ pub fn report(requests: usize, seed: u64) -> String {
         "| demand | steady: services | k ± 1 held | changes in 10,000 | p99 | classic: services | k ± 1 held | \
          changes in 10,000 | p99 |\n|---|---|---|---|---|---|---|---|---|\n",
     );
-    let callers = [1.0, 2.0, 3.0, 5.0].map(|k| (Kind::Callers, k));
-    let arrivals = [1.0, 2.0, 2.5, 3.0, 5.0].map(|k| (Kind::Arrivals, k));
+    let callers = [1.0, 2.0, 3.0, 5.0, 8.0].map(|k| (Kind::Callers, k));
+    let arrivals = [1.0, 2.0, 2.5, 3.0, 5.0, 8.0].map(|k| (Kind::Arrivals, k));
     for (kind, k) in callers.into_iter().chain(arrivals) {
         let _ = write!(table, "| {} {k} |", kind.name());
         for mode in [Mode::Steady, Mode::Classic] {
@@ -321,15 +321,16 @@ fn drawn(rng: &mut fastrand::Rng, mean: Duration) -> Duration {
     mean.mul_f64(-(1.0 - rng.f64()).ln())
 }
 
-/// As many services as such a demand is for, give or take one.
+/// As many services as such a demand needs (of a fraction the next whole number), give or take one.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // small and not negative
-fn near(demand: f64) -> std::ops::RangeInclusive<usize> {
-    (demand - 1.0).max(0.0).floor() as usize..=(demand + 1.0).ceil() as usize
+pub fn near(demand: f64) -> std::ops::RangeInclusive<usize> {
+    let needed = demand.ceil() as usize;
+    needed.saturating_sub(1)..=needed + 1
 }
 
 /// Counts of things are far below 2^52, where a float is exact.
 #[allow(clippy::cast_precision_loss)]
-fn number(count: usize) -> f64 {
+pub fn number(count: usize) -> f64 {
     count as f64
 }
 

@@ -394,7 +394,10 @@ async fn settings_that_mean_nothing_are_refused() {
         refused(|it| it.make_timeout(Duration::ZERO)),
         SettingsError::NoTime { setting: "make_timeout" }
     );
-    assert_eq!(refused(|it| it.idle_members(0.5)).to_string(), "idle_members is 0.5; give a number above 1");
+    assert_eq!(
+        refused(|it| it.idle_members(0.5)).to_string(),
+        "idle_members is 0.5; give a number above 1.1"
+    );
     assert!(matches!(refused(|it| it.backoff(SECOND, MILLI)), SettingsError::Order { .. }));
     assert_eq!(
         refused(|it| it.backoff(Duration::ZERO, MILLI)),
