@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use client_sdk::pool::{PoolError, ServiceState, SettingsError, SteadyBuilder};
 use tokio::{
     task::JoinHandle,
-    time::{advance, sleep},
+    time::{advance, sleep, timeout},
 };
 use tower::Service as _;
 
@@ -123,27 +123,27 @@ async fn one_that_drains_comes_back_when_it_is_needed_again() {
     }
 }
 
-/// Two services with four requests each, in the order in which they were made.
+/// Two services of ten requests each, in the order in which they were made.
 async fn two_full(world: &World) -> (Steady, [Vec<JoinHandle<Result<usize, PoolError>>>; 2]) {
-    let pool = world.steady().limit(4).max(2).build().unwrap();
-    let first: Vec<_> = (0..4).map(|_| hold(&pool)).collect();
+    let pool = world.steady().limit(10).max(2).build().unwrap();
+    let first: Vec<_> = (0..10).map(|_| hold(&pool)).collect();
     settle().await;
-    assert_eq!(world.calls(), [4]);
-    let second = (0..4).map(|_| hold(&pool)).collect();
+    assert_eq!(world.calls(), [10]);
+    let second = (0..10).map(|_| hold(&pool)).collect();
     pool.wait_until(|now| now.ready() == 2).await;
     settle().await;
-    assert_eq!(world.calls(), [4, 4]);
+    assert_eq!(world.calls(), [10, 10]);
     (pool, [first, second])
 }
 
-/// Which of two services goes, if so many of the requests of each are given up.
-async fn who_goes(world: &World, given_up: [usize; 2]) -> usize {
+/// Which of two services goes, if each keeps so many of its requests.
+async fn who_goes(world: &World, kept: [usize; 2]) -> usize {
     let (pool, held) = two_full(world).await;
-    for (calls, given_up) in held.iter().zip(given_up) {
-        calls.iter().take(given_up).for_each(JoinHandle::abort);
+    for (calls, kept) in held.iter().zip(kept) {
+        calls.iter().skip(kept).for_each(JoinHandle::abort);
     }
-    pool.wait_until(|now| now.services.len() == 1 || now.draining() == 1).await;
-    let services = pool.snapshot().services;
+    let goes = pool.wait_until(|now| now.services.len() == 1 || now.draining() == 1);
+    let services = timeout(3600 * SECOND, goes).await.expect("one is enough").services;
     let stays = services.iter().find(|it| it.state != ServiceState::Draining).unwrap().id;
     1 - usize::try_from(stays).unwrap()
 }
@@ -151,12 +151,12 @@ async fn who_goes(world: &World, given_up: [usize; 2]) -> usize {
 #[tokio::test(start_paused = true)]
 async fn the_least_loaded_goes_first_whether_it_is_the_older_one_or_the_newer() {
     // Everything else says the opposite: how loaded the services themselves say that they are.
-    for (given_up, loads, goes) in
-        [([3, 2], [9, 0], 0), ([2, 3], [0, 9], 1), ([4, 3], [9, 0], 0), ([3, 4], [0, 9], 1)]
+    for (kept, loads, goes) in
+        [([1, 2], [9, 0], 0), ([2, 1], [0, 9], 1), ([0, 1], [9, 0], 0), ([1, 0], [0, 9], 1)]
     {
         let world = World::of(1_000_000);
         *world.loads.lock().unwrap() = loads.into_iter().enumerate().collect();
-        assert_eq!(who_goes(&world, given_up).await, goes, "{given_up:?}");
+        assert_eq!(who_goes(&world, kept).await, goes, "{kept:?}");
     }
 }
 
@@ -165,7 +165,7 @@ async fn of_those_with_as_many_requests_the_one_that_is_less_loaded_by_its_own_a
     for (loads, goes) in [([1, 0], 1), ([0, 1], 0)] {
         let world = World::of(1_000_000);
         *world.loads.lock().unwrap() = loads.into_iter().enumerate().collect();
-        assert_eq!(who_goes(&world, [3, 3]).await, goes, "{loads:?}");
+        assert_eq!(who_goes(&world, [1, 1]).await, goes, "{loads:?}");
     }
 }
 
@@ -182,7 +182,7 @@ async fn of_those_with_as_many_requests_one_that_takes_none_goes_first() {
         world.stuck.lock().unwrap().push(stuck);
         held.iter().for_each(JoinHandle::abort);
         // It counts as full, so the two others are enough.
-        pool.wait_until(|now| now.services.len() == 2).await;
+        timeout(3600 * SECOND, pool.wait_until(|now| now.services.len() == 2)).await.expect("two are enough");
         assert_eq!(*world.dropped.lock().unwrap(), [stuck]);
     }
 }

@@ -14,7 +14,7 @@ use tower::{Service as _, ServiceExt as _};
 
 use super::{CALLERS, Ended, ROUNDS, all, patience, requests};
 use crate::{
-    kit::{AT_ONCE, Ask, Classic, Fault, MILLI, World},
+    kit::{AT_ONCE, Ask, Classic, Fault, MILLI, World, seeded},
     steady::settle,
 };
 
@@ -25,7 +25,7 @@ async fn after_many_requests_failures_and_cancellations_the_counts_are_what_they
     let (each, requests) = requests(100_000);
     let world = World::of(4);
     *world.making.lock().unwrap() = 20 * MILLI;
-    let pool: Classic = Builder::new().max_services(MAX).build(world.maker(), ()).unwrap();
+    let pool: Classic = Builder::new().max_services(MAX).runtime(seeded(7)).build(world.maker(), ()).unwrap();
     let pool = Arc::new(Mutex::new(pool));
     let mut ended = Ended::default();
     for round in 0..ROUNDS {
