@@ -75,8 +75,8 @@ pub struct Look {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Run {
     pub looks: Vec<Look>,
-    /// How long requests waited and took.
-    pub latencies: Vec<Duration>,
+    /// When requests came, and how long they waited and took.
+    pub latencies: Vec<(Duration, Duration)>,
 }
 
 #[derive(Default)]
@@ -85,7 +85,7 @@ struct Counts {
     alive: AtomicUsize,
     answered: AtomicUsize,
     estimate: Mutex<f64>,
-    latencies: Mutex<Vec<Duration>>,
+    latencies: Mutex<Vec<(Duration, Duration)>>,
 }
 
 type Reply<T> = Pin<Box<dyn Future<Output = Result<T, Infallible>> + Send>>;
@@ -162,9 +162,10 @@ impl Run {
         self.after(at).find(|look| enough(look.services)).map(|look| look.at.saturating_sub(at))
     }
 
-    /// Of the times that requests took, the one that 99 of 100 do not exceed.
+    /// Of the times that requests took after it had settled, the one that 99 of 100 do not exceed.
     pub fn p99(&self) -> Duration {
-        let mut latencies = self.latencies.clone();
+        let settled = self.latencies.iter().filter(|(came, _)| *came >= SETTLING);
+        let mut latencies: Vec<_> = settled.map(|(_, took)| *took).collect();
         latencies.sort_unstable();
         latencies.get(latencies.len() * 99 / 100).copied().unwrap_or_default()
     }
@@ -281,10 +282,10 @@ where
 {
     let began = Instant::now();
     let ask = move |mut pool: P, takes: Duration, counts: Arc<Counts>| async move {
-        let began = Instant::now();
+        let came = Instant::now();
         if pool.call(takes).await.is_ok() {
             counts.answered.fetch_add(1, Ordering::Relaxed);
-            counts.latencies.lock().expect("unpoisoned").push(began.elapsed());
+            counts.latencies.lock().expect("unpoisoned").push((came - began, came.elapsed()));
         }
     };
     let mut tasks = tokio::task::JoinSet::new();

@@ -54,7 +54,7 @@ const DEVIATIONS: f64 = 4.0;
 const MOST_PATIENT: u32 = 3;
 
 /// For so many idle times a shrink may turn out to have been wrong: bursts come again, if not at once.
-const PROBATION: u32 = 8;
+const PROBATION: u32 = 32;
 
 /// How far beyond a threshold, in members, is beyond it: more than what rounding makes of a demand right at it. Such a demand
 /// would cross it only by rounding, when nobody can say.

@@ -42,7 +42,8 @@ impl Usage {
     /// whoever measures it over time, instead of looking at one moment. What is no demand (below 0, not a number) is none, and
     /// none is more than a billion.
     pub fn averaged(ready: usize, coming: usize, used: f64, waiting: f64) -> Self {
-        let demand = |it: f64| it.max(0.0).min(MOST);
+        // Not a number is none, too.
+        let demand = |it: f64| if it > 0.0 { it.min(MOST) } else { 0.0 };
         Self { ready, coming, used: demand(used), waiting: demand(waiting) }
     }
 

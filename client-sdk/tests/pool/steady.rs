@@ -188,6 +188,22 @@ async fn of_those_with_as_many_requests_one_that_takes_none_goes_first() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_is_still_being_made_is_given_up_before_any_that_is_there() {
+    let world = World::of(1_000_000);
+    let pool = world.steady().limit(10).max(2).make_timeout(3600 * SECOND).build().unwrap();
+    pool.wait_until(|now| now.ready() == 1).await;
+    *world.making.lock().unwrap() = 3000 * SECOND;
+    let held: Vec<_> = (0..20).map(|_| hold(&pool)).collect();
+    pool.wait_until(|now| now.making == 1).await;
+    settle().await;
+    assert_eq!((world.under_way(), world.alive()), (1, 1));
+    held.iter().for_each(JoinHandle::abort);
+    timeout(2000 * SECOND, pool.wait_until(|now| now.making == 0)).await.expect("one is enough");
+    assert_eq!((world.under_way(), world.alive(), pool.snapshot().ready()), (0, 1, 1));
+    assert_eq!(pool.clone().call(AT_ONCE).await.expect("served"), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_service_that_failed_leaves_and_the_last_one_is_replaced() {
     let world = World::of(1);
     let mut pool = world.steady().build().unwrap();

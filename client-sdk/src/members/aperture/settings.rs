@@ -16,10 +16,10 @@ use crate::sizing::{SettingsError, SizingSettings};
 /// - It counts instances that work. One that leaves the registry, drains, goes down or gets weight 0, that cannot be
 ///   connected, or is ejected, is replaced by the next.
 /// - Which of those that are connected gets a request is the policy's choice, by weight where it heeds weights.
-/// - After a step in the demand there are instances enough but for one within three time constants
+/// - After a step in the demand the instances for nineteen twentieths of it are connected within three time constants
 ///   ([`smoothing`](ApertureBuilder::smoothing): 6 s by default), all within four, and the time that connecting takes, as far as
-///   [`max`](ApertureBuilder::max) and the registry allow; a step of more than twenty instances takes 0.7 time constants longer
-///   each time that it is twice as large.
+///   [`max`](ApertureBuilder::max) and the registry allow. Of a step of more than forty instances the rest takes 0.7 time
+///   constants more each time that it is twice as large.
 ///
 /// ```
 /// use client_sdk::members::Aperture;
