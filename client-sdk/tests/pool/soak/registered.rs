@@ -33,7 +33,9 @@ async fn after_many_requests_failures_and_cancellations_the_counts_are_what_they
     let (each, requests) = requests(60_000);
     let world = World::default();
     let hosts: Vec<_> = (0..HOSTS).map(|n| world.host(&format!("host-{n}"))).collect();
-    hosts.iter().for_each(|host| host.at_once(PLACES));
+    for host in &hosts {
+        host.at_once(PLACES);
+    }
     let fleet = Fleet::of(hosts.iter().map(Host::instance));
     let aperture = Aperture::builder().min(MIN).max(MAX).target(PLACES).smoothing(200 * MILLI);
     let aperture = aperture.idle_time(400 * MILLI).cool_down(400 * MILLI).build().unwrap();
@@ -86,7 +88,9 @@ async fn after_many_requests_failures_and_cancellations_the_counts_are_what_they
         tokio::task::yield_now().await;
     }
     assert_eq!(pool.snapshot().waiting, 1, "{:?}", pool.snapshot());
-    hosts.iter().for_each(|host| host.open(MIN * PLACES + 1));
+    for host in &hosts {
+        host.open(MIN * PLACES + 1);
+    }
     for call in held {
         call.await.unwrap().expect("served");
     }
