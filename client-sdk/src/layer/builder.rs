@@ -267,6 +267,9 @@ impl<D: Discover, Req, Res, T> LoadBalanceBuilder<D, Req, Res, T> {
     /// Uses as many instances as the demand asks for, instead of [`connect_ahead`](Self::connect_ahead): see [`Aperture`]. Default:
     /// none.
     ///
+    /// It makes one service for each instance that it uses, however busy that is. A service that is to keep several connections
+    /// to its instance does so itself (the [channel](crate::channel::ChannelBuilder::connections_per_instance) has a setting for it).
+    ///
     /// A policy that connects on demand ([`Connects::OnDemand`](crate::balance::Connects): the hashes) may choose any
     /// instance at any time, so there is nothing to decide: with one an aperture is ignored, a warning says so, and
     /// [`Snapshot::aperture`](crate::members::Snapshot::aperture) is `None`.
