@@ -11,6 +11,7 @@
 //! | [`registrant`] | a registrant that goes on renewing |
 //! | [`writers`] | writers whose every effect can be recognised later |
 //! | [`validate`] | one validator for each promise, which prints the promise's name when it breaks |
+//! | [`floors`] | parts of the server on simulated time, from a seed: the rules alone, and the writer's loop on a bad disk |
 //! | [`fleet`] | real processes that are called, well or badly behaved, and callers that count |
 //! | [`sim`] | whole systems, servers and SDK, on simulated time, network and disks, from a seed |
 //!
@@ -36,6 +37,7 @@
 #![allow(clippy::disallowed_methods, clippy::missing_panics_doc)]
 
 pub mod fleet;
+pub mod floors;
 pub mod history;
 pub mod process;
 pub mod registrant;
