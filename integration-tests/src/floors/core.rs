@@ -26,7 +26,9 @@ use crate::history::{Answer, Ask, Lease, Millis, Rules, Stall};
 /// Things that happen in one run.
 const STEPS: usize = 160;
 /// How long a group is in flight at most.
-const FLIGHT: Millis = 100;
+const FLIGHT: Millis = 40;
+/// Several groups may be in flight, one after the other, before what is due is committed.
+const LATE: Millis = 10 * FLIGHT;
 const STREAMS: usize = 4;
 
 /// Plays a seed.
@@ -80,9 +82,10 @@ impl World {
         };
         let rules = Rules {
             renewal: Some(0),
-            expiry: Some(FLIGHT),
+            expiry: Some(LATE),
             hold: Some(hold),
             log: Some((count, bytes)),
+            forgets: settings.remembered_services == 1,
         };
         let volatile = draw.one_in(10);
         let mut recording = Recording::new("e1", &settings, rules);

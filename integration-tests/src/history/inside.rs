@@ -223,4 +223,6 @@ pub struct Rules {
     pub hold: Option<Millis>,
     /// Bounds of the recent log: entries and bytes. Nothing goes by age.
     pub log: Option<(usize, usize)>,
+    /// So few empty services are remembered that cursors on them may be outdated.
+    pub forgets: bool,
 }
