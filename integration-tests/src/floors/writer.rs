@@ -232,13 +232,15 @@ impl World {
 
     /// From start to end of one process, and what it leaves behind.
     async fn live(&mut self, last: bool) {
+        // A fault that was drawn for the life before is its own.
+        self.disk = self.disk.after_kill();
+        if !last && self.shared.draw().one_in(2) {
+            self.disk.fail_after(self.shared.draw().rng.usize(..60));
+        }
         let (registry, writer) = self.start();
         let mut clients = self.clients(&registry);
         let (mut faults, lives) = {
             let mut draw = self.shared.draw();
-            if !last && draw.one_in(2) {
-                self.disk.fail_after(draw.rng.usize(1..60));
-            }
             (draw.rng.usize(..3), draw.rng.u64(1_000..9_000))
         };
         let ends = self.shared.now() + lives;
@@ -286,7 +288,9 @@ impl World {
         };
         let options =
             EmbeddedOptions { grow_bytes: 4_096, ..EmbeddedOptions::new(Arc::new(fold), self.new_epoch) };
-        let inner = EmbeddedStore::open_on(Arc::new(self.disk.clone()), options).expect("it recovers");
+        let open = || EmbeddedStore::open_on(Arc::new(self.disk.clone()), options.clone());
+        // If the disk fails at this very moment, somebody starts it again.
+        let inner = open().or_else(|_| open()).expect("it recovers");
         let store = Watched { inner, shared: self.shared.clone() };
         let runtime = Runtime::new(self.shared.clock.clone(), self.process.clone(), 1);
         let started = Registry::start(

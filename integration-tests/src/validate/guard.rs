@@ -99,7 +99,9 @@ impl Judge for Guard<'_> {
             return Err(Promise::L5.broken(format!("{name:?} is held since {at} ms, and still is at {now} ms")));
         }
         for (lease, renewed) in self.owed.iter().filter(|(_, renewed)| now > **renewed + within) {
-            if let Some((name, _)) =
+            // Whoever is superseded meanwhile releases nothing.
+            if !ledger.is_superseded(*lease)
+                && let Some((name, _)) =
                 ledger.carried(*lease).find(|(name, _)| self.held.get(*name).is_some_and(|at| at < renewed))
             {
                 return Err(Promise::L5.broken(format!(

@@ -106,6 +106,16 @@ impl Ledger<'_> {
         self.leases.get(&lease).map(|lease| lease.grant.ttl)
     }
 
+    /// Whether a higher generation of a lease's registrant holds a lease.
+    pub(super) fn is_superseded(&self, lease: Lease) -> bool {
+        self.leases.get(&lease).is_some_and(|own| {
+            let newer = |it: &LeaseNow| {
+                it.grant.uid == own.grant.uid && it.grant.generation > own.grant.generation
+            };
+            self.leases.values().any(newer)
+        })
+    }
+
     /// The instances of a service.
     pub(super) fn of<'s>(&'s self, service: &'s str) -> impl Iterator<Item = &'s Placed> {
         self.placed.iter().filter(move |(name, _)| &*name.0 == service).map(|(_, placed)| placed)
