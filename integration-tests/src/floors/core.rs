@@ -218,21 +218,26 @@ impl World {
         (!members.is_empty()).then_some(members)
     }
 
-    fn name_revisions(&mut self, members: &[Member]) -> Vec<Committed> {
+    /// Makes a group durable; the registry comes to know it if it `lives`.
+    fn name_revisions(&mut self, members: &[Member], lives: bool) -> Vec<Committed> {
         let mut committed = Vec::new();
         for (proposal, _) in members {
             self.revision += self.draw.rng.u64(1..4);
             committed.push(Committed { revision: self.revision, record: proposal.record.clone() });
         }
         for it in &committed {
-            self.recording.committed(it, self.now);
+            if lives {
+                self.recording.committed(it, self.now);
+            } else {
+                self.recording.survived(it, self.now);
+            }
         }
         self.log.extend(committed.iter().cloned());
         committed
     }
 
     fn commit(&mut self, members: Vec<Member>) {
-        let committed = self.name_revisions(&members);
+        let committed = self.name_revisions(&members, true);
         let now = self.time();
         let changes: Vec<_> = committed.iter().flat_map(|it| self.core.evolve(now, it)).collect();
         self.hub.publish(&changes, self.core.state().revision());
@@ -309,7 +314,7 @@ impl World {
         if let Some(members) = in_flight
             && self.draw.rng.bool()
         {
-            self.name_revisions(&members);
+            self.name_revisions(&members, false);
         }
         self.streams.iter_mut().for_each(Stream::close);
         self.releasing.clear();

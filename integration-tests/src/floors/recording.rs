@@ -134,9 +134,9 @@ impl Recording {
         self.witness.saw(committed, run, at);
     }
 
-    /// A record that nobody was answered for is durable.
+    /// A record that nobody was answered for turns out to be durable.
     pub(super) fn survived(&mut self, committed: &Committed, at: Millis) {
-        self.committed(committed, at);
+        self.witness.saw(committed, 0, at);
     }
 
     /// The revision of the last commit.
