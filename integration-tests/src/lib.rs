@@ -25,6 +25,11 @@
 //! | `lifecycle` | start, stop, freeze, expiry: D1, L1, L2, L4, L5 |
 //! | `protocol` | resuming, selectors, bookmarks, streams of many views: W5, W7, W9 |
 //!
+//! | test | what it shows, of parts of the server |
+//! |---|---|
+//! | `floors` | [`floors`] over many seeds: W1–W10, D1–D4, L1–L5 |
+//! | `bites` | with a bug planted into a recorded history, the right validator says the promise's name |
+//!
 //! | test | what it shows, with the SDK |
 //! |---|---|
 //! | `simulated` | in [`sim`]: the same seed, the same history; L1, C1, C3, W5 and W9 through crashes and partitions |

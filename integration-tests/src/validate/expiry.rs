@@ -11,8 +11,8 @@ use super::{
 };
 use crate::history::{Answer, Ask, Asked, Commit, Lease, Millis, Rules, Run};
 
-/// A stall may count for longer than it was: from the last moment at which the server looked what time it was.
-const HEARTBEAT: Millis = 250;
+/// A stall may count for longer than it was: the server looks what time it is so often, before it and after it.
+pub(super) const HEARTBEAT: Millis = 250;
 
 /// When a lease runs out: not before, and at the latest.
 #[derive(Clone, Copy, Default)]

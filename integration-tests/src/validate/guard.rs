@@ -7,6 +7,7 @@ use registry_server::core::Cause;
 
 use super::{
     Broken, Promise,
+    expiry::HEARTBEAT,
     ledger::{Judge, Ledger},
 };
 use crate::history::{Answer, Ask, Asked, Commit, Lease, Millis, Name, Rules, Run};
@@ -114,8 +115,8 @@ impl Judge for Guard<'_> {
     }
 
     fn stalled(&mut self, from: Millis, until: Millis) {
-        self.resumed = self.resumed.max(until);
-        self.owed.values_mut().for_each(|renewed| *renewed += until - from);
+        self.resumed = self.resumed.max(until + HEARTBEAT);
+        self.owed.values_mut().for_each(|renewed| *renewed += until - from + HEARTBEAT);
     }
 
     fn began(&mut self, run: &Run, ledger: &Ledger<'_>) {
