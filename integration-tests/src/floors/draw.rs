@@ -96,7 +96,8 @@ impl Draw {
         if self.one_in(6) {
             let instances = names.iter().map(|name| (key(&name.0), name.1.clone(), 0)).collect();
             let command = Command::Deregister { lease: None, instances, actor: actor(number) };
-            let ask = Ask::Deregister { lease: None, names: names.into_iter().map(|name| (name, 0)).collect() };
+            let ask =
+                Ask::Deregister { lease: None, names: names.into_iter().map(|name| (name, 0)).collect() };
             return (Drawn { number, ask, command }, Action::Delete);
         }
         let grant =

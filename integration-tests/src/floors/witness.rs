@@ -82,7 +82,10 @@ impl Witness {
                 Event::OverrideCleared { key, id } => {
                     commit.overrides.push(((key.service.clone(), id.clone()), None));
                 }
-                Event::Registered { .. } | Event::Removed { .. } | Event::Held { .. } | Event::Released { .. } => {}
+                Event::Registered { .. }
+                | Event::Removed { .. }
+                | Event::Held { .. }
+                | Event::Released { .. } => {}
             }
         }
         for change in self.state.evolve(committed) {

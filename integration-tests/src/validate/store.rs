@@ -76,9 +76,8 @@ impl Judge for Wholes {
                 let released = |changed: &crate::history::Changed| {
                     changed.before.as_ref().is_some_and(|before| before.item.held.is_some())
                 };
-                let more = |changed: &&crate::history::Changed| {
-                    !names.contains(&changed.name) && !released(changed)
-                };
+                let more =
+                    |changed: &&crate::history::Changed| !names.contains(&changed.name) && !released(changed);
                 if let Some(more) = commit.changes.iter().find(more) {
                     return Err(broken(format!("registers {names:?}, and changes {:?}", more.name)));
                 }
