@@ -192,12 +192,9 @@ impl World {
         for drawn in std::mem::take(commands) {
             // Asked when the registry first sees it; what is put off keeps its place.
             self.recording.asked(drawn.number, drawn.ask.clone(), self.now);
-            let proposal = match self.core.decide(now, &drawn.command) {
-                Ok(proposal) => proposal,
-                Err(_) => {
-                    self.recording.answered(drawn.number, self.now, Answer::Refused, &[]);
-                    continue;
-                }
+            let Ok(proposal) = self.core.decide(now, &drawn.command) else {
+                self.recording.answered(drawn.number, self.now, Answer::Refused, &[]);
+                continue;
             };
             if conflicts(&touched, &proposal) {
                 commands.push(drawn);

@@ -199,10 +199,10 @@ fn torn(
             }
             let expected = item.filter(|item| record.selection.takes(item));
             if after.items.get(id) == expected {
-                shown = Some(id)
+                shown = Some(id);
             } else {
-                hidden = Some(id)
-            };
+                hidden = Some(id);
+            }
         }
         if let (Some(shown), Some(hidden)) = (shown, hidden) {
             return Some(format!("of revision {} it shows {shown} and not {hidden}", commit.revision));
