@@ -45,10 +45,13 @@ fn a_planted_bug_is_found_by_the_promise_that_it_breaks() {
         });
         match bitten {
             None => toothless.push(format!("{promise}: no seed has a place for {what}")),
-            Some((seed, Err(broken), _)) => toothless.push(format!("{promise}: seed {seed} breaks it: {broken}")),
+            Some((seed, Err(broken), _)) => {
+                toothless.push(format!("{promise}: seed {seed} breaks it: {broken}"))
+            }
             Some((seed, _, Ok(()))) => toothless.push(format!("{promise}: seed {seed} with {what} passes")),
             Some((seed, _, Err(broken))) => {
-                let named = broken.promise == *promise && broken.to_string().starts_with(&promise.to_string());
+                let named =
+                    broken.promise == *promise && broken.to_string().starts_with(&promise.to_string());
                 if !named {
                     toothless.push(format!("{promise}: seed {seed} with {what} is said to be {broken}"));
                 }

@@ -83,16 +83,13 @@ impl Store for Watched {
         if recording.run_mut().failed.is_some() {
             recording.run_mut().asked_after_failure += 1;
         }
-        match &appended {
-            Ok(revisions) => {
-                for (revision, record) in revisions.iter().zip(group) {
-                    recording.committed(&Committed { revision: *revision, record: record.clone() }, now);
-                }
+        if let Ok(revisions) = &appended {
+            for (revision, record) in revisions.iter().zip(group) {
+                recording.committed(&Committed { revision: *revision, record: record.clone() }, now);
             }
-            Err(_) => {
-                let stamp = recording.recorder.stamp();
-                recording.run_mut().failed.get_or_insert((stamp, now));
-            }
+        } else {
+            let stamp = recording.recorder.stamp();
+            recording.run_mut().failed.get_or_insert((stamp, now));
         }
         appended
     }

@@ -70,7 +70,7 @@ impl Judge for Wholes {
                     let changed = commit.changes.iter().find(|changed| changed.name == *name)?;
                     changed.after.as_ref()?.item.value
                 };
-                if let Some(left) = names.iter().find(|name| value(*name) != Some(number)) {
+                if let Some(left) = names.iter().find(|name| value(name) != Some(number)) {
                     return Err(broken(format!("registers {names:?} but for {left:?}")));
                 }
                 let released = |changed: &crate::history::Changed| {

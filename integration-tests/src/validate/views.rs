@@ -227,7 +227,7 @@ fn untrue(truth: &Truth<'_>, record: &WatcherRecord, told: &Told, after: &Replic
     // Of a selection, the number may be newer than the view's last change.
     let upto = if record.selection.is_all() { revision } else { u64::MAX };
     let counts = truth.counts(epoch, service, revision, upto);
-    let counted = counts.iter().any(|count| *count == told.service_instances as usize);
+    let counted = counts.contains(&(told.service_instances as usize));
     (!counted).then(|| format!("{} instances at revision {revision}, not {counts:?}", told.service_instances))
 }
 
