@@ -176,11 +176,14 @@ const BUGS: [Bug; 39] = bugs! {
             true
         })
     };
-    D2 d2_read_your_writes Writer "a watch that does not show what was answered" |it| streams(it, |events, at| {
-        let Event::Bookmark(bookmark) = &mut events[at] else { return false };
-        bookmark.revision = 0;
+    D2 d2_read_your_writes Writer "watches that do not show what was answered" |it| {
+        for event in it.watchers.iter_mut().flat_map(|record| &mut record.events) {
+            if let Event::Bookmark(bookmark) = event {
+                bookmark.revision = 0;
+            }
+        }
         true
-    });
+    };
     D3 d3_all_or_nothing Core "a command in two revisions" |it| {
         let more = |commit: &Commit| commit.cause == Cause::Register && commit.changes.len() == 2;
         let both = |commit: &Commit| commit.changes[0].after.as_ref().and_then(|it| it.item.value)
@@ -233,7 +236,9 @@ const BUGS: [Bug; 39] = bugs! {
         let gone: Vec<_> = it.commits[at].changes.iter().map(|it| it.name.clone()).collect();
         let again = it.commits[at + 1..].iter().any(|it| it.changes.iter().any(|it| gone.contains(&it.name)));
         let restarts = it.runs.last().is_some_and(|run| run.began.1 > it.commits[at].at);
-        !again && !restarts && { it.commits.remove(at); true }
+        let stalls = it.stalls.iter().any(|stall| stall.until > it.commits[at].decided);
+        let alone = !gone.is_empty() && !again && !restarts && !stalls;
+        alone && { it.commits.remove(at); true }
     };
     L2 l2_prompt_expiry Writer "a lease that ended in pieces" |it| {
         let pieces = |commit: &&mut Commit| {
