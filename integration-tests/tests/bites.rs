@@ -231,14 +231,23 @@ const BUGS: [Bug; 39] = bugs! {
     };
     L2 l2_prompt_expiry Core "an expiry that never came" |it| {
         let last = it.commits.last().map_or(0, |commit| commit.at);
-        let due = |commit: &Commit| commit.cause == Cause::Expire && commit.at + 5_000 < last;
-        let Some(at) = it.commits.iter().position(due) else { return false };
-        let gone: Vec<_> = it.commits[at].changes.iter().map(|it| it.name.clone()).collect();
-        let again = it.commits[at + 1..].iter().any(|it| it.changes.iter().any(|it| gone.contains(&it.name)));
-        let restarts = it.runs.last().is_some_and(|run| run.began.1 > it.commits[at].at);
-        let stalls = it.stalls.iter().any(|stall| stall.until > it.commits[at].decided);
-        let alone = !gone.is_empty() && !again && !restarts && !stalls;
-        alone && { it.commits.remove(at); true }
+        let fits = it.commits.iter().position(|commit| {
+            // Nothing else happens to what was to go until it is overdue.
+            let soon = |at: Millis| at >= commit.decided && at < commit.at + 3_000;
+            let gone = |name: &Name| commit.changes.iter().any(|it| it.name == *name);
+            let again = |other: &Commit| {
+                other.revision != commit.revision
+                    && soon(other.at)
+                    && other.changes.iter().any(|changed| gone(&changed.name))
+            };
+            commit.cause == Cause::Expire
+                && !commit.changes.is_empty()
+                && commit.at + 3_000 < last
+                && !it.commits.iter().any(again)
+                && !it.runs.iter().any(|run| soon(run.began.1))
+                && !it.stalls.iter().any(|stall| soon(stall.until))
+        });
+        fits.is_some_and(|at| { it.commits.remove(at); true })
     };
     L2 l2_prompt_expiry Writer "a lease that ended in pieces" |it| {
         let pieces = |commit: &&mut Commit| {
