@@ -46,7 +46,7 @@ fn a_planted_bug_is_found_by_the_promise_that_it_breaks() {
         match bitten {
             None => toothless.push(format!("{promise}: no seed has a place for {what}")),
             Some((seed, Err(broken), _)) => {
-                toothless.push(format!("{promise}: seed {seed} breaks it: {broken}"))
+                toothless.push(format!("{promise}: seed {seed} breaks it: {broken}"));
             }
             Some((seed, _, Ok(()))) => toothless.push(format!("{promise}: seed {seed} with {what} passes")),
             Some((seed, _, Err(broken))) => {
@@ -223,8 +223,8 @@ const BUGS: [Bug; 39] = bugs! {
     L1 l1_no_early_expiry Core "an expiry just after a renewal" early_expiry;
     L1 l1_no_early_expiry Writer "an expiry just after a renewal" early_expiry;
     L1 l1_no_early_expiry Writer "a renewal that waits for the disk" |it| {
-        let renewals = it.asked.iter_mut().filter(|asked| matches!(asked.ask, Ask::Renew(_)));
-        renewals.filter_map(|asked| asked.answer.as_mut()).next().is_some_and(|answer| {
+        let mut renewals = it.asked.iter_mut().filter(|asked| matches!(asked.ask, Ask::Renew(_)));
+        renewals.find_map(|asked| asked.answer.as_mut()).is_some_and(|answer| {
             answer.1 += 5;
             true
         })
