@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use integration_tests::{
     floors,
-    history::{Answer, Ask, Asked, Commit, Event, History, Item, Placed, Stamp, Told},
+    history::{Answer, Ask, Asked, Commit, Event, History, Item, Millis, Name, Placed, Stamp, Told},
     validate::{self as judge, Promise, Validator},
 };
 use registry_proto::v1::ResetReason;
