@@ -90,6 +90,8 @@ fn dependencies_point_one_way() {
     no_file_says("registry-server/src/registry", &server);
     no_file_says("registry-server/src/hub", &server);
     no_file_says("registry-server/src/hub", &["crate::store", "crate::registry"]);
+    no_file_says("registry-server/src/applied", &server);
+    no_file_says("registry-server/src/applied", &["crate::store", "crate::registry"]);
     no_file_says("registry-server/src/store", &server);
     no_file_says("registry-server/src/store", &["crate::hub", "crate::registry", "tokio"]);
     no_file_says("registry-server/src/grpc", &["crate::store", "crate::server"]);
@@ -105,6 +107,8 @@ fn dependencies_point_one_way() {
         "client-sdk/src/outlier",
         &["tokio", "crate::members", "crate::runtime", "crate::channel", "std::time::Instant"],
     );
+    no_file_says("client-sdk/src/sizing", &["tokio", "crate::", "std::time::Instant"]);
+    no_file_says("client-sdk/src/members", &["crate::pool"]);
     let faces = ["crate::channel", "crate::layer", "tonic::", "h2::", "hyper::"];
     no_file_says("client-sdk/src/members", &faces);
     no_file_says("client-sdk/src/layer", &["crate::channel", "tonic::", "h2::", "hyper::"]);

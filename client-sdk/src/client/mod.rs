@@ -9,7 +9,14 @@ mod connection;
 mod endpoints;
 mod error;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use connection::Keepalive;
 pub(crate) use connection::{Connection, Grpc};
@@ -19,7 +26,7 @@ use registry_proto::v1;
 use tonic::{Code, Response, Status};
 
 use crate::{
-    backoff::Backoff,
+    backoff::{Backoff, Bounds},
     model::Address,
     runtime::{BoxFuture, Runtime},
     wire_duration::from_wire,
@@ -49,6 +56,8 @@ struct Inner {
     endpoints: Endpoints,
     request_timeout: Duration,
     client_id: Arc<str>,
+    /// How many watchers were named after it.
+    watchers: AtomicU64,
 }
 
 /// Builds a [`RegistryClient`].
@@ -61,6 +70,11 @@ pub struct RegistryClientBuilder {
     runtime: Runtime,
     client_id: Option<String>,
 }
+
+/// The pauses of a call: short, so that it finds a registry that was away for a moment well before its deadline.
+const PAUSES: Bounds = Bounds { base: Duration::from_millis(100), max: Duration::from_millis(500) };
+/// The registry takes 253; the rest is for the numbers of watchers.
+const LONGEST_ID: usize = 240;
 
 /// How long a call may take.
 #[derive(Clone, Copy)]
@@ -207,6 +221,14 @@ impl RegistryClient {
         self.inner.endpoints.connect().await
     }
 
+    /// A name for one more watcher: each acks for itself alone.
+    pub(crate) fn watcher_name(&self) -> String {
+        match self.inner.watchers.fetch_add(1, Ordering::Relaxed) {
+            0 => self.inner.client_id.to_string(),
+            more => format!("{}/{more}", self.inner.client_id),
+        }
+    }
+
     /// How many endpoints there are to go to.
     pub(crate) fn endpoint_count(&self) -> usize {
         self.inner.endpoints.len()
@@ -222,7 +244,7 @@ impl RegistryClient {
         let Limits { timeout, server_wait, fail_fast } = limits;
         let runtime = &self.inner.runtime;
         let deadline = runtime.now().saturating_add(timeout);
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::within(PAUSES);
         let mut failures = 0;
         loop {
             let left = deadline.saturating_sub(runtime.now());
@@ -321,7 +343,10 @@ impl RegistryClientBuilder {
         self
     }
 
-    /// Names the client's streams, stable across reconnects: 1 to 253 characters of `[A-Za-z0-9._:/@-]`. Default: random.
+    /// Names the client's streams, stable across reconnects: 1 to 240 characters of `[A-Za-z0-9._:/@-]`. By it the registry
+    /// knows whose acks are missing when somebody drains, so no two processes may have the same. The first watcher (in most
+    /// programs a [`RegistryDiscover`](crate::discover::RegistryDiscover)) has the very name, further ones have a number
+    /// after it. Default: random, and so unique.
     #[must_use]
     pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
         self.client_id = Some(client_id.into());
@@ -354,6 +379,7 @@ impl RegistryClientBuilder {
             endpoints,
             request_timeout: self.request_timeout,
             client_id: client_id.into(),
+            watchers: AtomicU64::new(0),
         };
         Ok(RegistryClient { inner: Arc::new(inner) })
     }
@@ -365,6 +391,6 @@ pub(crate) fn random_name(runtime: &Runtime) -> String {
 }
 
 fn is_name(text: &str) -> bool {
-    (1..=253).contains(&text.len())
+    (1..=LONGEST_ID).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:/@-".contains(&b))
 }
