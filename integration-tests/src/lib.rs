@@ -11,6 +11,7 @@
 //! | [`registrant`] | a registrant that goes on renewing |
 //! | [`writers`] | writers whose every effect can be recognised later |
 //! | [`validate`] | one validator for each promise, which prints the promise's name when it breaks |
+//! | [`floors`] | parts of the server on simulated time, from a seed: the rules alone, and the writer's loop on a bad disk |
 //! | [`fleet`] | real processes that are called, well or badly behaved, and callers that count |
 //! | [`sim`] | whole systems, servers and SDK, on simulated time, network and disks, from a seed |
 //!
@@ -27,6 +28,11 @@
 //! | `wait_applied` | who is waited for until a change is applied, who is asked, and what counts as an answer: C4 |
 //! | `protocol` | resuming, selectors, bookmarks, streams of many views: W5, W7, W9 |
 //!
+//! | test | what it shows, of parts of the server |
+//! |---|---|
+//! | `floors` | [`floors`] over many seeds: W1–W10, D1–D4, L1–L5 |
+//! | `bites` | with a bug planted into a recorded history, the right validator says the promise's name |
+//!
 //! | test | what it shows, with the SDK |
 //! |---|---|
 //! | `simulated` | in [`sim`]: the same seed, the same history; L1, C1, C3, W5 and W9 through crashes and partitions |
@@ -40,6 +46,7 @@
 #![allow(clippy::disallowed_methods, clippy::missing_panics_doc)]
 
 pub mod fleet;
+pub mod floors;
 pub mod history;
 pub mod process;
 pub mod registrant;

@@ -6,12 +6,24 @@
 //! | `streams` | one watcher by itself | W1–W3, W5, W8 |
 //! | `views` | watchers beside each other and beside the writers | W4, W6, W7, W9 |
 //! | `writes` | answers and readings | D1–D3 |
-//! | `leases` | what became of leases, overrides and holds | L1–L5 |
+//! | `leases` | what became of leases, overrides and holds, as watchers saw it | L1–L5 |
+//! | `store` | what the commits prove of the store, and gauges of the hub | D1, D3, D4, W10 |
+//! | `truth` | what every view is to show, by the commits | beneath W2, W4–W7, W9, D1, D2 |
+//! | `ledger` | commits, answers, runs and stalls, one after the other | beneath D3, L1–L5 |
+//! | `expiry`, `guard`, `fences` | when leases end, what expiry may remove, who may change what: worked out a second time | L1–L5 |
 //!
-//! None of them knows a clock: they judge order and evidence, so they cannot fail on a slow machine.
+//! A history from outside shows what clients saw: order and evidence. One from inside (the floors) has the registry's
+//! commits and simulated time too, and is judged to the revision and the millisecond. None of them knows a real clock, so
+//! they cannot fail on a slow machine.
 
+mod expiry;
+mod fences;
+mod guard;
 mod leases;
+mod ledger;
+mod store;
 mod streams;
+mod truth;
 mod views;
 mod writes;
 
@@ -19,6 +31,7 @@ use std::fmt;
 
 pub use self::{
     leases::{l1_no_early_expiry, l2_prompt_expiry, l3_fenced, l4_overrides_last, l5_blast_radius},
+    store::{d4_fail_stop, w10_bounded},
     streams::{w1_ordered, w2_gapless, w3_unique, w5_resumable, w8_self_verifying},
     views::{w4_atomic, w6_coalesced, w7_true_bookmarks, w9_empty_safe},
     writes::{d1_durable, d2_read_your_writes, d3_all_or_nothing},
@@ -41,9 +54,11 @@ pub enum Promise {
     W7,
     W8,
     W9,
+    W10,
     D1,
     D2,
     D3,
+    D4,
     L1,
     L2,
     L3,
@@ -63,9 +78,11 @@ impl fmt::Display for Promise {
             Self::W7 => "W7 true bookmarks",
             Self::W8 => "W8 self-verifying",
             Self::W9 => "W9 empty-safe",
+            Self::W10 => "W10 bounded",
             Self::D1 => "D1 durable",
             Self::D2 => "D2 read your writes",
             Self::D3 => "D3 all or nothing",
+            Self::D4 => "D4 fail-stop",
             Self::L1 => "L1 no early expiry",
             Self::L2 => "L2 prompt expiry",
             Self::L3 => "L3 fenced",
@@ -95,7 +112,7 @@ impl Promise {
 pub type Validator = fn(&History) -> Result<(), Broken>;
 
 /// All of them.
-pub const ALL: [Validator; 17] = [
+pub const ALL: &[Validator] = &[
     w1_ordered,
     w2_gapless,
     w3_unique,
@@ -105,9 +122,11 @@ pub const ALL: [Validator; 17] = [
     w7_true_bookmarks,
     w8_self_verifying,
     w9_empty_safe,
+    w10_bounded,
     d1_durable,
     d2_read_your_writes,
     d3_all_or_nothing,
+    d4_fail_stop,
     l1_no_early_expiry,
     l2_prompt_expiry,
     l3_fenced,
@@ -115,10 +134,14 @@ pub const ALL: [Validator; 17] = [
     l5_blast_radius,
 ];
 
+/// Every promise that the history shows broken.
+pub fn judge(history: &History) -> Vec<Broken> {
+    ALL.iter().filter_map(|judge| judge(history).err()).collect()
+}
+
 /// Panics with the name of every promise that the history shows broken.
 pub fn assert_kept(history: &History) {
-    let broken: Vec<String> =
-        ALL.iter().filter_map(|judge| judge(history).err()).map(|broken| broken.to_string()).collect();
+    let broken: Vec<String> = judge(history).iter().map(ToString::to_string).collect();
     assert!(broken.is_empty(), "promises were broken:\n{}", broken.join("\n"));
 }
 

@@ -8,6 +8,7 @@ use std::{
 use super::{
     encode::Entry,
     explain::{Happened, Past},
+    kept::Kept,
     lock,
     logged::{Logged, LoggedItem},
     signal::{Signal, Subscription},
@@ -294,6 +295,13 @@ impl Feed {
             events: events.collect(),
             known_since: state.floor,
             known_since_wall: state.changes.front().map(|oldest| oldest.wall),
+        }
+    }
+
+    /// Adds what this service's views keep.
+    pub(super) fn count(&self, kept: &mut Kept) {
+        for view in lock(&self.state).views.values() {
+            view.count(kept);
         }
     }
 
