@@ -4,7 +4,7 @@
 //! every balancer, layer and channel of this crate.
 
 pub(crate) mod broadcast;
-mod cache_file;
+pub(crate) mod cache_file;
 mod follow;
 mod registry;
 mod static_discover;

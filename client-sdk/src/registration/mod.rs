@@ -7,6 +7,8 @@
 mod builder;
 mod command;
 mod driver;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod lease;
 mod stream;
 

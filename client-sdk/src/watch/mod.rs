@@ -6,7 +6,7 @@
 //! promise that a watch never ends by itself and no error is fatal.
 
 mod machine;
-mod views;
+pub(crate) mod views;
 
 use std::{
     collections::BTreeMap,
