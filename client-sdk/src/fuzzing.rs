@@ -6,7 +6,13 @@ use prost::Message as _;
 use registry_proto::v1;
 
 use crate::{
-    discover, orca::LoadReport, registration, retry::Pushback, view, view::wire, watch::views::fuzzing::{self, Step},
+    discover,
+    orca::LoadReport,
+    registration,
+    retry::Pushback,
+    view,
+    view::wire,
+    watch::views::fuzzing::{self, Step},
 };
 
 /// The bytes as records: a kind, a length of two bytes, and that many bytes or what is left.

@@ -229,7 +229,9 @@ pub(crate) fn check(bytes: &[u8]) {
     let same = |one: &HashMap<ViewKey, Restored>, other: &HashMap<ViewKey, Restored>| {
         one.len() == other.len()
             && one.iter().all(|(key, view)| {
-                other.get(key).is_some_and(|it| (&it.cursor, &it.instances) == (&view.cursor, &view.instances))
+                other
+                    .get(key)
+                    .is_some_and(|it| (&it.cursor, &it.instances) == (&view.cursor, &view.instances))
             })
     };
     // No fuzzer guesses a checksum: the bytes are tried as a body, too.

@@ -39,7 +39,10 @@ impl Checked {
                 assert_eq!(change.version, Some(self.version));
                 assert_eq!(&change.all, self.view.instances());
                 assert_differences(&before, change);
-                assert!(!change.all.is_empty() || service_instances == 0, "W9: emptied although the service is not");
+                assert!(
+                    !change.all.is_empty() || service_instances == 0,
+                    "W9: emptied although the service is not"
+                );
             }
             Ok(None) => assert_eq!(&before, self.view.instances(), "changed without a word"),
             Err(_) => {

@@ -21,6 +21,8 @@ pub(crate) mod size;
 pub(crate) mod wire;
 
 #[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
 mod tests;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};

@@ -93,6 +93,18 @@ impl Checked {
         Some((view.cursor(), view.instances()))
     }
 
+    /// What is half received of a view.
+    #[cfg(test)]
+    pub(crate) fn pending(&self, id: u32) -> usize {
+        self.views.by_id[&id].view.pending_bytes()
+    }
+
+    /// How often a view was read anew.
+    #[cfg(test)]
+    pub(crate) fn resyncs(&self) -> u64 {
+        self.views.counters.resyncs.load(Ordering::Relaxed)
+    }
+
     /// Does one step and checks.
     pub(crate) fn step(&mut self, step: Step) {
         let now = self.clock.now();
