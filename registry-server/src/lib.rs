@@ -16,6 +16,9 @@
 
 pub mod cli;
 pub mod core;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod grpc;
 pub mod hub;
 pub mod registry;

@@ -11,6 +11,9 @@ mod status;
 mod streams;
 mod until;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use decode::fuzzing::any_request;
+
 use std::{
     pin::Pin,
     sync::{Arc, atomic::AtomicUsize},

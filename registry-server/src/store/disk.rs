@@ -153,7 +153,8 @@ impl DiskFile for RealFile {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code))] // fuzzers need no faults
 pub(super) mod faulty;
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,8 @@ mod conformance;
 pub mod disk;
 mod embedded;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod memory;
 mod record;
 #[cfg(test)]

@@ -150,7 +150,7 @@ impl FaultyDisk {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap()
+        self.0.lock().expect("nothing panics while it is held")
     }
 }
 
@@ -334,14 +334,14 @@ impl FaultyFile {
         let mut inner = self.disk.inner();
         let grows = end.is_some_and(|end| end > inner.files[&self.id].current.len());
         let turn = inner.turn(grows);
-        act(inner.files.get_mut(&self.id).unwrap(), &turn);
+        act(inner.files.get_mut(&self.id).expect("files are never forgotten"), &turn);
         inner.done(&turn)
     }
 }
 
 impl DiskFile for FaultyFile {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let offset = usize::try_from(offset).unwrap();
+        let offset = usize::try_from(offset).expect("it fits into memory");
         self.act(Some(offset + bytes.len()), |content, turn| match turn {
             Turn::Whole => content.write(offset, bytes),
             Turn::Half => content.write(offset, &bytes[..bytes.len() / 2]),
@@ -359,7 +359,7 @@ impl DiskFile for FaultyFile {
     }
 
     fn truncate(&mut self, size: u64) -> io::Result<()> {
-        let size = usize::try_from(size).unwrap();
+        let size = usize::try_from(size).expect("it fits into memory");
         self.act(Some(size), |content, turn| {
             if *turn == Turn::Whole {
                 content.current.resize(size, 0);
