@@ -7,6 +7,7 @@ mod decode;
 mod feeder;
 mod fields;
 mod lists;
+mod seats;
 mod status;
 mod streams;
 mod until;
@@ -14,11 +15,7 @@ mod until;
 #[cfg(feature = "fuzzing")]
 pub(crate) use decode::fuzzing::any_request;
 
-use std::{
-    pin::Pin,
-    sync::{Arc, atomic::AtomicUsize},
-    time::Duration,
-};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use prost::Message;
 use registry_proto::{Frame, server::registry_server, v1};
@@ -26,14 +23,16 @@ use tokio::{sync::watch, time::timeout};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+pub(crate) use self::streams::leave_margin;
 pub use self::{
     decode::TtlBounds,
     status::{ERROR_DOMAIN, Invalid},
 };
 use self::{
     fields::Path,
-    streams::{BEHIND_WAIT, Seat, SubscribeStream, WatchStream},
-    until::Until,
+    seats::{Seat, Seats},
+    streams::{BEHIND_WAIT, SubscribeStream, WatchStream},
+    until::{Until, leaving},
 };
 use crate::{
     core::{LeaseId, Loss, Renewal, Revision, ServiceKey},
@@ -64,27 +63,47 @@ pub struct RegistryService {
     settings: GrpcSettings,
     runtime: Runtime,
     stopping: watch::Receiver<Option<Duration>>,
-    streams: Arc<AtomicUsize>,
+    /// Of `Watch` and `Subscribe`.
+    streams: Arc<Seats>,
+    /// Of `KeepAlive`.
+    renewing: Arc<Seats>,
 }
 
 impl RegistryService {
-    /// The service over a registry. When `stopping` holds a time, streams are told to leave within it.
+    /// The service over a registry. When `stopping` holds a time, streams are told to leave within it, and new ones are
+    /// refused; everything else goes on.
     pub fn new(
         registry: Registry,
         settings: GrpcSettings,
         runtime: Runtime,
         stopping: watch::Receiver<Option<Duration>>,
     ) -> Self {
-        Self { registry, settings, runtime, stopping, streams: Arc::default() }
+        Self { registry, settings, runtime, stopping, streams: Arc::default(), renewing: Arc::default() }
     }
 
     fn epoch(&self) -> String {
         self.registry.hub().epoch().to_owned()
     }
 
+    /// Waits until there is no stream.
+    pub async fn streams_ended(&self) {
+        self.streams.all_free().await;
+        self.renewing.all_free().await;
+    }
+
     fn seat(&self) -> Result<Seat, Status> {
+        self.refuse_when_stopping()?;
         let limit = self.settings.max_streams;
         Seat::take(&self.streams, limit).ok_or_else(|| status::too_many_streams(limit))
+    }
+
+    /// A stream that was opened now would be sent away at once.
+    fn refuse_when_stopping(&self) -> Result<(), Status> {
+        if self.stopping.borrow().is_none() {
+            return Ok(());
+        }
+        let half_a_second = Duration::from_millis(500);
+        Err(status::shutting_down(half_a_second + self.runtime.jitter(half_a_second)))
     }
 
     /// Waits until this server is at `revision`.
@@ -139,17 +158,20 @@ impl registry_server::Registry for RegistryService {
         &self,
         request: Request<Streaming<v1::KeepAliveRequest>>,
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
+        self.refuse_when_stopping()?;
+        let seat = Seat::take(&self.renewing, usize::MAX);
         let service = self.clone();
         let answers = request.into_inner().then(move |request| {
             let service = service.clone();
             async move { service.renew(request?).await }
         });
-        let mut stopping = self.stopping.clone();
-        let stopped = async move {
-            // An error means that the server is gone altogether.
-            let _ = stopping.wait_for(Option::is_some).await;
+        let stopping = leaving(self.stopping.clone(), self.runtime.clone());
+        let ended = async move {
+            // The stream's place is free again when its answer is dropped.
+            let _seat = seat;
+            stopping.await;
         };
-        Ok(Response::new(Box::pin(Until::new(answers, stopped))))
+        Ok(Response::new(Box::pin(Until::new(answers, ended))))
     }
 
     async fn deregister(

@@ -4,10 +4,6 @@ use std::{
     collections::VecDeque,
     future::Future,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -26,6 +22,7 @@ use super::{
     decode::{self, Watched},
     feeder::{Fed, Feeder},
     fields::Path,
+    seats::Seat,
     status,
 };
 use crate::{
@@ -39,28 +36,16 @@ pub(super) const BEHIND_WAIT: Duration = Duration::from_secs(5);
 /// Views on one stream.
 const MAX_VIEWS: usize = 10_000;
 
+/// How long a stream stays open after the time at which it was asked to leave, where all leave within `spread`: half of
+/// that, and half a second at most.
+pub(crate) fn leave_margin(spread: Duration) -> Duration {
+    spread.min(Duration::from_secs(1)) / 2
+}
+
 /// Tells streams that the server stops, and over what time they are to leave.
 pub(super) type Stopping = watch::Receiver<Option<Duration>>;
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// A place among the streams that the server may have.
-#[derive(Debug)]
-pub(super) struct Seat(Arc<AtomicUsize>);
-
-impl Seat {
-    pub(super) fn take(taken: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
-        let free = |taken: usize| (taken < limit).then_some(taken + 1);
-        taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, free).ok()?;
-        Some(Self(Arc::clone(taken)))
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
 
 /// Resolves when the server stops.
 fn stopped(mut stopping: Stopping) -> BoxFuture<Duration> {
@@ -317,7 +302,7 @@ where
             let go_away = v1::GoAway { delay: delay.try_into().ok() };
             self.say(0, v1::subscribe_response::Response::GoAway(go_away));
             // A client that follows the advice is gone by then; one that does not is sent away.
-            self.leave = Some(Box::pin(sleep(delay + Duration::from_millis(500))));
+            self.leave = Some(Box::pin(sleep(delay + leave_margin(spread))));
         }
     }
 }
@@ -385,5 +370,7 @@ fn after(duration: Duration) -> Instant {
     sleep(duration).deadline()
 }
 
+#[cfg(test)]
+mod handover_tests;
 #[cfg(test)]
 pub(super) mod tests;

@@ -46,6 +46,7 @@ pub(super) type Inspection = Box<dyn FnOnce(&State, Now) + Send>;
 pub(super) enum Request {
     Write(Pending),
     Inspect(Inspection),
+    SuspendExpiry,
 }
 
 /// A command and whoever waits for it.
@@ -114,6 +115,8 @@ pub(super) struct Writer {
     releasing: BTreeSet<LeaseId>,
     in_flight: Option<InFlight>,
     failed: Option<Arc<str>>,
+    /// Nothing falls due any more.
+    suspended: bool,
 }
 
 impl Writer {
@@ -136,6 +139,7 @@ impl Writer {
             releasing: BTreeSet::new(),
             in_flight: None,
             failed: None,
+            suspended: false,
         }
     }
 
@@ -176,7 +180,7 @@ impl Writer {
     fn due(&self) -> u64 {
         let heartbeat = self.runtime.now().mono.saturating_add(HEARTBEAT);
         // What falls due while a group is in flight goes into the next one; a failed store takes nothing any more.
-        let idle = self.in_flight.is_none() && self.failed.is_none();
+        let idle = self.in_flight.is_none() && self.failed.is_none() && !self.suspended;
         self.core.next_deadline().filter(|_| idle).map_or(heartbeat, |deadline| deadline.min(heartbeat))
     }
 
@@ -206,6 +210,7 @@ impl Writer {
     fn take(&mut self, now: Now, request: Request) {
         match request {
             Request::Inspect(read) => read(self.core.state(), now),
+            Request::SuspendExpiry => self.suspended = true,
             Request::Write(pending) => match &self.failed {
                 Some(why) => pending.answer(Err(WriteError::StoreFailed(Arc::clone(why)))),
                 None => self.waiting.push_back(pending),
@@ -251,7 +256,9 @@ impl Writer {
     fn decide(&mut self, now: Now) -> (Group, Vec<Member>) {
         let mut group = Group::default();
         let mut members = Vec::new();
-        if let Some(proposal) = self.core.tick(now, EXPIRE_CHUNK) {
+        if !self.suspended
+            && let Some(proposal) = self.core.tick(now, EXPIRE_CHUNK)
+        {
             group.add(&proposal);
             members.push(Member { proposal, pending: None });
         }

@@ -1,6 +1,12 @@
 //! What a `Subscribe` stream says to what it is asked, without a network.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use registry_proto::v1::{subscribe_request::Request, subscribe_response::Response};
 
@@ -12,7 +18,7 @@ use crate::{
 
 /// Requests that are there at once, and how many were read.
 #[derive(Clone, Default)]
-struct Asked {
+pub(super) struct Asked {
     requests: Arc<std::sync::Mutex<VecDeque<v1::SubscribeRequest>>>,
     read: Arc<AtomicUsize>,
 }
