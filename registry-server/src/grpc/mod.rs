@@ -12,9 +12,6 @@ mod status;
 mod streams;
 mod until;
 
-#[cfg(feature = "fuzzing")]
-pub(crate) use decode::fuzzing::any_request;
-
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use prost::Message;
@@ -23,6 +20,8 @@ use tokio::{sync::watch, time::timeout};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::decode::fuzzing::any_request;
 pub(crate) use self::streams::leave_margin;
 pub use self::{
     decode::TtlBounds,
