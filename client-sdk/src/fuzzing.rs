@@ -32,7 +32,7 @@ pub fn view(bytes: &[u8]) {
     for (kind, record) in records(bytes) {
         match kind % 8 {
             0 => view.view.stream_reset(),
-            1 => view.view.bookmark("e", u64::from(record.len() as u32)),
+            1 => view.view.bookmark("e", record.len() as u64),
             _ => {
                 if let Ok(change) = v1::Change::decode(record) {
                     let _ = view.apply(honest(kind, change));

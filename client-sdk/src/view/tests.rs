@@ -362,6 +362,19 @@ proptest! {
     }
 }
 
+/// C2 before C1: what is gone is not called, although what is there instead cannot be.
+#[test]
+fn instances_that_cannot_be_called_do_not_keep_those_alive_that_are_gone() {
+    let (model, mut view) = (three(), view());
+    view.apply(model.snapshot("e", 1), || 1).expect("good");
+    let strange = v1::Instance { address: "vsock:3:80".into(), ..instance("i9", 1, 2, 2) };
+    let mut delta = model.delta("e", 1, 4);
+    delta.removed = vec![v1::Removed { id: "i1".to_owned(), create_revision: 1 }];
+    (delta.added, delta.updated, delta.digest) = (vec![strange.clone()], Vec::new(), wire_digest(&[strange]));
+    let change = view.apply(delta, || 2).expect("good").expect("a change");
+    assert_eq!((change.all.len(), change.removed.len()), (0, 1));
+}
+
 /// A part of a snapshot that never ends, of about a kilobyte.
 fn endless(part: u32) -> v1::Change {
     let mut large = instance(&format!("i{part}"), 1, 1, 1);

@@ -18,13 +18,14 @@ use crate::{
     runtime::{Clock, Runtime, TokioConnect, TokioSpawn},
     view::{
         Cursor, ViewKey,
-        fuzzing::{LIMITS, assert_sound},
+        fuzzing::{LIMITS, assert_sound, has_unreadable},
     },
     watch::{LONGEST_DELAY, Restored},
 };
 
 /// What may happen.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // made once and used up
 pub(crate) enum Step {
     /// The registry sends something.
     Heard(v1::SubscribeResponse),
@@ -121,8 +122,11 @@ impl Checked {
                     _ => false,
                 };
                 let is_bookmark = matches!(message.response, Some(Response::Bookmark(_)));
+                let view_id = message.view_id;
                 let heard = self.views.heard(message);
                 assert_eq!(matches!(heard, Heard::Bookmark), is_bookmark);
+                // What is there and cannot be called is not there for callers.
+                may_empty |= self.views.by_id.get(&view_id).is_some_and(|it| has_unreadable(&it.view));
             }
             Step::Follow(number, restored) => {
                 let remembered = Restored {

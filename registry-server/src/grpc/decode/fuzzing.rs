@@ -60,7 +60,7 @@ fn short(text: &str, limit: usize) {
 }
 
 pub(crate) fn register(request: &v1::RegisterRequest) {
-    let bounds = TtlBounds { least: Duration::from_secs(2), most: Duration::from_secs(3_600) };
+    let bounds = TtlBounds { least: Duration::from_secs(2), most: Duration::from_hours(1) };
     let Some(command) = told(super::register(request, bounds)) else { return };
     let Command::Register { registrant, ttl, instances, .. } = command else { panic!("another command") };
     assert!(request.encoded_len() <= 4 << 20 && request.lease_id.len() == 16);
@@ -122,7 +122,9 @@ pub(crate) fn resolve_hold(request: &v1::ResolveHoldRequest) {
     let Command::ResolveHold { key: service, ids, actor, .. } = command else { panic!("another command") };
     key(&service);
     assert!(ids.len() <= 10_000);
-    ids.iter().for_each(|id| named(id, "._-:/@[]"));
+    for id in &ids {
+        named(id, "._-:/@[]");
+    }
     short(&actor, 253);
 }
 

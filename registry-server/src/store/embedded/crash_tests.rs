@@ -232,7 +232,7 @@ fn d4_a_full_disk_refuses_writes_keeps_what_was_acknowledged_and_works_again_wit
                 assert!(said.contains("no storage space") && said.contains("disk/"), "{context}: {said}");
                 assert!(said.contains("has room") && said.contains("start the server"), "{context}: {said}");
             }
-            let left: Vec<_> = disk.contents().into_keys().filter(|name| name.ends_with(".tmp")).collect();
+            let left = files::list(disk).unwrap().temporary;
             assert!(left.is_empty(), "{context}: {left:?} fill a disk that is full");
             let kept = walls(&disk.after_kill(), grow_bytes);
             check_kept(&kept, run, &context);

@@ -68,7 +68,7 @@ fn a_bit_flipped_in_any_byte_of_any_file_loses_nothing_unsaid() {
         let newest = newest_log(&files);
         let mut recovered = 0;
         for (name, bytes) in &files {
-            for at in 0..bytes.len() {
+            for (at, byte) in bytes.iter().enumerate() {
                 for mask in [1 << (at % 8), 0xFF] {
                     let context =
                         format!("{name} at {at}, {mask:#x}, killed: {killed}, grown by {grow_bytes}");
@@ -76,7 +76,7 @@ fn a_bit_flipped_in_any_byte_of_any_file_loses_nothing_unsaid() {
                     damaged.get_mut(name).unwrap()[at] ^= mask;
                     if let Some(loaded) = opened(&damaged, name, &context) {
                         assert!(
-                            loaded == all && *name == newest && bytes[at] == 0,
+                            loaded == all && *name == newest && *byte == 0,
                             "{context}: passed unnoticed"
                         );
                         recovered += 1;
