@@ -25,6 +25,7 @@
 //! | `failing_store` | a store that fails, under a server in the test's process: D4 |
 //! | `handover` | SIGTERM: who is told what, what goes on meanwhile, and that the end comes |
 //! | `lifecycle` | start, stop, freeze, expiry: D1, L1, L2, L4, L5 |
+//! | `wait_applied` | who is waited for until a change is applied, who is asked, and what counts as an answer: C4 |
 //! | `protocol` | resuming, selectors, bookmarks, streams of many views: W5, W7, W9 |
 //!
 //! | test | what it shows, with the SDK |

@@ -25,7 +25,7 @@ use tokio::{
     task::JoinSet,
 };
 
-const ROUNDS: usize = 6;
+const ROUNDS: usize = 5;
 const WATCHERS: usize = 1_000;
 const CONNECTIONS: usize = 8;
 const SERVICES: u64 = 16;
@@ -35,7 +35,7 @@ const STOP_AFTER: usize = 400;
 /// Records of a service that nobody watches, written in each round so that there is something to fold.
 const FILLING: u64 = 2_000;
 /// Above what is written in two rounds, and below what is written in all.
-const HISTORY: &str = "8000";
+const HISTORY: &str = "7500";
 const LIMIT: Duration = Duration::from_mins(5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,39 +66,9 @@ async fn rounds() {
             history.readings.push(reading.expect("a reading"));
         }
         let (gone, server_gone) = watch::channel(false);
-        let mut watching = JoinSet::new();
-        for (number, mut watcher) in watchers.drain(..).enumerate() {
-            let (client, mut server_gone) = (clients[number % CONNECTIONS].clone(), server_gone.clone());
-            // They ask, and read nothing of what comes; in the next round they are that far behind.
-            let lags = round > 0 && (number + round).is_multiple_of(10);
-            watching.spawn(async move {
-                watcher.open(&client).await.expect("a durable server takes the cursor that it gave");
-                if lags {
-                    server_gone.wait_for(|gone| *gone).await.expect("the test goes on");
-                    watcher.close();
-                } else {
-                    watcher.drain().await;
-                }
-                (number, watcher)
-            });
-        }
-        let (acked, enough) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-        let mut writing = JoinSet::new();
-        for mut writer in writers.drain(..) {
-            let client = clients[writing.len() % CONNECTIONS].clone();
-            let (acked, enough) = (Arc::clone(&acked), Arc::clone(&enough));
-            writing.spawn(async move {
-                for _ in 0..WRITES {
-                    if writer.write(&client, run).await.is_err() {
-                        break;
-                    }
-                    if acked.fetch_add(1, Ordering::Relaxed) + 1 == STOP_AFTER {
-                        enough.notify_one();
-                    }
-                }
-                writer
-            });
-        }
+        let watching = start_watching(watchers, round, &clients, &server_gone);
+        let enough = Arc::new(Notify::new());
+        let writing = start_writing(writers, run, &clients, &enough);
         fill(&clients, run).await;
         enough.notified().await;
         if round % 2 == 0 {
@@ -134,22 +104,11 @@ async fn rounds() {
         deltas += usize::from(watcher.since_opened().iter().any(|event| matches!(event, Event::Told(_))));
         watcher.close();
     }
+    assert!(deltas >= WATCHERS / 10, "those that lagged had something to catch up with: {deltas}");
     history.readings.extend(last);
     history.writes = writers.into_iter().flat_map(|writer| writer.writes).collect();
     history.watchers = watchers.into_iter().map(Watcher::into_record).collect();
-    for record in &history.watchers {
-        let mut resumed = false;
-        for event in &record.events {
-            match event {
-                Event::Opened { cursor, .. } => resumed = cursor.is_some(),
-                Event::Told(told) if told.snapshot && resumed => {
-                    panic!("W5 resumable: {} got a snapshot: {:?}", record.name, told.reason)
-                }
-                _ => {}
-            }
-        }
-    }
-    assert!(deltas >= WATCHERS / 10, "those that lagged had something to catch up with: {deltas}");
+    assert_no_snapshots(&history);
     assert_kept(&history);
 }
 
@@ -217,6 +176,74 @@ async fn w5_beyond_the_history_who_missed_something_gets_a_snapshot_that_says_so
     assert!(newest_base(&setup) > 0, "nothing was folded");
     let watchers = watchers.into_iter().map(Watcher::into_record).collect();
     assert_kept(&History { watchers, ..History::default() });
+}
+
+/// Opens all watchers. From the second round on a tenth of them asks, and reads nothing of what comes before the server
+/// is gone: in the next round they are that far behind.
+fn start_watching(
+    watchers: Vec<Watcher>,
+    round: usize,
+    clients: &[Client],
+    server_gone: &watch::Receiver<bool>,
+) -> JoinSet<(usize, Watcher)> {
+    let mut watching = JoinSet::new();
+    for (number, mut watcher) in watchers.into_iter().enumerate() {
+        let (client, mut server_gone) = (clients[number % CONNECTIONS].clone(), server_gone.clone());
+        let lags = round > 0 && (number + round).is_multiple_of(10);
+        watching.spawn(async move {
+            watcher.open(&client).await.expect("a durable server takes the cursor that it gave");
+            if lags {
+                server_gone.wait_for(|gone| *gone).await.expect("the test goes on");
+                watcher.close();
+            } else {
+                watcher.drain().await;
+            }
+            (number, watcher)
+        });
+    }
+    watching
+}
+
+/// Lets all writers write, and says when there is enough of it.
+fn start_writing(
+    writers: Vec<Writer>,
+    run: u32,
+    clients: &[Client],
+    enough: &Arc<Notify>,
+) -> JoinSet<Writer> {
+    let (mut writing, acked) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
+    for mut writer in writers {
+        let client = clients[writing.len() % CONNECTIONS].clone();
+        let (acked, enough) = (Arc::clone(&acked), Arc::clone(enough));
+        writing.spawn(async move {
+            for _ in 0..WRITES {
+                if writer.write(&client, run).await.is_err() {
+                    break;
+                }
+                if acked.fetch_add(1, Ordering::Relaxed) + 1 == STOP_AFTER {
+                    enough.notify_one();
+                }
+            }
+            writer
+        });
+    }
+    writing
+}
+
+/// Nobody who came with a cursor got a snapshot.
+fn assert_no_snapshots(history: &History) {
+    for record in &history.watchers {
+        let mut resumed = false;
+        for event in &record.events {
+            match event {
+                Event::Opened { cursor, .. } => resumed = cursor.is_some(),
+                Event::Told(told) if told.snapshot && resumed => {
+                    panic!("W5 resumable: {} got a snapshot: {:?}", record.name, told.reason)
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 fn service(number: u64) -> String {

@@ -23,9 +23,10 @@ use super::{
     feeder::{Fed, Feeder},
     fields::Path,
     seats::Seat,
-    status,
+    status::{self, Invalid},
 };
 use crate::{
+    applied::Watchers,
     core::Revision,
     hub::{Hub, Start, Step},
     runtime::Runtime,
@@ -72,13 +73,14 @@ pub(super) struct WatchStream {
 impl WatchStream {
     pub(super) fn open(
         hub: Hub,
+        watchers: &Watchers,
         watched: &Watched,
         stopping: Stopping,
         runtime: Runtime,
         seat: Seat,
     ) -> Result<Self, Status> {
         let epoch = hub.epoch().to_owned();
-        let mut feeder = Feeder::new(hub);
+        let mut feeder = Feeder::new(hub, watchers);
         feeder.open(0, watched)?;
         let key = crate::hub::wire_key(&watched.key);
         Ok(Self { feeder, key, epoch, stopping: stopped(stopping), runtime, ended: false, _seat: seat })
@@ -99,10 +101,10 @@ impl Stream for WatchStream {
         }
         let fed = ready!(this.feeder.poll(cx, false));
         let frame = match fed {
-            Fed::Step(_, Step { part, reset_reason }) => {
+            Fed::Step(_, Step { part, reset_reason, .. }) => {
                 Frame { prefix: reset(reset_reason), shared: part.as_message(), ..Frame::default() }
             }
-            Fed::Bookmark(revision) => Frame::of(&v1::Change {
+            Fed::Bookmark { revision, .. } => Frame::of(&v1::Change {
                 key: Some(this.key.clone()),
                 kind: v1::ChangeKind::Bookmark.into(),
                 epoch: this.epoch.clone(),
@@ -127,6 +129,8 @@ pub(super) struct SubscribeStream<R> {
     feeder: Feeder,
     hub: Hub,
     requests: Option<R>,
+    /// The client said that it acks.
+    acks: bool,
     outbox: VecDeque<Frame>,
     ahead: Vec<Ahead>,
     /// Wakes when one of `ahead` can open or has waited long enough.
@@ -142,11 +146,19 @@ impl<R> SubscribeStream<R>
 where
     R: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin,
 {
-    pub(super) fn new(hub: Hub, requests: R, stopping: Stopping, runtime: Runtime, seat: Seat) -> Self {
+    pub(super) fn new(
+        hub: Hub,
+        watchers: &Watchers,
+        requests: R,
+        stopping: Stopping,
+        runtime: Runtime,
+        seat: Seat,
+    ) -> Self {
         Self {
-            feeder: Feeder::new(hub.clone()),
+            feeder: Feeder::new(hub.clone(), watchers),
             hub,
             requests: Some(requests),
+            acks: false,
             outbox: VecDeque::new(),
             ahead: Vec::new(),
             ahead_changes: None,
@@ -164,7 +176,8 @@ where
         while let Some(requests) = &mut self.requests {
             match Pin::new(requests).poll_next(cx) {
                 Poll::Pending => return Ok(true),
-                // The client has nothing more to ask; it goes on reading.
+                // The client has nothing more to ask; it goes on reading. If it said that it acks, it lags from now on: it may
+                // be about to come back on another stream, and goes by what it has.
                 Poll::Ready(None) => self.requests = None,
                 Poll::Ready(Some(Err(broken))) => return Err(broken),
                 Poll::Ready(Some(Ok(request))) => self.take(request),
@@ -184,18 +197,56 @@ where
                 self.feeder.close(view.view_id);
                 self.ahead.retain(|ahead| ahead.view_id != view.view_id);
             }
-            // Says who it is. The server never asks for acks yet, and so is owed none.
             Some(Request::Hello(hello)) => {
-                let root = Path::Root;
-                if let Err(invalid) =
-                    super::fields::uid(&hello.client_id, root.field("hello").field("client_id"))
-                {
+                if let Err(invalid) = self.hello(&hello) {
                     self.refuse(0, &invalid.into());
                 }
             }
-            Some(Request::Ack(_)) => self.refuse(0, &status::not_implemented("SubscribeRequest.ack")),
-            None => self.refuse(0, &status::Invalid::new("request", "is required").into()),
+            Some(Request::Ack(ack)) => {
+                if let Err(invalid) = self.ack(&ack) {
+                    self.refuse(0, &invalid.into());
+                }
+            }
+            None => self.refuse(0, &Invalid::new("request", "is required").into()),
         }
+    }
+
+    fn hello(&mut self, hello: &v1::Hello) -> Result<(), Invalid> {
+        let root = Path::Root;
+        let path = root.field("hello");
+        let client = super::fields::uid(&hello.client_id, path.field("client_id"))?;
+        if hello.acks && !self.feeder.watcher().named(client) {
+            return Err(
+                path.invalid("comes after a view; send it first, so that its acks count for all views")
+            );
+        }
+        self.acks |= hello.acks;
+        Ok(())
+    }
+
+    /// What was not told cannot have been applied: such an ack counts for nothing, and the client is told.
+    fn ack(&mut self, ack: &v1::Ack) -> Result<(), Invalid> {
+        let root = Path::Root;
+        let path = root.field("ack");
+        if !self.acks {
+            return Err(
+                path.invalid("is of no use, for `hello` did not say `acks`; say it at the stream's start")
+            );
+        }
+        let epoch = self.hub.epoch();
+        if ack.epoch != epoch {
+            let found: String = ack.epoch.chars().take(64).collect();
+            return Err(path.field("epoch").invalid(format!("is `{found}`; this stream is about `{epoch}`")));
+        }
+        let told = self.feeder.told();
+        if ack.revision > told {
+            let found = ack.revision;
+            let problem =
+                format!("is {found}, but this stream's newest bookmark says {told}; ack what it says");
+            return Err(path.field("revision").invalid(problem));
+        }
+        self.feeder.watcher().acked(ack.revision);
+        Ok(())
     }
 
     fn subscribe(&mut self, view: &v1::SubscribeView) {
@@ -206,18 +257,18 @@ where
             .map_err(Status::from)
             .and_then(|request| decode::watch(request, watch));
         // A view of the same id ends, whatever comes of the new one.
-        self.feeder.close(view.view_id);
+        self.feeder.stop(view.view_id);
         self.ahead.retain(|ahead| ahead.view_id != view.view_id);
         match decoded {
             Ok(_) if view.view_id == 0 => {
                 let problem = "is 0, which stands for the stream itself; choose 1 or more";
                 self.refuse(0, &subscribe.field("view_id").invalid(problem).into());
             }
-            Err(refused) => self.refuse(view.view_id, &refused),
+            Err(refused) => self.refuse_view(view.view_id, &refused),
             Ok(_) if self.feeder.views() + self.ahead.len() >= MAX_VIEWS => {
                 let problem =
                     format!("this stream has {MAX_VIEWS} views, which is the limit; open another stream");
-                self.refuse(view.view_id, &subscribe.field("view_id").invalid(problem).into());
+                self.refuse_view(view.view_id, &subscribe.field("view_id").invalid(problem).into());
             }
             Ok(watched) => self.open(view.view_id, watched),
         }
@@ -232,7 +283,7 @@ where
             }
             _ => {
                 if let Err(refused) = self.feeder.open(view_id, &watched) {
-                    self.refuse(view_id, &refused.into());
+                    self.refuse_view(view_id, &refused.into());
                 }
             }
         }
@@ -263,12 +314,17 @@ where
                 if ahead.revision <= head {
                     self.open(ahead.view_id, ahead.watched);
                 } else if ahead.until <= now {
-                    self.refuse(ahead.view_id, &status::replica_behind(ahead.revision, head));
+                    self.refuse_view(ahead.view_id, &status::replica_behind(ahead.revision, head));
                 } else {
                     self.ahead.push(ahead);
                 }
             }
         }
+    }
+
+    fn refuse_view(&mut self, view_id: u32, status: &Status) {
+        self.feeder.close(view_id);
+        self.refuse(view_id, status);
     }
 
     fn refuse(&mut self, view_id: u32, status: &Status) {
@@ -338,7 +394,7 @@ where
             }
         };
         let frame = match fed {
-            Fed::Step(view_id, Step { part, reset_reason }) => {
+            Fed::Step(view_id, Step { part, reset_reason, .. }) => {
                 let mut prefix = v1::SubscribeResponse { view_id, response: None }.encode_to_vec();
                 if let Some(reason) = reset_reason {
                     // The same embedded message twice is merged: see the hub's encoding.
@@ -348,9 +404,8 @@ where
                 }
                 Frame { prefix: prefix.into(), shared: part.as_field(), ..Frame::default() }
             }
-            Fed::Bookmark(revision) => {
-                let bookmark =
-                    v1::Bookmark { epoch: this.hub.epoch().to_owned(), revision, ack_requested: false };
+            Fed::Bookmark { revision, ack_requested } => {
+                let bookmark = v1::Bookmark { epoch: this.hub.epoch().to_owned(), revision, ack_requested };
                 let response = Some(v1::subscribe_response::Response::Bookmark(bookmark));
                 Frame::of(&v1::SubscribeResponse { view_id: 0, response })
             }

@@ -170,7 +170,8 @@ async fn what_waits_while_the_disk_works_is_one_group() {
         .map(|id| {
             let registry = registry.clone();
             Runtime::tokio().spawn(async move {
-                registry.write(register(id, id as u128, 15_000)).await.expect("written");
+                let written = registry.write(register(id, id as u128, 15_000)).await.expect("written");
+                assert_eq!(written.incarnations, [written.revision], "each names its own revision");
             })
         })
         .collect();

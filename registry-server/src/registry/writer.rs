@@ -279,7 +279,7 @@ impl Writer {
                 if let Command::Register { lease, .. } = &pending.command {
                     self.core.touch(now, lease);
                 }
-                let written = self.written(&pending.command, &proposal);
+                let written = self.written(&pending.command, &proposal, None);
                 pending.answer(Ok(written));
             } else {
                 group.add(&proposal);
@@ -333,9 +333,9 @@ impl Writer {
             changes.extend(done);
         }
         self.hub.publish(&changes, self.core.state().revision());
-        for member in members {
+        for (member, revision) in members.into_iter().zip(revisions) {
             if let Some(pending) = member.pending {
-                let written = self.written(&pending.command, &member.proposal);
+                let written = self.written(&pending.command, &member.proposal, Some(revision));
                 pending.answer(Ok(written));
             }
         }
@@ -358,18 +358,21 @@ impl Writer {
         }
     }
 
-    fn written(&self, command: &Command, proposal: &Proposal) -> Written {
+    /// `revision`: what the command's own record got. What changed nothing is repeated, and was done by then: the revision is
+    /// the one at which its instances came to be as they are, so that whoever waits for it waits for the right change.
+    fn written(&self, command: &Command, proposal: &Proposal, revision: Option<Revision>) -> Written {
         let state = self.core.state();
-        let incarnations = match command {
-            Command::Register { instances, .. } => instances
-                .iter()
-                .map(|(key, id, _)| state.instance(key, id).map_or(0, |instance| instance.create_revision))
-                .collect(),
-            _ => Vec::new(),
+        let instances = match command {
+            Command::Register { instances, .. } => instances.as_slice(),
+            _ => &[],
         };
+        let named: Vec<_> = instances.iter().map(|(key, id, _)| state.instance(key, id)).collect();
+        let repeated = || named.iter().flatten().map(|instance| instance.mod_revision).max();
+        let revision = revision.or_else(repeated).unwrap_or_else(|| state.revision());
+        let incarnations = named.iter().map(|it| it.map_or(0, |instance| instance.create_revision)).collect();
         let affects = |event: &&Event| matches!(event, Event::Removed { .. } | Event::Released { .. });
         let affected = proposal.record.events.iter().filter(affects).count();
-        Written { revision: state.revision(), incarnations, affected }
+        Written { revision, incarnations, affected }
     }
 }
 

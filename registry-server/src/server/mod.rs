@@ -138,6 +138,7 @@ where
             let ending = async {
                 registry.suspend_expiry().await;
                 tokio::select! {
+                    biased;
                     () = streams.streams_ended() => {}
                     () = sleep(spread + leave_margin(spread)) => {}
                     // Nobody can come any more.

@@ -8,8 +8,10 @@ use std::{collections::HashSet, sync::Arc};
 
 use prost::Message;
 
+mod extent;
 mod numbers;
 
+pub(super) use self::extent::{Extent, decode_extent};
 use self::numbers::{cause, cause_number, loss, loss_number, status, status_number};
 use super::wire;
 use crate::core::{
@@ -35,19 +37,6 @@ pub(super) struct Group {
     pub(super) last: Revision,
     /// Empty too in the mark that is left when a store is closed in order.
     pub(super) records: Vec<Committed>,
-}
-
-/// What a frame of a log covers, without its records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Extent {
-    /// The last revision before the group.
-    pub(super) previous: Revision,
-    /// The last revision of the group, or `previous`.
-    pub(super) last: Revision,
-    /// The newest wall time in it.
-    pub(super) wall: u64,
-    /// The size of the frame.
-    pub(super) bytes: u64,
 }
 
 /// One frame of a base.
@@ -148,15 +137,6 @@ pub(super) fn decode_group(
         return Err(malformed(format!("a group ends at revision {last} and says {}", group.last)));
     }
     Ok(Group { previous: group.previous, last, records })
-}
-
-/// Reads what a group covers, and nothing else of it. `bytes` is the size of its frame.
-pub(super) fn decode_extent(payload: &[u8], bytes: u64) -> Result<Extent, DecodeError> {
-    let failed = |error| malformed(format!("a group does not decode: {error}"));
-    let head = wire::GroupHead::decode(payload).map_err(failed)?;
-    let walls = wire::GroupWalls::decode(payload).map_err(failed)?;
-    let wall = walls.records.iter().map(|record| record.wall).max().unwrap_or(0);
-    Ok(Extent { previous: head.previous, last: head.last, wall, bytes })
 }
 
 /// How many things one frame of a base carries at most.

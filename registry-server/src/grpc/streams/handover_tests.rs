@@ -28,7 +28,8 @@ async fn subscribers(seed: u64) -> Vec<(Duration, Duration)> {
     for number in 0..STREAMS {
         let seat = Seat::take(&seats, STREAMS).expect("free");
         let (hub, stopping) = (publisher.hub.clone(), stopping.clone());
-        let mut stream = SubscribeStream::new(hub, Asked::default(), stopping, runtime.clone(), seat);
+        let mut stream =
+            SubscribeStream::new(hub, &publisher.watchers, Asked::default(), stopping, runtime.clone(), seat);
         let (ended, clock) = (ended.clone(), runtime.clone());
         runtime.spawn(async move {
             let (begun, mut told) = (clock.now().mono, Vec::new());
@@ -91,7 +92,8 @@ async fn watches_end_at_once_and_are_told_when_to_come_back_spread_evenly() {
         .map(|_| {
             let seat = Seat::take(&seats, STREAMS).expect("free");
             let hub = publisher.hub.clone();
-            WatchStream::open(hub, &watched, stopping.clone(), runtime.clone(), seat).expect("a watch")
+            WatchStream::open(hub, &publisher.watchers, &watched, stopping.clone(), runtime.clone(), seat)
+                .expect("a watch")
         })
         .collect();
     stop.send_replace(Some(SPREAD));
