@@ -31,6 +31,7 @@ impl Checked {
             ttl,
             granted: ttl,
             revision: 0,
+            epoch: String::new(),
             taken: instances.clone(),
             instances,
         };
