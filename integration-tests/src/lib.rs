@@ -36,6 +36,7 @@
 #![allow(clippy::disallowed_methods, clippy::missing_panics_doc)]
 
 pub mod fleet;
+pub mod floors;
 pub mod history;
 pub mod process;
 pub mod registrant;

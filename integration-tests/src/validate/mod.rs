@@ -7,9 +7,13 @@
 //! | `views` | watchers beside each other and beside the writers | W4, W6, W7, W9 |
 //! | `writes` | answers and readings | D1–D3 |
 //! | `leases` | what became of leases, overrides and holds | L1–L5 |
+//! | [`callers`] | what callers on the SDK saw, on a simulated network | C1–C4 |
+//! | [`applications`] | what applications on the SDK saw, and that it ends with the truth | W2, W8, L1 |
 //!
 //! None of them knows a clock: they judge order and evidence, so they cannot fail on a slow machine.
 
+pub mod applications;
+pub mod callers;
 mod leases;
 mod streams;
 mod views;
@@ -49,6 +53,12 @@ pub enum Promise {
     L3,
     L4,
     L5,
+    C1,
+    C2,
+    C3,
+    C4,
+    /// Not one of the design's: nothing panics, and no host ends by itself.
+    Sound,
 }
 
 impl fmt::Display for Promise {
@@ -71,6 +81,11 @@ impl fmt::Display for Promise {
             Self::L3 => "L3 fenced",
             Self::L4 => "L4 overrides last",
             Self::L5 => "L5 blast radius",
+            Self::C1 => "C1 last known good",
+            Self::C2 => "C2 no dead picks",
+            Self::C3 => "C3 never deaf",
+            Self::C4 => "C4 drain without a sleep",
+            Self::Sound => "soundness",
         })
     }
 }
@@ -86,7 +101,7 @@ pub struct Broken {
 }
 
 impl Promise {
-    fn broken(self, what: impl Into<String>) -> Broken {
+    pub(crate) fn broken(self, what: impl Into<String>) -> Broken {
         Broken { promise: self, what: what.into() }
     }
 }
