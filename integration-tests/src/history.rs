@@ -3,8 +3,10 @@
 //! Order is by stamps from one counter, never by a clock: a stamp taken before a call and one taken after its answer say
 //! what came before what. Instances are kept once however many watchers were told of them.
 
+mod inside;
+
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -13,6 +15,10 @@ use std::{
 
 use registry_proto::{digest, v1};
 use xxhash_rust::xxh3::xxh3_64;
+
+pub use self::inside::{
+    Answer, Ask, Asked, Changed, Commit, Gauge, Granted, Laid, Lease, Millis, Name, Placed, Rules, Run, Stall,
+};
 
 /// The tag in which writers leave the number of the write, for validators to recognise.
 pub const VALUE_TAG: &str = "value";
@@ -38,12 +44,50 @@ pub struct Item {
     pub weight: u32,
     /// The effective status.
     pub status: i32,
+    /// The tags.
+    pub tags: BTreeMap<String, String>,
+    /// The zone; empty if it has none.
+    pub zone: String,
     /// Why it is held, if it is.
     pub held: Option<String>,
     /// What it adds to the digest, by the protocol's definition.
     pub digest: u64,
     /// A hash of all of its fields.
     pub fingerprint: u64,
+}
+
+/// Which instances of a service a view contains, in the protocol's words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Tags that must be equal.
+    pub tags: BTreeMap<String, String>,
+    /// The zone; empty: any.
+    pub zone: String,
+    /// The effective statuses; empty: any.
+    pub statuses: Vec<i32>,
+}
+
+impl Selection {
+    /// What a selector asks for.
+    pub fn of(selector: &v1::Selector) -> Self {
+        Self {
+            tags: selector.tags.clone().into_iter().collect(),
+            zone: selector.zone.clone(),
+            statuses: selector.statuses.clone(),
+        }
+    }
+
+    /// Whether it is the whole service.
+    pub fn is_all(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether the view contains the instance.
+    pub fn takes(&self, item: &Item) -> bool {
+        (self.statuses.is_empty() || self.statuses.contains(&item.status))
+            && (self.zone.is_empty() || self.zone == item.zone)
+            && self.tags.iter().all(|(key, value)| item.tags.get(key) == Some(value))
+    }
 }
 
 /// A cursor.
@@ -93,6 +137,10 @@ pub enum Event {
         cursor: Option<Cursor>,
         /// Whether it asked for a snapshot all the same.
         forced: bool,
+        /// When.
+        at: Stamp,
+        /// Which run of the server it asked; 0 if that is not known.
+        run: u32,
     },
     /// It was told of a change.
     Told(Told),
@@ -111,6 +159,10 @@ pub struct WatcherRecord {
     pub name: String,
     /// Names the view. Watchers of one name watch the same; the service's name if there is no selector.
     pub view: String,
+    /// The service.
+    pub service: String,
+    /// Which of its instances.
+    pub selection: Selection,
     /// Whether it asked for `all` in deltas.
     pub include_all: bool,
     /// What happened.
@@ -244,6 +296,18 @@ pub struct History {
     pub overrides: Vec<OverrideRecord>,
     /// Mass expiries.
     pub expiries: Vec<MassExpiry>,
+    /// What was asked, renewals included, in the order in which it was sent.
+    pub asked: Vec<Asked>,
+    /// What the registry committed, in the order of epochs and revisions. Empty if nobody could see that.
+    pub commits: Vec<Commit>,
+    /// Runs of the server, in order.
+    pub runs: Vec<Run>,
+    /// When the server could not run.
+    pub stalls: Vec<Stall>,
+    /// What the hub kept, now and then.
+    pub gauges: Vec<Gauge>,
+    /// What to judge by.
+    pub rules: Rules,
 }
 
 /// Gives stamps, and keeps each instance once. Cheap to clone.
@@ -271,6 +335,8 @@ impl Recorder {
                 value: instance.tags.get(VALUE_TAG).and_then(|value| value.parse().ok()),
                 weight: instance.weight(),
                 status: instance.status,
+                tags: instance.tags.clone().into_iter().collect(),
+                zone: instance.locality.as_ref().map(|it| it.zone.clone()).unwrap_or_default(),
                 held: instance.held.as_ref().map(|held| held.reason.clone()),
                 digest: digest::of(&instance.id, instance.create_revision, instance.mod_revision),
                 fingerprint,

@@ -10,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::{
-    history::{Cursor, Event, Recorder, WatcherRecord},
+    history::{Cursor, Event, Recorder, Selection, WatcherRecord},
     process::{Client, within},
     replica::{Assembler, Replica},
     requests,
@@ -51,9 +51,15 @@ enum Source {
 impl Watcher {
     /// A watcher that has not opened a stream yet. `view` names what it watches: watchers of one name watch the same.
     pub fn new(name: &str, view: &str, request: v1::WatchRequest, over: Over, recorder: &Recorder) -> Self {
+        let service = match &request.scope {
+            Some(v1::watch_request::Scope::Key(key)) => key.service.clone(),
+            _ => String::new(),
+        };
         let record = WatcherRecord {
             name: name.into(),
             view: view.into(),
+            service,
+            selection: request.selector.as_ref().map(Selection::of).unwrap_or_default(),
             include_all: request.include_all,
             events: Vec::new(),
         };
@@ -90,6 +96,7 @@ impl Watcher {
         };
         self.stream = None;
         self.assembler = Assembler::default();
+        let at = self.recorder.stamp();
         let mut client = client.clone();
         let source = match self.over {
             Over::Watch => Source::Watch(client.watch(request).await?.into_inner()),
@@ -101,7 +108,7 @@ impl Watcher {
             }
         };
         self.stream = Some(source);
-        self.record.events.push(Event::Opened { cursor, forced });
+        self.record.events.push(Event::Opened { cursor, forced, at, run: 0 });
         Ok(())
     }
 

@@ -15,7 +15,10 @@ use std::{
 };
 
 use clap::{Parser, ValueEnum};
-use integration_tests::floors::{self, Verdict};
+use integration_tests::{
+    floors::{self, Verdict},
+    validate::{Broken, Promise},
+};
 
 /// How often it says how far it is.
 const PROGRESS: Duration = Duration::from_secs(30);
@@ -136,8 +139,7 @@ impl Soak {
             let mut floors = self.floors();
             let floor = &mut floors[at];
             floor.spent += began.elapsed();
-            let verdict =
-                played.unwrap_or_else(|panic| Verdict::panicked(floor.name, seed, &message(&*panic)));
+            let verdict = played.unwrap_or_else(|panic| panicked(floor.name, seed, &message(&*panic)));
             floor.runs += 1;
             floor.commits += verdict.commits;
             floor.told += verdict.told;
@@ -167,7 +169,8 @@ impl Soak {
 }
 
 fn floors(which: Which, from_seed: u64) -> Vec<Floor> {
-    let all: [(Which, &'static str, fn(u64) -> Verdict); 1] = [(Which::System, "system", floors::system)];
+    let all: [(Which, &'static str, fn(u64) -> Verdict); 2] =
+        [(Which::Core, "core", floors::core), (Which::System, "system", floors::system::verdict)];
     let chosen = all.into_iter().filter(|(floor, ..)| which == Which::All || which == *floor);
     let new = |(_, name, play)| Floor {
         name,
@@ -212,6 +215,12 @@ fn be_short_about_panics() {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         eprintln!("panicked at {place}: {}", message(panic.payload()));
     }));
+}
+
+/// A seed that ended in a panic: a host that failed, or something that nobody may be told.
+fn panicked(floor: &'static str, seed: u64, message: &str) -> Verdict {
+    let broken = Broken { promise: Promise::Sound, what: message.to_owned() };
+    Verdict { floor, seed, broken: vec![broken], commits: 0, told: 0 }
 }
 
 fn message(panic: &(dyn std::any::Any + Send)) -> String {

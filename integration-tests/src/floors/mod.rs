@@ -1,10 +1,41 @@
-//! The floors of the simulation: each runs something of the registry from a seed, and says what was judged and broken.
+//! The floors of simulation: parts of the server on simulated time, from a seed, thousands of them in seconds; and whole
+//! systems on a simulated network.
+//!
+//! ```text
+//!   seed ──► play ──► History ──► validate::judge ──► Verdict: which promises were broken, by name
+//! ```
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | `core` | the rules and what is published, alone: commands, time, stalls, crashes, slow watchers |
+//! | `draw` | what is asked, drawn from the seed |
+//! | `watching` | watchers and readers of a hub |
+//! | `witness` | what the registry committed, as everyone is to see it |
+//! | `recording` | the history in the making |
+//! | [`system`] | servers, SDK clients and registrants in a [`crate::sim`] |
+
+mod core;
+mod draw;
+mod recording;
+pub mod system;
+mod watching;
+mod witness;
 
 use std::fmt;
 
-use crate::validate::{Broken, Promise};
+use crate::{
+    history::History,
+    validate::{self, Broken},
+};
 
-pub mod system;
+/// What a floor came to.
+#[derive(Clone, Debug)]
+pub struct Floor {
+    /// All that happened.
+    pub history: History,
+    /// What was broken so badly that no history can tell it.
+    pub broken: Vec<Broken>,
+}
 
 /// What the validators say of one seed.
 #[derive(Clone, Debug)]
@@ -22,10 +53,9 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// A seed that ended in a panic: a host that failed, or something that nobody may be told.
-    pub fn panicked(floor: &'static str, seed: u64, message: &str) -> Self {
-        let broken = Broken { promise: Promise::Sound, what: message.to_owned() };
-        Self { floor, seed, broken: vec![broken], commits: 0, told: 0 }
+    /// Whether every promise was kept.
+    pub fn is_kept(&self) -> bool {
+        self.broken.is_empty()
     }
 }
 
@@ -37,7 +67,19 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Plays a seed on the highest floor: whole systems, servers and SDK, on a simulated network.
-pub fn system(seed: u64) -> Verdict {
-    system::play(seed).verdict(seed)
+/// Plays a seed on the first floor: the rules and what is published, alone.
+pub fn core(seed: u64) -> Verdict {
+    verdict("core", seed, record_core(seed))
+}
+
+/// All that happens on the first floor with a seed.
+pub fn record_core(seed: u64) -> Floor {
+    core::play(seed)
+}
+
+fn verdict(floor: &'static str, seed: u64, played: Floor) -> Verdict {
+    let Floor { history, mut broken } = played;
+    broken.extend(validate::judge(&history));
+    let told = history.watchers.iter().map(|watcher| watcher.events.len()).sum();
+    Verdict { floor, seed, broken, commits: history.commits.len(), told }
 }

@@ -40,7 +40,12 @@ pub struct Run {
     pub well: Duration,
 }
 
-/// Runs a seed.
+/// Plays a seed on the highest floor, and judges it.
+pub fn verdict(seed: u64) -> Verdict {
+    play(seed).verdict(seed)
+}
+
+/// Plays a seed.
 pub fn play(seed: u64) -> Run {
     let settings = Settings::random(seed);
     let mut simulation = Simulation::new(settings.clone());

@@ -45,9 +45,11 @@ pub enum Promise {
     W7,
     W8,
     W9,
+    W10,
     D1,
     D2,
     D3,
+    D4,
     L1,
     L2,
     L3,
@@ -73,9 +75,11 @@ impl fmt::Display for Promise {
             Self::W7 => "W7 true bookmarks",
             Self::W8 => "W8 self-verifying",
             Self::W9 => "W9 empty-safe",
+            Self::W10 => "W10 bounded",
             Self::D1 => "D1 durable",
             Self::D2 => "D2 read your writes",
             Self::D3 => "D3 all or nothing",
+            Self::D4 => "D4 fail-stop",
             Self::L1 => "L1 no early expiry",
             Self::L2 => "L2 prompt expiry",
             Self::L3 => "L3 fenced",
@@ -110,7 +114,7 @@ impl Promise {
 pub type Validator = fn(&History) -> Result<(), Broken>;
 
 /// All of them.
-pub const ALL: [Validator; 17] = [
+pub const ALL: &[Validator] = &[
     w1_ordered,
     w2_gapless,
     w3_unique,
@@ -130,10 +134,14 @@ pub const ALL: [Validator; 17] = [
     l5_blast_radius,
 ];
 
+/// Every promise that the history shows broken.
+pub fn judge(history: &History) -> Vec<Broken> {
+    ALL.iter().filter_map(|judge| judge(history).err()).collect()
+}
+
 /// Panics with the name of every promise that the history shows broken.
 pub fn assert_kept(history: &History) {
-    let broken: Vec<String> =
-        ALL.iter().filter_map(|judge| judge(history).err()).map(|broken| broken.to_string()).collect();
+    let broken: Vec<String> = judge(history).iter().map(ToString::to_string).collect();
     assert!(broken.is_empty(), "promises were broken:\n{}", broken.join("\n"));
 }
 

@@ -14,7 +14,7 @@ pub fn w1_ordered(history: &History) -> Result<(), Broken> {
         let mut newest: Option<Cursor> = None;
         for event in &record.events {
             let (at, may_stay) = match event {
-                Event::Opened { cursor, forced } => {
+                Event::Opened { cursor, forced, .. } => {
                     if cursor.is_none() || *forced {
                         newest = None;
                     }
@@ -97,7 +97,7 @@ pub fn w5_resumable(history: &History) -> Result<(), Broken> {
         let broken = |what: String| Promise::W5.broken(format!("{}: {what}", record.name));
         let mut opened: Option<(Option<Cursor>, bool)> = None;
         play(record, |event, before, _| match event {
-            Event::Opened { cursor, forced } => {
+            Event::Opened { cursor, forced, .. } => {
                 opened = Some((cursor.clone(), *forced));
                 Ok(())
             }

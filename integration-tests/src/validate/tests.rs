@@ -71,7 +71,7 @@ fn cursor(revision: u64) -> Cursor {
 }
 
 fn opened(at: Option<u64>) -> Event {
-    Event::Opened { cursor: at.map(cursor), forced: false }
+    Event::Opened { cursor: at.map(cursor), forced: false, at: 0, run: 0 }
 }
 
 fn write(action: Action, started: u64, outcome: Outcome) -> Write {
@@ -98,8 +98,9 @@ fn good() -> History {
     let record = |name: &str, events| WatcherRecord {
         name: name.into(),
         view: "s".into(),
-        include_all: false,
+        service: "s".into(),
         events,
+        ..WatcherRecord::default()
     };
     let reading = |started, run, revision| Reading {
         view: "s".into(),
@@ -307,7 +308,7 @@ fn l5_bites_on_too_many_removed_and_on_a_hold_without_a_reason() {
             Event::Told(delta(5, 9, left, removed, left)),
         ];
         history.watchers =
-            vec![WatcherRecord { name: "w".into(), view: "f".into(), include_all: false, events }];
+            vec![WatcherRecord { name: "w".into(), view: "f".into(), events, ..WatcherRecord::default() }];
         let ids = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
         history.expiries = vec![MassExpiry { view: "f".into(), ids, base: 4 }];
     };

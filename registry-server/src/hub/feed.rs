@@ -8,6 +8,7 @@ use std::{
 use super::{
     encode::Entry,
     explain::{Happened, Past},
+    kept::Kept,
     lock,
     logged::{Logged, LoggedItem},
     signal::{Signal, Subscription},
@@ -295,6 +296,11 @@ impl Feed {
             known_since: state.floor,
             known_since_wall: state.changes.front().map(|oldest| oldest.wall),
         }
+    }
+
+    /// Adds what this service's views keep.
+    pub(super) fn count(&self, kept: &mut Kept) {
+        lock(&self.state).views.values().for_each(|view| view.count(kept));
     }
 
     /// To be dropped when nobody watches. False, and nothing happens, if it changed since it was emptied at `emptied_at`.

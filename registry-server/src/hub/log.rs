@@ -42,9 +42,14 @@ impl RecentLog {
         self.entries.push_back((feed, logged));
     }
 
-    #[cfg(test)]
+    /// Entries.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Bytes of the encoded instances in them.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(super) fn trim(&mut self, now_wall: u64) {

@@ -15,6 +15,7 @@ mod cursor;
 mod encode;
 mod explain;
 mod feed;
+mod kept;
 mod log;
 mod logged;
 mod signal;
@@ -36,6 +37,7 @@ pub use self::{
     cursor::{Cursor, Start, Step},
     encode::{MAX_PART_BYTES, Part},
     explain::{Happened, Past},
+    kept::Kept,
     log::LogLimits,
     signal::Signal,
 };
@@ -246,6 +248,18 @@ impl Hub {
         let feed = self.inner.feeds.get(key).map(|feed| Arc::clone(feed.value()));
         let unknown = || Past::nothing_since(self.inner.forgotten_through.load(Ordering::Acquire));
         feed.map_or_else(unknown, |feed| feed.past(id))
+    }
+
+    /// How much is kept just now. Walks all services: for tests and people.
+    pub fn kept(&self) -> Kept {
+        let mut kept = Kept::default();
+        {
+            let publisher = lock(&self.inner.publisher);
+            (kept.log_entries, kept.log_bytes) = (publisher.log.len(), publisher.log.bytes());
+        }
+        let feeds: Vec<_> = self.inner.feeds.iter().map(|feed| Arc::clone(feed.value())).collect();
+        feeds.iter().for_each(|feed| feed.count(&mut kept));
+        kept
     }
 
     /// How many services have a feed here, for tests of what is dropped.

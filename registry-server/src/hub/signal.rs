@@ -40,6 +40,11 @@ impl Signal {
         self.marked.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 
+    /// How many marks wait to be taken.
+    pub fn marked(&self) -> usize {
+        self.marked.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Whether nothing is marked.
     pub fn is_clear(&self) -> bool {
         self.marked.lock().unwrap_or_else(PoisonError::into_inner).is_empty()

@@ -13,6 +13,7 @@ use registry_proto::v1;
 
 use super::{
     encode::{Entry, Header, Part, PartWriter},
+    kept::Kept,
     lock,
     logged::{Logged, LoggedItem},
     signal::Subscription,
@@ -270,6 +271,15 @@ impl View {
         }
         self.generations.push_back(Arc::clone(&generation));
         generation
+    }
+
+    /// Adds what this view keeps.
+    pub(super) fn count(&self, kept: &mut Kept) {
+        kept.views += 1;
+        kept.watchers += self.subscriptions.len();
+        kept.indexed = kept.indexed.max(self.changes.len());
+        kept.snapshots = kept.snapshots.max(self.generations.len());
+        kept.deltas = kept.deltas.max(self.deltas.len());
     }
 
     pub(super) fn generation(&self, number: u64) -> Option<Arc<Generation>> {
