@@ -10,5 +10,10 @@ fn kept(floor: fn(u64) -> Verdict, seeds: std::ops::Range<u64>) {
 
 #[test]
 fn every_promise_is_kept_by_the_rules_alone() {
-    kept(floors::core, 0..2_000);
+    kept(floors::core, 0..400);
+}
+
+#[test]
+fn every_promise_is_kept_by_the_writers_loop_on_a_bad_disk() {
+    kept(floors::writer, 0..300);
 }

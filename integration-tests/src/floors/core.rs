@@ -26,7 +26,9 @@ use crate::history::{Answer, Ask, Lease, Millis, Rules, Stall};
 /// Things that happen in one run.
 const STEPS: usize = 160;
 /// How long a group is in flight at most.
-const FLIGHT: Millis = 100;
+const FLIGHT: Millis = 40;
+/// Several groups may be in flight, one after the other, before what is due is committed.
+const LATE: Millis = 10 * FLIGHT;
 const STREAMS: usize = 4;
 
 /// Plays a seed.
@@ -73,13 +75,22 @@ impl World {
         let count = [3, 10, 40, 10_000][draw.rng.usize(..4)];
         let bytes = if draw.one_in(4) { 4_000 } else { 64 << 20 };
         let log = LogLimits { count, bytes, age: std::time::Duration::MAX };
-        let hub_settings =
-            HubSettings { log, remembered_services: settings.remembered_services, ..HubSettings::default() };
-        let rules =
-            Rules { renewal: Some(0), expiry: Some(FLIGHT), hold: Some(hold), log: Some((count, bytes)) };
+        let hub_settings = HubSettings {
+            log,
+            remembered_services: settings.remembered_services,
+            ..HubSettings::default()
+        };
+        let rules = Rules {
+            renewal: Some(0),
+            expiry: Some(LATE),
+            hold: Some(hold),
+            log: Some((count, bytes)),
+            forgets: settings.remembered_services == 1,
+        };
         let volatile = draw.one_in(10);
         let mut recording = Recording::new("e1", &settings, rules);
-        let streams = (0..STREAMS).map(|n| Stream::draw(n, &mut draw.rng, &recording.recorder)).collect();
+        let streams =
+            (0..STREAMS).map(|n| Stream::draw(n, &mut draw.rng, &recording.recorder)).collect();
         let now = 10_000;
         let hub = Hub::new("e1", &State::default(), WALL + now, hub_settings.clone());
         let mut core = Core::new(settings.clone());
@@ -207,21 +218,26 @@ impl World {
         (!members.is_empty()).then_some(members)
     }
 
-    fn name_revisions(&mut self, members: &[Member]) -> Vec<Committed> {
+    /// Makes a group durable; the registry comes to know it if it `lives`.
+    fn name_revisions(&mut self, members: &[Member], lives: bool) -> Vec<Committed> {
         let mut committed = Vec::new();
         for (proposal, _) in members {
             self.revision += self.draw.rng.u64(1..4);
             committed.push(Committed { revision: self.revision, record: proposal.record.clone() });
         }
         for it in &committed {
-            self.recording.committed(it, self.now);
+            if lives {
+                self.recording.committed(it, self.now);
+            } else {
+                self.recording.survived(it, self.now);
+            }
         }
         self.log.extend(committed.iter().cloned());
         committed
     }
 
     fn commit(&mut self, members: Vec<Member>) {
-        let committed = self.name_revisions(&members);
+        let committed = self.name_revisions(&members, true);
         let now = self.time();
         let changes: Vec<_> = committed.iter().flat_map(|it| self.core.evolve(now, it)).collect();
         self.hub.publish(&changes, self.core.state().revision());
@@ -298,7 +314,7 @@ impl World {
         if let Some(members) = in_flight
             && self.draw.rng.bool()
         {
-            self.name_revisions(&members);
+            self.name_revisions(&members, false);
         }
         self.streams.iter_mut().for_each(Stream::close);
         self.releasing.clear();

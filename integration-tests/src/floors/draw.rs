@@ -148,8 +148,7 @@ impl Draw {
 
     fn operate(&mut self) -> Drawn {
         let number = self.number();
-        // Batches too: their weights are not what their writers recognise.
-        let name = if self.one_in(4) { (BATCHES.into(), "w0-b0-0".into()) } else { self.name() };
+        let name = self.name();
         let set = (!self.one_in(3)).then(|| {
             let weight = self.rng.bool().then(|| self.rng.u16(..4));
             let status = (weight.is_none() || self.rng.bool()).then(|| self.status());

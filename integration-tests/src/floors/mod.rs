@@ -8,6 +8,8 @@
 //! | module | what it owns |
 //! |---|---|
 //! | `core` | the rules and what is published, alone: commands, time, stalls, crashes, slow watchers |
+//! | `writer` | the writer's loop over the embedded store, with writers, registrants and watchers beside each other |
+//! | `disk` | a disk that fails, tears and loses power |
 //! | `draw` | what is asked, drawn from the seed |
 //! | `watching` | watchers and readers of a hub |
 //! | `witness` | what the registry committed, as everyone is to see it |
@@ -15,11 +17,13 @@
 //! | [`system`] | servers, SDK clients and registrants in a [`crate::sim`] |
 
 mod core;
+mod disk;
 mod draw;
 mod recording;
 pub mod system;
 mod watching;
 mod witness;
+mod writer;
 
 use std::fmt;
 
@@ -70,6 +74,16 @@ impl fmt::Display for Verdict {
 /// Plays a seed on the first floor: the rules and what is published, alone.
 pub fn core(seed: u64) -> Verdict {
     verdict("core", seed, record_core(seed))
+}
+
+/// Plays a seed on the second floor: the writer's loop over a bad disk.
+pub fn writer(seed: u64) -> Verdict {
+    verdict("writer", seed, record_writer(seed))
+}
+
+/// All that happens on the second floor with a seed.
+pub fn record_writer(seed: u64) -> Floor {
+    writer::play(seed)
 }
 
 /// All that happens on the first floor with a seed.

@@ -134,6 +134,25 @@ impl Recording {
         self.witness.saw(committed, run, at);
     }
 
+    /// A record that nobody was answered for turns out to be durable.
+    pub(super) fn survived(&mut self, committed: &Committed, at: Millis) {
+        self.witness.saw(committed, 0, at);
+    }
+
+    /// The revision of the last commit.
+    pub(super) fn newest(&self) -> u64 {
+        self.witness.commits.last().map_or(0, |commit| commit.revision)
+    }
+
+    /// The incarnations that there are.
+    pub(super) fn incarnations(&self) -> HashMap<Name, u64> {
+        let services = self.witness.state().services_after(None);
+        let named = services.flat_map(|(key, service)| {
+            service.instances.values().map(|it| ((key.service.clone(), it.id.clone()), it.create_revision))
+        });
+        named.collect()
+    }
+
     /// What the hub keeps just now.
     pub(super) fn gauge(&mut self, hub: &Hub, streams: &[Stream]) {
         let Kept { watchers, views, log_entries, log_bytes, indexed, snapshots, deltas } = hub.kept();

@@ -28,7 +28,7 @@ pub struct Commit {
     pub revision: u64,
     /// When it was durable.
     pub stamp: Stamp,
-    /// Which run of the server committed it.
+    /// Which run of the server committed it. 0: none knew that it had; the next one found it.
     pub run: u32,
     /// The time that its decision bears.
     pub decided: Millis,
@@ -223,4 +223,6 @@ pub struct Rules {
     pub hold: Option<Millis>,
     /// Bounds of the recent log: entries and bytes. Nothing goes by age.
     pub log: Option<(usize, usize)>,
+    /// So few empty services are remembered that cursors on them may be outdated.
+    pub forgets: bool,
 }

@@ -2,7 +2,14 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Broken, Promise, play};
+use super::{
+    Broken, Promise,
+    expiry::Expiry,
+    fences::{Fences, Overrides},
+    guard::Guard,
+    ledger::walk,
+    play,
+};
 use crate::{
     history::{Event, History, Items, WatcherRecord},
     replica::Replica,
@@ -10,6 +17,7 @@ use crate::{
 
 /// L1: while its renewals are acknowledged, nothing of a lease leaves or is held.
 pub fn l1_no_early_expiry(history: &History) -> Result<(), Broken> {
+    walk(history, &mut Expiry::new(&history.rules, Promise::L1))?;
     for lease in history.leases.iter().filter(|lease| !lease.abandoned) {
         if let Some(exception) = lease.exceptions.first() {
             let ids = &lease.ids;
@@ -38,6 +46,7 @@ pub fn l1_no_early_expiry(history: &History) -> Result<(), Broken> {
 
 /// L2: what an unrenewed lease carries goes (or is held) at once, and in the end nothing of it is left as if it lived.
 pub fn l2_prompt_expiry(history: &History) -> Result<(), Broken> {
+    walk(history, &mut Expiry::new(&history.rules, Promise::L2))?;
     for lease in history.leases.iter().filter(|lease| lease.abandoned) {
         let alive = |items: &Items| {
             let lives = |id: &&String| items.get(id.as_str()).is_some_and(|item| item.held.is_none());
@@ -70,10 +79,19 @@ pub fn l2_prompt_expiry(history: &History) -> Result<(), Broken> {
 
 /// L3: an incarnation is only ever followed by a newer one.
 pub fn l3_fenced(history: &History) -> Result<(), Broken> {
+    walk(history, &mut Fences::default())?;
     for record in &history.watchers {
         let mut newest: HashMap<(Arc<str>, Arc<str>), u64> = HashMap::new();
         play(record, |event, _, after| {
-            let Event::Told(told) = event else { return Ok(()) };
+            let told = match event {
+                Event::Told(told) => told,
+                // A snapshot that was asked for may be a little older.
+                Event::Opened { forced: true, .. } => {
+                    newest.clear();
+                    return Ok(());
+                }
+                _ => return Ok(()),
+            };
             for item in &told.put {
                 let known = newest.entry((after.epoch.clone(), item.id.clone())).or_default();
                 if item.create_revision < *known {
@@ -92,6 +110,7 @@ pub fn l3_fenced(history: &History) -> Result<(), Broken> {
 
 /// L4: from the revision that set it until the one that cleared it, every view shows the override.
 pub fn l4_overrides_last(history: &History) -> Result<(), Broken> {
+    walk(history, &mut Overrides::new(&history.rules))?;
     for over in &history.overrides {
         let within =
             |revision: u64| revision >= over.set_at && over.cleared_at.is_none_or(|end| revision < end);
@@ -123,6 +142,7 @@ pub fn l4_overrides_last(history: &History) -> Result<(), Broken> {
 
 /// L5: expiry removes at most half of a service of four or more within a window; the rest is held, and says why.
 pub fn l5_blast_radius(history: &History) -> Result<(), Broken> {
+    walk(history, &mut Guard::new(&history.rules))?;
     for expiry in &history.expiries {
         let may_go = if expiry.base < 4 { expiry.base } else { expiry.base / 2 };
         for record in watchers(history, &expiry.view) {

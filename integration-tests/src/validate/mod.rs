@@ -6,16 +6,28 @@
 //! | `streams` | one watcher by itself | W1–W3, W5, W8 |
 //! | `views` | watchers beside each other and beside the writers | W4, W6, W7, W9 |
 //! | `writes` | answers and readings | D1–D3 |
-//! | `leases` | what became of leases, overrides and holds | L1–L5 |
 //! | [`callers`] | what callers on the SDK saw, on a simulated network | C1–C4 |
 //! | [`applications`] | what applications on the SDK saw, and that it ends with the truth | W2, W8, L1 |
+//! | `leases` | what became of leases, overrides and holds, as watchers saw it | L1–L5 |
+//! | `store` | what the commits prove of the store, and gauges of the hub | D1, D3, D4, W10 |
+//! | `truth` | what every view is to show, by the commits | beneath W2, W4–W7, W9, D1, D2 |
+//! | `ledger` | commits, answers, runs and stalls, one after the other | beneath D3, L1–L5 |
+//! | `expiry`, `guard`, `fences` | when leases end, what expiry may remove, who may change what: worked out a second time | L1–L5 |
 //!
-//! None of them knows a clock: they judge order and evidence, so they cannot fail on a slow machine.
+//! A history from outside shows what clients saw: order and evidence. One from inside (the floors) has the registry's
+//! commits and simulated time too, and is judged to the revision and the millisecond. None of them knows a real clock, so
+//! they cannot fail on a slow machine.
 
 pub mod applications;
 pub mod callers;
+mod expiry;
+mod fences;
+mod guard;
 mod leases;
+mod ledger;
+mod store;
 mod streams;
+mod truth;
 mod views;
 mod writes;
 
@@ -23,6 +35,7 @@ use std::fmt;
 
 pub use self::{
     leases::{l1_no_early_expiry, l2_prompt_expiry, l3_fenced, l4_overrides_last, l5_blast_radius},
+    store::{d4_fail_stop, w10_bounded},
     streams::{w1_ordered, w2_gapless, w3_unique, w5_resumable, w8_self_verifying},
     views::{w4_atomic, w6_coalesced, w7_true_bookmarks, w9_empty_safe},
     writes::{d1_durable, d2_read_your_writes, d3_all_or_nothing},
@@ -124,9 +137,11 @@ pub const ALL: &[Validator] = &[
     w7_true_bookmarks,
     w8_self_verifying,
     w9_empty_safe,
+    w10_bounded,
     d1_durable,
     d2_read_your_writes,
     d3_all_or_nothing,
+    d4_fail_stop,
     l1_no_early_expiry,
     l2_prompt_expiry,
     l3_fenced,

@@ -2,11 +2,14 @@
 
 use registry_proto::v1::ResetReason;
 
-use super::{Broken, Promise, play};
+use super::{Broken, Promise, play, truth::Truth};
 use crate::{
-    history::{Cursor, Event, History},
+    history::{Cursor, Event, History, Told, WatcherRecord},
     replica::Replica,
 };
+
+/// A log of so many bytes holds all that the floors ever put into it.
+const AMPLE: usize = 64 << 20;
 
 /// W1: the revisions of one view only grow; across streams too, unless the history is another or the watcher began anew.
 pub fn w1_ordered(history: &History) -> Result<(), Broken> {
@@ -40,11 +43,15 @@ pub fn w1_ordered(history: &History) -> Result<(), Broken> {
 
 /// W2: every delta applies by the acceptance rule, and what results is the view that the server has at that revision.
 pub fn w2_gapless(history: &History) -> Result<(), Broken> {
+    let truth = Truth::of(history);
     for record in &history.watchers {
         let broken = |what: String| Promise::W2.broken(format!("{}: {what}", record.name));
         play(record, |event, before, after| {
             if let Event::Told(told) = event {
                 before.accepts(told).map_err(broken)?;
+            }
+            if let Some(what) = truth.differs(record, after) {
+                return Err(broken(what));
             }
             let same = |reading: &&crate::history::Reading| {
                 (&reading.view, &reading.epoch, reading.revision)
@@ -82,6 +89,13 @@ pub fn w3_unique(history: &History) -> Result<(), Broken> {
                     "{} was told twice of {} as of revision {}",
                     record.name, twice.id, twice.mod_revision
                 ))),
+                None if told.removed.iter().any(|(id, _)| !before.items.contains_key(id)) => {
+                    let removed = &told.removed;
+                    Err(Promise::W3.broken(format!(
+                        "{} was told twice that {removed:?} left, by revision {}",
+                        record.name, told.revision
+                    )))
+                }
                 None if told.revision == before.cursor => Err(Promise::W3
                     .broken(format!("{} was told twice of revision {}", record.name, told.revision))),
                 None => Ok(()),
@@ -93,11 +107,14 @@ pub fn w3_unique(history: &History) -> Result<(), Broken> {
 
 /// W5: a stream that resumes goes on with deltas, or with a snapshot that names a reason which is true.
 pub fn w5_resumable(history: &History) -> Result<(), Broken> {
+    let truth = Truth::of(history);
     for record in &history.watchers {
         let broken = |what: String| Promise::W5.broken(format!("{}: {what}", record.name));
         let mut opened: Option<(Option<Cursor>, bool)> = None;
+        let mut run = 0;
         play(record, |event, before, _| match event {
-            Event::Opened { cursor, forced, .. } => {
+            Event::Opened { cursor, forced, run: asked, .. } => {
+                run = *asked;
                 opened = Some((cursor.clone(), *forced));
                 Ok(())
             }
@@ -113,13 +130,19 @@ pub fn w5_resumable(history: &History) -> Result<(), Broken> {
                     Some((_, true)) => &[ResetReason::Requested],
                     Some((None, _)) => &[ResetReason::Initial],
                     Some((Some(cursor), _)) if cursor.epoch != told.epoch => &[ResetReason::EpochChanged],
-                    Some((Some(_), _)) => &[ResetReason::HistoryGone],
+                    // The history may go between opening and reading.
+                    Some((Some(_), _)) => &[ResetReason::HistoryGone, ResetReason::Lagged],
                     None => &[ResetReason::Lagged],
                 };
                 // Whatever the reason was, the snapshot may have been replaced while it was read.
                 let named = expected.contains(&told.reason) || told.reason == ResetReason::SnapshotReplaced;
                 if !named {
                     return Err(broken(format!("a snapshot because of {:?}, not {expected:?}", told.reason)));
+                }
+                if matches!(told.reason, ResetReason::HistoryGone | ResetReason::Lagged) {
+                    let cursor = first.as_ref().and_then(|(cursor, _)| cursor.as_ref());
+                    let cursor = cursor.map_or(before.cursor, |cursor| cursor.revision);
+                    needless(history, &truth, record, told, (run, cursor)).map_err(broken)?;
                 }
                 behind(before, told, first.as_ref().is_some_and(|(_, forced)| *forced)).map_err(broken)
             }
@@ -161,8 +184,43 @@ pub fn w8_self_verifying(history: &History) -> Result<(), Broken> {
     Ok(())
 }
 
+/// A snapshot because of lost history, where nothing was lost that it takes.
+fn needless(
+    history: &History,
+    truth: &Truth<'_>,
+    record: &WatcherRecord,
+    told: &Told,
+    (run, cursor): (u32, u64),
+) -> Result<(), String> {
+    if truth.is_silent() || history.rules.forgets {
+        return Ok(());
+    }
+    let reason = told.reason;
+    let last = truth.last_change(&told.epoch, &record.service, told.revision);
+    if last <= cursor {
+        return Err(format!("a snapshot because of {reason:?}, and nothing changed since the cursor {cursor}"));
+    }
+    let (Some((entries, bytes)), Some(run)) =
+        (history.rules.log, history.runs.iter().find(|it| it.number == run))
+    else {
+        return Ok(());
+    };
+    let mut services = 0;
+    // What was not published when it was read had not pushed anything out of the log, so all that there ever was counts.
+    for commit in truth.between(&told.epoch, cursor, u64::MAX).filter(|it| it.run <= run.number) {
+        let named: std::collections::BTreeSet<_> = commit.changes.iter().map(|it| &it.name.0).collect();
+        services += named.len();
+    }
+    if bytes >= AMPLE && cursor >= run.base && services <= entries {
+        return Err(format!(
+            "a snapshot because of {reason:?} at the cursor {cursor}, and the log has room for the {services} changes since"
+        ));
+    }
+    Ok(())
+}
+
 /// A snapshot of the same history that is older than what the watcher knew.
-fn behind(before: &Replica, told: &crate::history::Told, forced: bool) -> Result<(), String> {
+fn behind(before: &Replica, told: &Told, forced: bool) -> Result<(), String> {
     if told.epoch == before.epoch && told.revision < before.cursor && !forced {
         return Err(format!("a snapshot of revision {} at the cursor {}", told.revision, before.cursor));
     }

@@ -5,9 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use super::{Broken, Promise, play};
+use super::{Broken, Promise, play, truth::Truth};
 use crate::{
-    history::{Event, History, Items, Outcome, Write},
+    history::{Event, History, Items, Outcome, Told, WatcherRecord, Write},
     replica::Replica,
 };
 
@@ -33,9 +33,13 @@ pub fn w4_atomic(history: &History) -> Result<(), Broken> {
             by_member.insert((&write.view, member), &write.members);
         }
     }
+    let truth = Truth::of(history);
     for record in &history.watchers {
-        play(record, |event, _, after| {
+        play(record, |event, before, after| {
             let Event::Told(told) = event else { return Ok(()) };
+            if let Some(what) = torn(&truth, record, told, (before, after)) {
+                return Err(Promise::W4.broken(format!("{}: {what}", record.name)));
+            }
             let changed = told.put.iter().map(|item| &item.id).chain(told.removed.iter().map(|(id, _)| id));
             for id in changed {
                 let Some(members) = by_member.get(&(record.view.as_str(), &**id)) else { continue };
@@ -56,11 +60,20 @@ pub fn w4_atomic(history: &History) -> Result<(), Broken> {
 
 /// W6: two watchers of one view have the same at the same revision, whichever way they came to it.
 pub fn w6_coalesced(history: &History) -> Result<(), Broken> {
+    let truth = Truth::of(history);
     let mut seen: HashMap<(String, Arc<str>, u64), (u64, &str)> = HashMap::new();
     for record in &history.watchers {
-        play(record, |event, _, after| {
-            if !matches!(event, Event::Told(_)) {
-                return Ok(());
+        play(record, |event, before, after| {
+            let Event::Told(told) = event else { return Ok(()) };
+            // Of one revision alone, W2 says the same.
+            let missed = truth.between(&told.epoch, before.cursor, told.revision);
+            let concerns = |commit: &&crate::history::Commit| {
+                commit.changes.iter().any(|it| *it.name.0 == *record.service)
+            };
+            let missed = missed.filter(concerns).count();
+            if let Some(what) = truth.differs(record, after).filter(|_| !told.snapshot && missed > 1) {
+                let name = &record.name;
+                return Err(Promise::W6.broken(format!("{name}: one delta for {missed} revisions: {what}")));
             }
             let place = (record.view.clone(), after.epoch.clone(), after.cursor);
             let (fingerprint, other) = *seen.entry(place).or_insert((after.fingerprint, &record.name));
@@ -79,6 +92,7 @@ pub fn w6_coalesced(history: &History) -> Result<(), Broken> {
 /// W7: after a bookmark, nothing comes from before it; and at the bookmark, every write acknowledged up to its revision
 /// is in the view.
 pub fn w7_true_bookmarks(history: &History) -> Result<(), Broken> {
+    let truth = Truth::of(history);
     for record in &history.watchers {
         let batches = batches(history, &record.view);
         let mut marked: Option<(Arc<str>, u64)> = None;
@@ -90,6 +104,9 @@ pub fn w7_true_bookmarks(history: &History) -> Result<(), Broken> {
             }
             Event::Bookmark(bookmark) => {
                 marked = Some((bookmark.epoch.clone(), bookmark.revision));
+                if let Some(what) = truth.differs(record, after).filter(|_| after.epoch == bookmark.epoch) {
+                    return Err(broken(format!("at the bookmark {}: {what}", bookmark.revision)));
+                }
                 missing(&batches, after, bookmark.revision).map_or(Ok(()), |what| {
                     Err(broken(format!("at the bookmark {}: {what}", bookmark.revision)))
                 })
@@ -119,12 +136,16 @@ pub fn w7_true_bookmarks(history: &History) -> Result<(), Broken> {
 
 /// W9: a view is empty only when nothing can be in it, and the counts beside it say the same.
 pub fn w9_empty_safe(history: &History) -> Result<(), Broken> {
+    let truth = Truth::of(history);
     for record in &history.watchers {
         let batches = batches(history, &record.view);
         let broken = |what: String| Promise::W9.broken(format!("{}: {what}", record.name));
         play(record, |event, before, after| {
             let Event::Told(told) = event else { return Ok(()) };
             let shown = after.items.len();
+            if let Some(what) = untrue(&truth, record, told, after) {
+                return Err(broken(what));
+            }
             if (told.service_instances as usize) < shown {
                 return Err(broken(format!("{shown} instances of a service of {}", told.service_instances)));
             }
@@ -149,6 +170,60 @@ pub fn w9_empty_safe(history: &History) -> Result<(), Broken> {
         })?;
     }
     Ok(())
+}
+
+/// A revision of which a view shows one part and not another, where commits are known.
+fn torn(
+    truth: &Truth<'_>,
+    record: &WatcherRecord,
+    told: &Told,
+    (before, after): (&Replica, &Replica),
+) -> Option<String> {
+    if truth.is_silent() {
+        return None;
+    }
+    let known = if told.snapshot { 0 } else { before.cursor };
+    let last = truth.at(&told.epoch, &record.service, told.revision);
+    for commit in truth.between(&told.epoch, known, told.revision) {
+        let (mut shown, mut hidden) = (None, None);
+        for changed in commit.changes.iter().filter(|it| *it.name.0 == *record.service) {
+            let (id, item) = (&changed.name.1, changed.after.as_ref().map(|it| &it.item));
+            let takes =
+                |it: &Option<crate::history::Placed>| it.as_ref().is_some_and(|it| record.selection.takes(&it.item));
+            // What a later revision changed again says nothing; nor what the view never had.
+            let final_here = last.get(id) == item;
+            let had = before.items.contains_key(id) && !told.snapshot;
+            if !final_here || !(takes(&changed.after) || takes(&changed.before) && had) {
+                continue;
+            }
+            let expected = item.filter(|item| record.selection.takes(item));
+            if after.items.get(id) == expected { shown = Some(id) } else { hidden = Some(id) };
+        }
+        if let (Some(shown), Some(hidden)) = (shown, hidden) {
+            return Some(format!("of revision {} it shows {shown} and not {hidden}", commit.revision));
+        }
+    }
+    None
+}
+
+/// Emptiness, or numbers beside it, that are not true, where commits are known.
+fn untrue(truth: &Truth<'_>, record: &WatcherRecord, told: &Told, after: &Replica) -> Option<String> {
+    if truth.is_silent() {
+        return None;
+    }
+    let (epoch, service, revision) = (&*told.epoch, record.service.as_str(), told.revision);
+    let items = truth.at(epoch, service, revision);
+    if after.items.is_empty() && items.values().any(|item| record.selection.takes(item)) {
+        return Some(format!("an empty view at revision {revision}, which has {}", items.len()));
+    }
+    if told.exists != truth.exists(epoch, service, revision) {
+        return Some(format!("at revision {revision} it says that the service exists: {}", told.exists));
+    }
+    // Of a selection, the number may be newer than the view's last change.
+    let upto = if record.selection.is_all() { revision } else { u64::MAX };
+    let counts = truth.counts(epoch, service, revision, upto);
+    let counted = counts.iter().any(|count| *count == told.service_instances as usize);
+    (!counted).then(|| format!("{} instances at revision {revision}, not {counts:?}", told.service_instances))
 }
 
 /// A batch that does not show what was acknowledged at `revision` or before, nor anything that came later.

@@ -1,11 +1,13 @@
 //! What answers and readings prove: durability, reading one's own writes, all or nothing.
 
-use super::{Broken, Promise, views};
-use crate::history::{History, Outcome, Reading, Write};
+use super::{Broken, Promise, ledger::walk, store, truth::Truth, views};
+use crate::history::{Event, History, Outcome, Reading, Write};
 
 /// D1: what one run of the server acknowledged, every later run shows, unless it was written again.
 pub fn d1_durable(history: &History) -> Result<(), Broken> {
-    shown(history, Promise::D1, |run, reading| run < reading.run)
+    store::durable(history)?;
+    shown(history, Promise::D1, |run, reading| run < reading.run)?;
+    true_readings(history, Promise::D1, |run, reading| run < reading.run)
 }
 
 /// D2: what a run of the server acknowledged before a reading was asked of it, the reading shows, at that revision or later.
@@ -25,11 +27,23 @@ pub fn d2_read_your_writes(history: &History) -> Result<(), Broken> {
             )));
         }
     }
-    shown(history, Promise::D2, |run, reading| run == reading.run)
+    for reading in &history.readings {
+        let answered = store::answered_before(history, reading.run, reading.started);
+        if reading.revision < answered {
+            return Err(Promise::D2.broken(format!(
+                "a reading shows revision {}, and {answered} was answered before",
+                reading.revision
+            )));
+        }
+    }
+    watched(history)?;
+    shown(history, Promise::D2, |run, reading| run == reading.run)?;
+    true_readings(history, Promise::D2, |run, reading| run == reading.run)
 }
 
 /// D3: a write is there as a whole or not at all, also one that was never answered, and in one revision.
 pub fn d3_all_or_nothing(history: &History) -> Result<(), Broken> {
+    walk(history, &mut store::Wholes::default())?;
     for write in &history.writes {
         if let Outcome::Acked { incarnations, .. } = &write.outcome
             && incarnations.windows(2).any(|pair| pair[0] != pair[1])
@@ -73,6 +87,59 @@ fn shown(history: &History, promise: Promise, chosen: fn(u32, &Reading) -> bool)
                     reading.revision,
                     reading.run,
                     writes[base].action.result()
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the first bookmark of each stream says that it was told everything that was answered before it was opened.
+fn watched(history: &History) -> Result<(), Broken> {
+    for record in &history.watchers {
+        let mut opened = None;
+        for event in &record.events {
+            match event {
+                Event::Opened { at, run, .. } => opened = Some((*at, *run)),
+                Event::Bookmark(bookmark) => {
+                    let Some((at, run)) = opened.take() else { continue };
+                    let answered = store::answered_before(history, run, at);
+                    if bookmark.revision < answered {
+                        return Err(Promise::D2.broken(format!(
+                            "{}: told of all up to {}, and {answered} was answered before it watched",
+                            record.name, bookmark.revision
+                        )));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether readings show what the runs chosen committed last of each instance, where commits are known.
+fn true_readings(
+    history: &History,
+    promise: Promise,
+    chosen: fn(u32, &Reading) -> bool,
+) -> Result<(), Broken> {
+    let truth = Truth::of(history);
+    for reading in history.readings.iter().filter(|_| !truth.is_silent()) {
+        let expected = truth.at(&reading.epoch, &reading.view, reading.revision);
+        if expected == reading.items {
+            continue;
+        }
+        let ids = expected.keys().chain(reading.items.keys());
+        for id in ids.filter(|id| expected.get(*id) != reading.items.get(*id)) {
+            let last = truth.between(&reading.epoch, 0, reading.revision).filter(|commit| {
+                commit.changes.iter().any(|it| *it.name.0 == *reading.view && it.name.1 == *id)
+            });
+            let by = last.last().map_or((reading.run, 0), |commit| (commit.run, commit.revision));
+            if chosen(by.0, reading) {
+                return Err(promise.broken(format!(
+                    "a reading of run {} at revision {} does not show {id} as of revision {} of run {}",
+                    reading.run, reading.revision, by.1, by.0
                 )));
             }
         }
