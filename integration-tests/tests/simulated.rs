@@ -364,7 +364,8 @@ fn c2_bites_where_one_that_drains_is_called() {
 #[test]
 fn c3_bites_where_a_cut_is_not_noticed_and_where_nobody_resumes() {
     let cut = doctored(|events| {
-        let at = events.len() / 4;
+        let well = |event: &Event| matches!(event, Event::Healthy { who, .. } if who == "caller-0");
+        let at = place(events, events.len() / 4, well) + 1;
         let then = events[at].0;
         for registry in ["registry-0", "registry-1"] {
             let cut = Fault::OneWay(registry.to_owned(), "caller-0".to_owned());

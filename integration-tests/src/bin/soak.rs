@@ -22,6 +22,8 @@ use integration_tests::{
 
 /// How often it says how far it is.
 const PROGRESS: Duration = Duration::from_secs(30);
+/// Minutes that nobody waits for: a year.
+const LONGEST: f64 = 525_600.0;
 /// Of a panic's message so much is repeated.
 const SHORT: usize = 400;
 
@@ -74,10 +76,17 @@ struct Floor {
     broken: Vec<Verdict>,
 }
 
-/// All floors, shared by the jobs.
+/// All floors, and how many jobs play them.
+#[derive(Debug)]
+struct Progress {
+    floors: Vec<Floor>,
+    jobs: usize,
+}
+
+/// What the jobs share.
 #[derive(Debug)]
 struct Soak {
-    floors: Mutex<Vec<Floor>>,
+    progress: Mutex<Progress>,
     ended: Condvar,
     until: Instant,
     breaks: usize,
@@ -97,25 +106,28 @@ fn main() -> ExitCode {
     }
     be_short_about_panics();
     let soak = Soak {
-        floors: Mutex::new(floors),
+        progress: Mutex::new(Progress { floors, jobs: args.jobs.max(1) }),
         ended: Condvar::new(),
-        until: Instant::now() + Duration::from_secs_f64(args.minutes.max(0.0) * 60.0),
+        until: Instant::now() + Duration::from_secs_f64(args.minutes.clamp(0.0, LONGEST) * 60.0),
         breaks: args.breaks.max(1),
     };
     let began = Instant::now();
     thread::scope(|scope| {
-        let jobs: Vec<_> = (0..args.jobs.max(1)).map(|_| scope.spawn(|| soak.work())).collect();
-        while !jobs.iter().all(thread::ScopedJoinHandle::is_finished) {
-            let floors = soak.floors();
-            let (floors, waited) =
-                soak.ended.wait_timeout(floors, PROGRESS).unwrap_or_else(PoisonError::into_inner);
-            if waited.timed_out() {
-                println!("{}", summary(&floors, began.elapsed()));
+        let mut progress = soak.progress();
+        for _ in 0..progress.jobs {
+            scope.spawn(|| soak.work());
+        }
+        while progress.jobs > 0 {
+            let waited = soak.ended.wait_timeout(progress, PROGRESS).unwrap_or_else(PoisonError::into_inner);
+            progress = waited.0;
+            if waited.1.timed_out() {
+                println!("{}", summary(&progress.floors, began.elapsed()));
             }
         }
     });
-    let floors = soak.floors();
-    println!("--- in the end ---\n{}", summary(&floors, began.elapsed()));
+    let progress = soak.progress();
+    let floors = &progress.floors;
+    println!("--- in the end ---\n{}", summary(floors, began.elapsed()));
     for verdict in floors.iter().flat_map(|floor| &floor.broken) {
         println!("{verdict}");
         println!(
@@ -136,8 +148,8 @@ impl Soak {
         while let Some((at, play, seed)) = self.next() {
             let began = Instant::now();
             let played = catch_unwind(AssertUnwindSafe(|| play(seed)));
-            let mut floors = self.floors();
-            let floor = &mut floors[at];
+            let mut progress = self.progress();
+            let floor = &mut progress.floors[at];
             floor.spent += began.elapsed();
             let verdict = played.unwrap_or_else(|panic| panicked(floor.name, seed, &message(&*panic)));
             floor.runs += 1;
@@ -148,12 +160,14 @@ impl Soak {
                 floor.broken.push(verdict);
             }
         }
+        self.progress().jobs -= 1;
         self.ended.notify_all();
     }
 
     /// The next seed of the floor that had the least time.
     fn next(&self) -> Option<(usize, fn(u64) -> Verdict, u64)> {
-        let mut floors = self.floors();
+        let mut progress = self.progress();
+        let floors = &mut progress.floors;
         let broken: usize = floors.iter().map(|floor| floor.broken.len()).sum();
         if Instant::now() >= self.until || broken >= self.breaks {
             return None;
@@ -163,8 +177,8 @@ impl Soak {
         Some((at, floor.play, floor.next - 1))
     }
 
-    fn floors(&self) -> MutexGuard<'_, Vec<Floor>> {
-        self.floors.lock().unwrap_or_else(PoisonError::into_inner)
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,11 +1,9 @@
 //! Each promise bites on a trace that breaks it, and on none that keeps it. Those of the whole system are doctored in
 //! `tests/simulated.rs`.
 
-use super::{
-    super::applications::{
-        everyone_is_well, l1_nobody_is_lost, w2_differences_lead_to_views, w8_nothing_to_resync,
-    },
-    *,
+use super::*;
+use crate::validate::applications::{
+    everyone_is_well, l1_nobody_is_lost, w2_differences_lead_to_views, w8_nothing_to_resync,
 };
 
 const NOW: Duration = Duration::ZERO;
