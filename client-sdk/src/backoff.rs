@@ -41,6 +41,11 @@ impl Bounds {
 }
 
 impl Backoff {
+    /// Waits between other times than the usual ones.
+    pub(crate) fn within(bounds: Bounds) -> Self {
+        Self { bounds, failures: 0 }
+    }
+
     /// After a failure: how long to wait.
     pub(crate) fn next(&mut self, runtime: &Runtime) -> Duration {
         self.failures = self.failures.saturating_add(1);

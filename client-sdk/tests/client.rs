@@ -81,6 +81,22 @@ async fn a_frozen_replica_costs_half_of_the_deadline_and_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_registry_that_is_away_for_a_moment_fails_no_call() {
+    for seed in 0..8 {
+        for away in [50, 300, 1_000, 2_000, 3_000, 4_000, 4_400] {
+            let net = Net::default();
+            let client = net.client_builder(&["r:1"], seed).build().expect("a client");
+            let call = tokio::spawn(async move { client.register(request(), MissingRegistry::Wait).await });
+            tokio::time::sleep(Duration::from_millis(away)).await;
+            let mut back = net.start("r:1");
+            back.registered(7).await;
+            let answer = call.await.expect("no panic");
+            assert_eq!(answer.expect("registered").revision, 7, "seed {seed}, away for {away} ms");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn failing_fast_names_what_was_tried() {
     let net = Net::default();
     let client = net.client(&["a:1", "b:1"]);

@@ -185,6 +185,24 @@ async fn an_update_that_is_refused_leaves_the_old_words() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_update_waits_for_a_registry_that_is_away_for_a_moment() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let (registration, renewals) = registered(&net, &mut fake, &["r:1"]).await;
+    drop((fake, renewals));
+    let updated = tokio::spawn(async move {
+        let revision = registration.update(|instance| instance.weight = 7).await;
+        (registration, revision)
+    });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut fake = net.start("r:1");
+    let taken = fake.registered(5).await;
+    assert_eq!(taken.registrations[0].instance.as_ref().expect("set").weight, Some(7));
+    let (_registration, revision) = updated.await.expect("no panic");
+    assert_eq!(revision, Ok(5));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_update_while_the_registry_is_down_is_sent_when_it_is_back() {
     let net = Net::default();
     let mut fake = net.start("r:1");

@@ -18,11 +18,14 @@
 //! | test | what it shows, on real processes |
 //! |---|---|
 //! | `crash` | `kill -9` under load: D1, D3, W5, W9 |
+//! | `restarts` | rolling the server under 1,000 watchers, within its history and beyond it: W5 |
 //! | `fanout` | many watchers, slow ones among them: W2, W6, W10 |
 //! | `bounds` | bad input of every kind: its error, and nothing changed |
 //! | `large` | 50,000 instances with gRPC's default message limits |
 //! | `failing_store` | a store that fails, under a server in the test's process: D4 |
+//! | `handover` | SIGTERM: who is told what, what goes on meanwhile, and that the end comes |
 //! | `lifecycle` | start, stop, freeze, expiry: D1, L1, L2, L4, L5 |
+//! | `wait_applied` | who is waited for until a change is applied, who is asked, and what counts as an answer: C4 |
 //! | `protocol` | resuming, selectors, bookmarks, streams of many views: W5, W7, W9 |
 //!
 //! | test | what it shows, with the SDK |

@@ -26,6 +26,8 @@ pub struct Renewed {
     pub answers: u64,
     /// The exceptions in them, in words.
     pub exceptions: Vec<String>,
+    /// Why the stream ended, once it has.
+    pub ended: Option<Status>,
 }
 
 impl Registrant {
@@ -39,14 +41,22 @@ impl Registrant {
         let mut answers = client.clone().keep_alive(requests).await?.into_inner();
         let (record, renewed) = watch::channel(Renewed::default());
         let task = tokio::spawn(async move {
-            while let Ok(Some(answer)) = answers.message().await {
+            let ended = loop {
+                let answer = match answers.message().await {
+                    Ok(Some(answer)) => answer,
+                    Ok(None) => break Status::cancelled("the stream ended"),
+                    Err(status) => break status,
+                };
                 record.send_modify(|renewed| {
                     renewed.answers += 1;
                     renewed
                         .exceptions
                         .extend(answer.exceptions.iter().map(|exception| format!("{exception:?}")));
                 });
-            }
+            };
+            record.send_modify(|renewed| renewed.ended = Some(ended));
+            // Whoever asks later is told, too.
+            record.closed().await;
         });
         Ok(Self { renewed, task })
     }
@@ -55,8 +65,22 @@ impl Registrant {
     pub async fn renewed(&self, further: u64) -> Renewed {
         let mut renewed = self.renewed.clone();
         let until = renewed.borrow().answers + further;
-        let enough = within("renewals", PATIENCE, renewed.wait_for(|renewed| renewed.answers >= until)).await;
-        enough.expect("the server goes on answering renewals").clone()
+        let enough = |renewed: &Renewed| renewed.answers >= until || renewed.ended.is_some();
+        let enough = within("renewals", PATIENCE, renewed.wait_for(enough)).await;
+        let renewed = enough.expect("the task tells").clone();
+        assert!(renewed.answers >= until, "the server ended renewals: {:?}", renewed.ended);
+        renewed
+    }
+}
+
+impl Registrant {
+    /// Waits until the server ends the stream, and says why it did.
+    pub async fn ended(&self) -> Status {
+        let mut renewed = self.renewed.clone();
+        let ended =
+            within("the end of renewals", PATIENCE, renewed.wait_for(|renewed| renewed.ended.is_some()));
+        let ended = ended.await.expect("the task tells").ended.clone();
+        ended.expect("it was just there")
     }
 }
 

@@ -82,6 +82,24 @@ pub fn unsubscribe(view_id: u32) -> v1::SubscribeRequest {
     v1::SubscribeRequest { request: Some(v1::subscribe_request::Request::Unsubscribe(view)) }
 }
 
+/// Says who the client is, and whether it acks.
+pub fn hello(client_id: &str, acks: bool) -> v1::SubscribeRequest {
+    let hello = v1::Hello { client_id: client_id.into(), acks };
+    v1::SubscribeRequest { request: Some(v1::subscribe_request::Request::Hello(hello)) }
+}
+
+/// Says what was applied.
+pub fn ack(epoch: &str, revision: u64) -> v1::SubscribeRequest {
+    let ack = v1::Ack { epoch: epoch.into(), revision };
+    v1::SubscribeRequest { request: Some(v1::subscribe_request::Request::Ack(ack)) }
+}
+
+/// Waits until all watchers concerned have applied a revision, for a minute at most.
+pub fn wait_applied(service: &str, revision: u64) -> v1::WaitAppliedRequest {
+    let timeout = Some(seconds(60));
+    v1::WaitAppliedRequest { key: Some(key(service)), revision, timeout, ..v1::WaitAppliedRequest::default() }
+}
+
 /// Sets an override's weight.
 pub fn override_weight(service: &str, id: &str, weight: u32) -> v1::SetOverrideRequest {
     let set = v1::Override { weight: Some(weight), ..v1::Override::default() };

@@ -538,15 +538,50 @@ fn reads_and_watches() -> Vec<Case> {
             "WatchRequest.everything",
             scoped(Scope::Everything(v1::Everything {})),
         ),
-        refused("waiting for watchers", Code::Unimplemented, "NOT_IMPLEMENTED", "Registry.WaitApplied", {
-            Call::WaitApplied(v1::WaitAppliedRequest {
-                key: Some(key(SERVICE)),
-                revision: 1,
-                ..Default::default()
-            })
-        }),
     ]);
     cases
+}
+
+fn waits() -> Vec<Case> {
+    let wait = || requests::wait_applied(SERVICE, 1);
+    let share = |share: f64| {
+        Call::WaitApplied(v1::WaitAppliedRequest { share, ..requests::wait_applied(SERVICE, 1) })
+    };
+    let for_nanos = |seconds: i64, nanos: i32| {
+        let timeout = Some(prost_types::Duration { seconds, nanos });
+        Call::WaitApplied(v1::WaitAppliedRequest { timeout, ..requests::wait_applied(SERVICE, 1) })
+    };
+    vec![
+        invalid("a wait for no service", "key", "required", {
+            Call::WaitApplied(v1::WaitAppliedRequest { key: None, ..wait() })
+        }),
+        invalid("a wait for no revision", "revision", "required", {
+            Call::WaitApplied(requests::wait_applied(SERVICE, 0))
+        }),
+        invalid("a share below 0", "share", "above 0", share(-0.1)),
+        invalid("a share above 1", "share", "at most 1", share(1.01)),
+        invalid("a share that is no number", "share", "NaN", share(f64::NAN)),
+        invalid("a wait of more than 5 min", "timeout", "300s", for_nanos(300, 1)),
+        invalid("a wait of less than nothing", "timeout", "-1", for_nanos(-1, 0)),
+        invalid("an epoch of 254 bytes", "epoch", 253, {
+            Call::WaitApplied(v1::WaitAppliedRequest { epoch: "e".repeat(254), ..wait() })
+        }),
+        Case {
+            field: "epoch".into(),
+            ..refused("a wait in another history", Code::FailedPrecondition, "EPOCH_CHANGED", "`e`", {
+                Call::WaitApplied(v1::WaitAppliedRequest { epoch: "e".into(), ..wait() })
+            })
+        },
+        Case {
+            field: "key".into(),
+            ..refused("a wait for a service of nobody's", Code::NotFound, "UNKNOWN_SERVICE", "nobody", {
+                Call::WaitApplied(requests::wait_applied("nobody", 1))
+            })
+        },
+        refused("a wait for what is far ahead", Code::Unavailable, "REPLICA_BEHIND", 1_000_000, {
+            Call::WaitApplied(requests::wait_applied(SERVICE, 1_000_000))
+        }),
+    ]
 }
 
 #[tokio::test]
@@ -557,8 +592,8 @@ async fn bad_input_of_every_kind_is_refused_by_name_and_changes_nothing() {
     client.clone().register(register(1, SERVICE, good)).await.expect("good input");
     let before = state(&client).await;
 
-    let cases =
-        [registrations(), keys(), removals_and_renewals(), operators(), reads_and_watches()].concat_all();
+    let cases = [registrations(), keys(), removals_and_renewals(), operators(), reads_and_watches(), waits()]
+        .concat_all();
     assert!(cases.len() > 100, "{} cases", cases.len());
     for Case { what, call, code, reason, field, says } in cases {
         let shown = format!("{what}: {}", format!("{call:?}").chars().take(200).collect::<String>());
@@ -727,13 +762,13 @@ async fn a_refused_view_says_why_and_the_stream_goes_on() {
             "WatchRequest.everything",
         ),
         (
-            "an ack",
+            "an ack of someone who did not say so",
             asked(Asked::Ack(v1::Ack::default())),
             0,
-            unimplemented,
-            "NOT_IMPLEMENTED",
-            "",
-            "SubscribeRequest.ack",
+            INVALID,
+            "INVALID_FIELD",
+            "ack",
+            "hello",
         ),
         (
             "a nameless client",

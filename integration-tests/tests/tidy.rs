@@ -90,6 +90,8 @@ fn dependencies_point_one_way() {
     no_file_says("registry-server/src/registry", &server);
     no_file_says("registry-server/src/hub", &server);
     no_file_says("registry-server/src/hub", &["crate::store", "crate::registry"]);
+    no_file_says("registry-server/src/applied", &server);
+    no_file_says("registry-server/src/applied", &["crate::store", "crate::registry"]);
     no_file_says("registry-server/src/store", &server);
     no_file_says("registry-server/src/store", &["crate::hub", "crate::registry", "tokio"]);
     no_file_says("registry-server/src/grpc", &["crate::store", "crate::server"]);

@@ -63,17 +63,21 @@ struct Args {
     #[arg(long, env = "REGISTRY_HOLD_TIME", default_value = "5m", value_parser = humantime::parse_duration)]
     hold_time: Duration,
 
-    /// Changes kept in memory for watchers to resume from
+    /// Changes kept for watchers to resume from, also after a restart; 1 to 10000000
     #[arg(long, env = "REGISTRY_HISTORY_COUNT", default_value_t = 10_000)]
     history_count: usize,
 
-    /// Age up to which changes are kept
+    /// Age up to which changes are kept, 1s to 7days
     #[arg(long, env = "REGISTRY_HISTORY_AGE", default_value = "10m", value_parser = humantime::parse_duration)]
     history_age: Duration,
 
-    /// Bytes of changes that are kept at most
+    /// Bytes of changes that are kept at most, in memory and once more on disk; 1024 to 17179869184 (16 GiB)
     #[arg(long, env = "REGISTRY_HISTORY_BYTES", default_value_t = 64 << 20)]
-    history_bytes: usize,
+    history_bytes: u64,
+
+    /// Bytes after which the log on disk is folded, or the size of what it is folded into if that is more; 4096 to 1073741824 (1 GiB)
+    #[arg(long, env = "REGISTRY_SEGMENT_BYTES", default_value_t = 16 << 20)]
+    segment_bytes: u64,
 
     /// `Watch` and `Subscribe` streams at a time
     #[arg(long, env = "REGISTRY_MAX_STREAMS", default_value_t = 100_000)]
@@ -168,10 +172,26 @@ fn config(args: &Args) -> Result<Config, String> {
     if args.hold_time.is_zero() {
         return Err("--hold-time must be above 0; use --hold off to hold nothing".to_owned());
     }
+    if !(1..=10_000_000).contains(&args.history_count) {
+        return Err("--history-count must be 1 to 10000000 changes".to_owned());
+    }
+    if !(Duration::from_secs(1)..=Duration::from_hours(7 * 24)).contains(&args.history_age) {
+        return Err("--history-age must be 1s to 7days".to_owned());
+    }
+    let bounds = 1_024..=16 << 30;
+    let history_bytes =
+        usize::try_from(args.history_bytes).ok().filter(|_| bounds.contains(&args.history_bytes));
+    let Some(history_bytes) = history_bytes else {
+        return Err("--history-bytes must be 1024 to 17179869184 bytes".to_owned());
+    };
+    if !(4_096..=1 << 30).contains(&args.segment_bytes) {
+        return Err("--segment-bytes must be 4096 to 1073741824 bytes".to_owned());
+    }
     let defaults = Config::default();
     Ok(Config {
         storage: args.storage,
         data_dir: args.data_dir.clone(),
+        segment_bytes: args.segment_bytes,
         core: Settings {
             guard: matches!(args.hold, Switch::On),
             hold_share: args.hold_share,
@@ -180,7 +200,7 @@ fn config(args: &Args) -> Result<Config, String> {
             ..defaults.core
         },
         hub: HubSettings {
-            log: LogLimits { count: args.history_count, age: args.history_age, bytes: args.history_bytes },
+            log: LogLimits { count: args.history_count, age: args.history_age, bytes: history_bytes },
             ..defaults.hub
         },
         grpc: GrpcSettings {

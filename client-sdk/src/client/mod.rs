@@ -19,7 +19,7 @@ use registry_proto::v1;
 use tonic::{Code, Response, Status};
 
 use crate::{
-    backoff::Backoff,
+    backoff::{Backoff, Bounds},
     model::Address,
     runtime::{BoxFuture, Runtime},
     wire_duration::from_wire,
@@ -61,6 +61,9 @@ pub struct RegistryClientBuilder {
     runtime: Runtime,
     client_id: Option<String>,
 }
+
+/// The pauses of a call: short, so that it finds a registry that was away for a moment well before its deadline.
+const PAUSES: Bounds = Bounds { base: Duration::from_millis(100), max: Duration::from_millis(500) };
 
 /// How long a call may take.
 #[derive(Clone, Copy)]
@@ -222,7 +225,7 @@ impl RegistryClient {
         let Limits { timeout, server_wait, fail_fast } = limits;
         let runtime = &self.inner.runtime;
         let deadline = runtime.now().saturating_add(timeout);
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::within(PAUSES);
         let mut failures = 0;
         loop {
             let left = deadline.saturating_sub(runtime.now());

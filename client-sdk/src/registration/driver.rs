@@ -276,7 +276,8 @@ impl Driver {
                     let _ = reply.send(Err(UpdateError::Panicked));
                     return Some(phase);
                 }
-                match self.register(self.between_renewals()).await {
+                // A registry that is away for a moment is waited for: a handover is no trouble of the caller's.
+                match self.register(self.between_renewals(), MissingRegistry::Wait).await {
                     Ok(response) => {
                         self.registered(&response);
                         let _ = reply.send(Ok(response.revision));
@@ -324,8 +325,12 @@ impl Driver {
     }
 
     /// Registers, for at most so long.
-    async fn register(&self, limit: Duration) -> Result<v1::RegisterResponse, RegisterError> {
-        let answer = self.client.register(self.lease.request(), MissingRegistry::FailFast);
+    async fn register(
+        &self,
+        limit: Duration,
+        missing: MissingRegistry,
+    ) -> Result<v1::RegisterResponse, RegisterError> {
+        let answer = self.client.register(self.lease.request(), missing);
         match tokio::time::timeout(limit, answer).await {
             Ok(answer) => answer,
             Err(_) => Err(RegisterError::Failed(CallError::Timeout(limit))),
@@ -334,7 +339,7 @@ impl Driver {
 
     /// Sends words that the registry has not taken yet.
     async fn send_words(&mut self, limit: Duration) -> Words {
-        let error = match self.register(limit).await {
+        let error = match self.register(limit, MissingRegistry::FailFast).await {
             Ok(response) => {
                 self.registered(&response);
                 return Words::Taken;

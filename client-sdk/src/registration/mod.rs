@@ -234,7 +234,13 @@ impl Registration {
                 return;
             }
             let timeout = left.try_into().ok();
-            let request = v1::WaitAppliedRequest { key: Some(key), revision, share: 1.0, timeout };
+            let request = v1::WaitAppliedRequest {
+                key: Some(key),
+                revision,
+                share: 1.0,
+                timeout,
+                ..Default::default()
+            };
             match self.client.wait_applied(request).await {
                 Ok(answer) if !answer.satisfied => {
                     tracing::warn!(%service, lagging = answer.lagging, "draining although some callers were not told");

@@ -10,7 +10,7 @@
 //! - *start-up*: open, and read 100,000 instances into the map that a server answers from; files are in the page cache.
 //!
 //! The engines keep only the instances, one key each, in a codec of length-prefixed strings. The log keeps more: cause,
-//! actor, wall time, leases, and a history; and it folds in the background while it is measured.
+//! actor, wall time and leases; and it folds in the background while it is measured.
 
 mod codec;
 
@@ -244,7 +244,8 @@ struct Log(EmbeddedStore);
 
 impl Log {
     fn open(path: &Path, grow_bytes: u64) -> Result<Box<dyn Candidate>, Failure> {
-        let options = EmbeddedOptions { grow_bytes, ..EmbeddedOptions::new(fold(), 1) };
+        let options =
+            EmbeddedOptions { grow_bytes, history_records: 0, ..EmbeddedOptions::new(fold(), 1) };
         Ok(Box::new(Self(EmbeddedStore::open(path, options)?)))
     }
 }

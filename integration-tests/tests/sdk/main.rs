@@ -12,6 +12,7 @@
 
 mod authority;
 mod foreign;
+mod handover;
 mod kit;
 mod large;
 mod lifecycle;

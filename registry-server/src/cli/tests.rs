@@ -5,7 +5,7 @@ use std::path::Path;
 use super::*;
 
 /// Each flag with a value that is not its default. A flag that is not here fails the test.
-const FLAGS: [(&str, &str); 16] = [
+const FLAGS: [(&str, &str); 17] = [
     ("listen", "127.0.0.2:7401"),
     ("storage", "memory"),
     ("data-dir", "elsewhere/data"),
@@ -18,6 +18,7 @@ const FLAGS: [(&str, &str); 16] = [
     ("history-count", "123"),
     ("history-age", "77s"),
     ("history-bytes", "4567"),
+    ("segment-bytes", "65537"),
     ("max-streams", "89"),
     ("grace", "1500ms"),
     ("log-format", "json"),
@@ -59,7 +60,9 @@ fn every_flag_reaches_its_setting() {
     assert_eq!(args.log, "warn,registry_server::hub=debug");
 
     // In full, without `..`: a setting that is added does not compile until it is compared here.
-    let Config { storage, data_dir, core, hub, grpc, grace } = config(&args).expect("all of them are good");
+    let Config { storage, data_dir, segment_bytes, core, hub, grpc, grace } =
+        config(&args).expect("all of them are good");
+    assert_eq!(segment_bytes, 65_537);
     assert_eq!((storage, &*data_dir), (Storage::Memory, Path::new("elsewhere/data")));
     let Settings {
         guard,
@@ -117,6 +120,14 @@ fn what_is_out_of_bounds_is_refused_with_its_flag_and_what_is_at_them_is_taken()
         (&[("history-count", "many")], "--history-count"),
         (&[("history-age", "10")], "--history-age"),
         (&[("history-bytes", "1.5")], "--history-bytes"),
+        (&[("history-count", "0")], "--history-count must be 1"),
+        (&[("history-count", "10000001")], "to 10000000"),
+        (&[("history-age", "999ms")], "--history-age must be 1s"),
+        (&[("history-age", "8days")], "to 7days"),
+        (&[("history-bytes", "1023")], "--history-bytes must be 1024"),
+        (&[("history-bytes", "17179869185")], "to 17179869184"),
+        (&[("segment-bytes", "4095")], "--segment-bytes must be 4096"),
+        (&[("segment-bytes", "1073741825")], "to 1073741824"),
         (&[("max-streams", "all")], "--max-streams"),
         (&[("grace", "soon")], "--grace"),
         (&[("log-format", "xml")], "--log-format"),
@@ -130,6 +141,14 @@ fn what_is_out_of_bounds_is_refused_with_its_flag_and_what_is_at_them_is_taken()
         &[("hold-share", "0")],
         &[("hold-share", "1")],
         &[("hold-time", "1ms")],
+        &[
+            ("history-count", "1"),
+            ("history-age", "1s"),
+            ("history-bytes", "1024"),
+            ("segment-bytes", "4096"),
+        ],
+        &[("history-count", "10000000"), ("history-age", "7days")],
+        &[("history-bytes", "17179869184"), ("segment-bytes", "1073741824")],
     ] {
         configured(flags).unwrap_or_else(|refused| panic!("{flags:?}: {refused}"));
     }

@@ -11,7 +11,7 @@ use super::{
     status::{self, Invalid},
 };
 use crate::{
-    core::{Command, OverrideSpec, Registrant, Selector, ServiceKey, Spec},
+    core::{Command, OverrideSpec, Registrant, Revision, Selector, ServiceKey, Spec},
     hub::{PageToken, Start},
 };
 
@@ -25,6 +25,8 @@ const MAX_ACTOR: usize = 253;
 const MAX_REASON: usize = 1_024;
 const MAX_OVERRIDE: Duration = Duration::from_hours(8760);
 const DEFAULT_TTL: Duration = Duration::from_secs(15);
+const DEFAULT_WAIT: Duration = Duration::from_secs(10);
+const MAX_WAIT: Duration = Duration::from_mins(5);
 const DEFAULT_PAGE: usize = 100;
 const MAX_PAGE: usize = 1_000;
 
@@ -50,6 +52,17 @@ pub(super) struct Watched {
     pub(super) selector: Selector,
     pub(super) include_all: bool,
     pub(super) start: Start,
+}
+
+/// What `WaitApplied` waits for.
+#[derive(Debug)]
+pub(super) struct Awaited {
+    pub(super) key: ServiceKey,
+    /// Empty: whichever it is.
+    pub(super) epoch: Arc<str>,
+    pub(super) revision: Revision,
+    pub(super) share: f64,
+    pub(super) timeout: Duration,
 }
 
 pub(super) fn register(request: &v1::RegisterRequest, bounds: TtlBounds) -> Result<Command, Invalid> {
@@ -184,6 +197,25 @@ pub(super) fn watch(request: &v1::WatchRequest, path: Path<'_>) -> Result<Watche
         }
     };
     Ok(Watched { key, selector, include_all: request.include_all, start })
+}
+
+pub(super) fn wait_applied(request: &v1::WaitAppliedRequest) -> Result<Awaited, Invalid> {
+    let root = Path::Root;
+    let key = fields::key(request.key.as_ref(), root.field("key"))?;
+    let epoch = fields::text(&request.epoch, MAX_ACTOR, root.field("epoch"))?;
+    if request.revision == 0 {
+        return Err(root.field("revision").invalid("is required: that of the write's answer"));
+    }
+    let share = if request.share == 0.0 { 1.0 } else { request.share };
+    if !(share > 0.0 && share <= 1.0) {
+        return Err(root.field("share").invalid(format!("is {share}; it must be above 0 and at most 1")));
+    }
+    let timeout = match request.timeout {
+        Some(timeout) => fields::duration(timeout, Duration::ZERO, MAX_WAIT, root.field("timeout"))?,
+        None => millis(DEFAULT_WAIT),
+    };
+    let timeout = Duration::from_millis(timeout);
+    Ok(Awaited { key, epoch, revision: request.revision, share, timeout })
 }
 
 pub(super) fn selector(selector: Option<&v1::Selector>, path: Path<'_>) -> Result<Selector, Invalid> {

@@ -1,6 +1,7 @@
 //! What one stream sends next: its views' steps in turn, then a bookmark, then silence.
 //!
-//! Shared by `Watch` (one view) and `Subscribe` (many). Keeps W7: the head is read before the marks, and a change is
+//! Shared by `Watch` (one view) and `Subscribe` (many). When somebody waits for the stream's client, a bookmark is due as
+//! soon as nothing else is to be said, and asks for an ack. It also says to [`crate::applied`] which views there are. Keeps W7: the head is read before the marks, and a change is
 //! marked before it becomes the head; so with no mark left, everything up to that head was delivered. And W1: what is
 //! marked may be ahead of the head for a moment, and a bookmark waits for the head rather than go back behind it.
 
@@ -13,10 +14,12 @@ use std::{
     time::Duration,
 };
 
+use registry_proto::v1::ResetReason;
 use tokio::time::{Sleep, sleep};
 
 use super::decode::Watched;
 use crate::{
+    applied::{Watcher, Watchers},
     core::Revision,
     hub::{Cursor, Hub, Signal, Step, ViewRefused},
 };
@@ -28,32 +31,38 @@ pub(super) const BOOKMARK_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) enum Fed {
     Step(u32, Step),
-    Bookmark(Revision),
+    Bookmark { revision: Revision, ack_requested: bool },
 }
 
 pub(super) struct Feeder {
     hub: Hub,
     signal: Arc<Signal>,
+    watcher: Watcher,
     views: HashMap<u32, Cursor>,
     timer: Pin<Box<Sleep>>,
     /// A bookmark is due as soon as nothing else is to be said.
     owed: bool,
     /// The newest revision that was sent.
     sent: Revision,
+    /// The newest bookmark that was sent.
+    told: Revision,
     /// Resolves when the head is at `sent`.
     catching_up: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Feeder {
-    pub(super) fn new(hub: Hub) -> Self {
+    pub(super) fn new(hub: Hub, watchers: &Watchers) -> Self {
         let timer = Box::pin(sleep(BOOKMARK_INTERVAL));
+        let signal = Signal::new();
         Self {
             hub,
-            signal: Signal::new(),
+            watcher: watchers.join(Arc::clone(&signal)),
+            signal,
             views: HashMap::new(),
             timer,
             owed: false,
             sent: 0,
+            told: 0,
             catching_up: None,
         }
     }
@@ -62,15 +71,34 @@ impl Feeder {
     pub(super) fn open(&mut self, view_id: u32, watched: &Watched) -> Result<(), ViewRefused> {
         let Watched { key, selector, include_all, start } = watched;
         // The old one first, so that it does not count against the bound.
-        self.views.remove(&view_id);
-        let cursor = self.hub.watch(key, selector, *include_all, start, &self.signal, view_id)?;
+        self.stop(view_id);
+        let opened = self.hub.watch(key, selector, *include_all, start, &self.signal, view_id);
+        let cursor = opened.inspect_err(|_| self.watcher.closed(view_id))?;
+        self.watcher.opened(view_id, key, selector, start);
         self.views.insert(view_id, cursor);
         self.owed = true;
         Ok(())
     }
 
+    /// The client has no such view any more.
     pub(super) fn close(&mut self, view_id: u32) {
+        self.stop(view_id);
+        self.watcher.closed(view_id);
+    }
+
+    /// Sends nothing more of a view that is about to be opened anew, or closed. Until then its client has it.
+    pub(super) fn stop(&mut self, view_id: u32) {
         self.views.remove(&view_id);
+    }
+
+    /// Who gets all this.
+    pub(super) fn watcher(&self) -> &Watcher {
+        &self.watcher
+    }
+
+    /// The newest revision up to which the client was told that it knows everything.
+    pub(super) fn told(&self) -> Revision {
+        self.told
     }
 
     pub(super) fn views(&self) -> usize {
@@ -95,16 +123,24 @@ impl Feeder {
                 let Some(cursor) = self.views.get_mut(&view_id) else { continue };
                 if let Some(step) = cursor.next_step() {
                     self.sent = self.sent.max(cursor.revision());
+                    if step.reset_reason == Some(ResetReason::Initial) {
+                        self.watcher.began(view_id, step.revision);
+                    }
                     return Poll::Ready(Fed::Step(view_id, step));
                 }
             }
-            if !self.owed || hold_bookmark {
+            if !(self.owed || self.watcher.is_prompted()) || hold_bookmark {
                 return Poll::Pending;
             }
             if head >= self.sent {
+                let ack_requested = self.watcher.asking(head);
+                if !self.owed && !ack_requested {
+                    return Poll::Pending; // whoever waited has gone
+                }
                 self.owed = false;
+                self.told = head;
                 self.rearm(cx);
-                return Poll::Ready(Fed::Bookmark(head));
+                return Poll::Ready(Fed::Bookmark { revision: head, ack_requested });
             }
             ready!(self.poll_catching_up(cx));
         }
@@ -145,7 +181,7 @@ mod tests {
     async fn w7_a_bookmark_is_true_while_changes_are_published() {
         const CHANGES: Revision = 30_000;
         let mut publisher = Publisher::new();
-        let mut feeder = Feeder::new(publisher.hub.clone());
+        let mut feeder = Feeder::new(publisher.hub.clone(), &publisher.watchers);
         let watched = decode::watch(&watch_service(), Path::Root).expect("a good request");
         feeder.open(1, &watched).expect("the first view");
         let publishing = std::thread::spawn(move || (0..CHANGES).for_each(|_| publisher.register()));
@@ -158,7 +194,9 @@ mod tests {
                         prost::Message::decode(step.part.as_message()).expect("a change");
                     delivered = change.revision;
                 }
-                Fed::Bookmark(head) => assert!(head <= delivered, "W7: {head} and {delivered}"),
+                Fed::Bookmark { revision, .. } => {
+                    assert!(revision <= delivered, "W7: {revision} and {delivered}");
+                }
             }
         }
         publishing.join().expect("it ends");

@@ -7,15 +7,12 @@ mod decode;
 mod feeder;
 mod fields;
 mod lists;
+mod seats;
 mod status;
 mod streams;
 mod until;
 
-use std::{
-    pin::Pin,
-    sync::{Arc, atomic::AtomicUsize},
-    time::Duration,
-};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use prost::Message;
 use registry_proto::{Frame, server::registry_server, v1};
@@ -23,21 +20,28 @@ use tokio::{sync::watch, time::timeout};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+pub(crate) use self::streams::leave_margin;
+use self::{
+    decode::Awaited,
+    fields::Path,
+    seats::{Seat, Seats},
+    streams::{BEHIND_WAIT, SubscribeStream, WatchStream},
+    until::{Until, leaving},
+};
 pub use self::{
     decode::TtlBounds,
     status::{ERROR_DOMAIN, Invalid},
 };
-use self::{
-    fields::Path,
-    streams::{BEHIND_WAIT, Seat, SubscribeStream, WatchStream},
-    until::Until,
-};
 use crate::{
+    applied::{Applied, Watchers},
     core::{LeaseId, Loss, Renewal, Revision, ServiceKey},
     hub::{PageToken, ReadPage, Start, wire_key},
     registry::Registry,
     runtime::Runtime,
 };
+
+/// `WaitApplied` calls at a time.
+const MAX_WAITS: usize = 1_000;
 
 /// What can be set about the wire.
 #[derive(Clone, Copy, Debug)]
@@ -61,34 +65,59 @@ pub struct RegistryService {
     settings: GrpcSettings,
     runtime: Runtime,
     stopping: watch::Receiver<Option<Duration>>,
-    streams: Arc<AtomicUsize>,
+    watchers: Watchers,
+    /// Of `Watch` and `Subscribe`.
+    streams: Arc<Seats>,
+    /// Of `KeepAlive`.
+    renewing: Arc<Seats>,
+    /// Of `WaitApplied`.
+    waits: Arc<Seats>,
 }
 
 impl RegistryService {
-    /// The service over a registry. When `stopping` holds a time, streams are told to leave within it.
+    /// The service over a registry. When `stopping` holds a time, streams are told to leave within it, and new ones are
+    /// refused; everything else goes on.
     pub fn new(
         registry: Registry,
         settings: GrpcSettings,
         runtime: Runtime,
         stopping: watch::Receiver<Option<Duration>>,
     ) -> Self {
-        Self { registry, settings, runtime, stopping, streams: Arc::default() }
+        let watchers = Watchers::new(registry.hub().clone(), runtime.clone());
+        let (streams, renewing, waits) = (Arc::default(), Arc::default(), Arc::default());
+        Self { registry, settings, runtime, stopping, watchers, streams, renewing, waits }
     }
 
     fn epoch(&self) -> String {
         self.registry.hub().epoch().to_owned()
     }
 
+    /// Waits until there is no stream.
+    pub async fn streams_ended(&self) {
+        self.streams.all_free().await;
+        self.renewing.all_free().await;
+    }
+
     fn seat(&self) -> Result<Seat, Status> {
+        self.refuse_when_stopping()?;
         let limit = self.settings.max_streams;
         Seat::take(&self.streams, limit).ok_or_else(|| status::too_many_streams(limit))
     }
 
-    /// Waits until this server is at `revision`.
-    async fn reach(&self, revision: Revision) -> Result<(), Status> {
+    /// A stream that was opened now would be sent away at once.
+    fn refuse_when_stopping(&self) -> Result<(), Status> {
+        if self.stopping.borrow().is_none() {
+            return Ok(());
+        }
+        let half_a_second = Duration::from_millis(500);
+        Err(status::shutting_down(half_a_second + self.runtime.jitter(half_a_second)))
+    }
+
+    /// Waits until this server is at `revision`, but not for long.
+    async fn reach(&self, revision: Revision, at_most: Duration) -> Result<(), Status> {
         let hub = self.registry.hub();
         let mut head = hub.follow_head();
-        match timeout(BEHIND_WAIT, head.wait_for(|head| *head >= revision)).await {
+        match timeout(at_most.min(BEHIND_WAIT), head.wait_for(|head| *head >= revision)).await {
             Ok(Ok(_)) => Ok(()),
             _ => Err(status::replica_behind(revision, hub.head())),
         }
@@ -136,17 +165,20 @@ impl registry_server::Registry for RegistryService {
         &self,
         request: Request<Streaming<v1::KeepAliveRequest>>,
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
+        self.refuse_when_stopping()?;
+        let seat = Seat::take(&self.renewing, usize::MAX);
         let service = self.clone();
         let answers = request.into_inner().then(move |request| {
             let service = service.clone();
             async move { service.renew(request?).await }
         });
-        let mut stopping = self.stopping.clone();
-        let stopped = async move {
-            // An error means that the server is gone altogether.
-            let _ = stopping.wait_for(Option::is_some).await;
+        let stopping = leaving(self.stopping.clone(), self.runtime.clone());
+        let ended = async move {
+            // The stream's place is free again when its answer is dropped.
+            let _seat = seat;
+            stopping.await;
         };
-        Ok(Response::new(Box::pin(Until::new(answers, stopped))))
+        Ok(Response::new(Box::pin(Until::new(answers, ended))))
     }
 
     async fn deregister(
@@ -204,7 +236,7 @@ impl registry_server::Registry for RegistryService {
         let selector = decode::selector(selector.as_ref(), root.field("selector"))?;
         let hub = self.registry.hub();
         let page = if page_token.is_empty() {
-            self.reach(min_revision).await?;
+            self.reach(min_revision, BEHIND_WAIT).await?;
             hub.read(&key, &selector)
         } else {
             let token = decode::page_token(&page_token)?;
@@ -233,10 +265,10 @@ impl registry_server::Registry for RegistryService {
         if let Start::Resume { epoch, revision } = &watched.start
             && epoch == hub.epoch()
         {
-            self.reach(*revision).await?;
+            self.reach(*revision, BEHIND_WAIT).await?;
         }
-        let stream =
-            WatchStream::open(hub.clone(), &watched, self.stopping.clone(), self.runtime.clone(), seat)?;
+        let (stopping, runtime) = (self.stopping.clone(), self.runtime.clone());
+        let stream = WatchStream::open(hub.clone(), &self.watchers, &watched, stopping, runtime, seat)?;
         Ok(Response::new(Box::pin(stream)))
     }
 
@@ -245,16 +277,34 @@ impl registry_server::Registry for RegistryService {
         request: Request<Streaming<v1::SubscribeRequest>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let (hub, stopping) = (self.registry.hub().clone(), self.stopping.clone());
-        let stream =
-            SubscribeStream::new(hub, request.into_inner(), stopping, self.runtime.clone(), self.seat()?);
+        let (requests, runtime, seat) = (request.into_inner(), self.runtime.clone(), self.seat()?);
+        let stream = SubscribeStream::new(hub, &self.watchers, requests, stopping, runtime, seat);
         Ok(Response::new(Box::pin(stream)))
     }
 
     async fn wait_applied(
         &self,
-        _request: Request<v1::WaitAppliedRequest>,
+        request: Request<v1::WaitAppliedRequest>,
     ) -> Result<Response<v1::WaitAppliedResponse>, Status> {
-        Err(status::not_implemented("Registry.WaitApplied"))
+        let awaited = decode::wait_applied(request.get_ref())?;
+        let _place = Seat::take(&self.waits, MAX_WAITS).ok_or_else(|| status::too_many_waits(MAX_WAITS))?;
+        let mut stopping = self.stopping.clone();
+        let applied = tokio::select! {
+            biased;
+            // An error means that the server is gone altogether.
+            _ = stopping.wait_for(Option::is_some) => {
+                return Err(status::shutting_down(Duration::from_millis(500)));
+            }
+            applied = self.wait_until_applied(&awaited) => applied?,
+        };
+        let Applied { counts, satisfied } = applied;
+        Ok(Response::new(v1::WaitAppliedResponse {
+            acked: counts.acked,
+            lagging: counts.lagging,
+            disconnected: counts.disconnected,
+            not_acking: counts.not_acking,
+            satisfied,
+        }))
     }
 
     async fn explain(
@@ -270,6 +320,22 @@ impl registry_server::Registry for RegistryService {
 }
 
 impl RegistryService {
+    async fn wait_until_applied(&self, awaited: &Awaited) -> Result<Applied, Status> {
+        let Awaited { key, epoch, revision, share, timeout } = awaited;
+        let hub = self.registry.hub();
+        if !epoch.is_empty() && **epoch != *hub.epoch() {
+            return Err(status::other_epoch(epoch, hub.epoch()));
+        }
+        let began = self.runtime.now().mono;
+        self.reach(*revision, *timeout).await?;
+        if !hub.is_known(key, *revision) {
+            return Err(status::unknown_service(key));
+        }
+        let passed = Duration::from_millis(self.runtime.now().mono.saturating_sub(began));
+        let waiting = self.watchers.wait(key, *revision, *share);
+        Ok(waiting.answered(timeout.saturating_sub(passed)).await)
+    }
+
     async fn renew(&self, request: v1::KeepAliveRequest) -> Result<v1::KeepAliveResponse, Status> {
         let leases = decode::leases(&request)?;
         let exceptions = self.registry.renew(leases).await?;

@@ -5,7 +5,11 @@ use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::{core::Rejection, hub::ViewRefused, registry::WriteError};
+use crate::{
+    core::{Rejection, ServiceKey},
+    hub::ViewRefused,
+    registry::WriteError,
+};
 
 /// The domain of every `google.rpc.ErrorInfo` of this server.
 pub const ERROR_DOMAIN: &str = "registry.v1";
@@ -92,6 +96,29 @@ pub(super) fn page_expired() -> Status {
 pub(super) fn too_many_streams(limit: usize) -> Status {
     let message = format!("{limit} watches are open on this server, which is the limit; use another one");
     retry(Code::ResourceExhausted, "TOO_MANY_STREAMS", message, Duration::from_secs(1))
+}
+
+/// As many calls of `WaitApplied` as the server takes.
+pub(super) fn too_many_waits(limit: usize) -> Status {
+    let message = format!("{limit} calls wait for watchers already, which is the limit; try again");
+    retry(Code::ResourceExhausted, "TOO_MANY_WAITS", message, Duration::from_secs(1))
+}
+
+/// Nobody registered the service.
+pub(super) fn unknown_service(key: &ServiceKey) -> Status {
+    let problem = format!("names {key}, which nobody registered; check the name");
+    let mut details = info("UNKNOWN_SERVICE", &[("field", "key")]);
+    details.add_bad_request_violation("key", &problem);
+    Status::with_error_details(Code::NotFound, format!("key: {problem}"), details)
+}
+
+/// The revision is one of another history.
+pub(super) fn other_epoch(named: &str, own: &str) -> Status {
+    let problem =
+        format!("is `{named}`, but this server's is `{own}`, where that revision means nothing; write again");
+    let mut details = info("EPOCH_CHANGED", &[("field", "epoch")]);
+    details.add_bad_request_violation("epoch", &problem);
+    Status::with_error_details(Code::FailedPrecondition, format!("epoch: {problem}"), details)
 }
 
 fn rejected(rejection: &Rejection) -> Status {

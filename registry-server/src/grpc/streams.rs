@@ -4,10 +4,6 @@ use std::{
     collections::VecDeque,
     future::Future,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -26,9 +22,11 @@ use super::{
     decode::{self, Watched},
     feeder::{Fed, Feeder},
     fields::Path,
-    status,
+    seats::Seat,
+    status::{self, Invalid},
 };
 use crate::{
+    applied::Watchers,
     core::Revision,
     hub::{Hub, Start, Step},
     runtime::Runtime,
@@ -39,28 +37,16 @@ pub(super) const BEHIND_WAIT: Duration = Duration::from_secs(5);
 /// Views on one stream.
 const MAX_VIEWS: usize = 10_000;
 
+/// How long a stream stays open after the time at which it was asked to leave, where all leave within `spread`: half of
+/// that, and half a second at most.
+pub(crate) fn leave_margin(spread: Duration) -> Duration {
+    spread.min(Duration::from_secs(1)) / 2
+}
+
 /// Tells streams that the server stops, and over what time they are to leave.
 pub(super) type Stopping = watch::Receiver<Option<Duration>>;
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// A place among the streams that the server may have.
-#[derive(Debug)]
-pub(super) struct Seat(Arc<AtomicUsize>);
-
-impl Seat {
-    pub(super) fn take(taken: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
-        let free = |taken: usize| (taken < limit).then_some(taken + 1);
-        taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, free).ok()?;
-        Some(Self(Arc::clone(taken)))
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
 
 /// Resolves when the server stops.
 fn stopped(mut stopping: Stopping) -> BoxFuture<Duration> {
@@ -87,13 +73,14 @@ pub(super) struct WatchStream {
 impl WatchStream {
     pub(super) fn open(
         hub: Hub,
+        watchers: &Watchers,
         watched: &Watched,
         stopping: Stopping,
         runtime: Runtime,
         seat: Seat,
     ) -> Result<Self, Status> {
         let epoch = hub.epoch().to_owned();
-        let mut feeder = Feeder::new(hub);
+        let mut feeder = Feeder::new(hub, watchers);
         feeder.open(0, watched)?;
         let key = crate::hub::wire_key(&watched.key);
         Ok(Self { feeder, key, epoch, stopping: stopped(stopping), runtime, ended: false, _seat: seat })
@@ -114,10 +101,10 @@ impl Stream for WatchStream {
         }
         let fed = ready!(this.feeder.poll(cx, false));
         let frame = match fed {
-            Fed::Step(_, Step { part, reset_reason }) => {
+            Fed::Step(_, Step { part, reset_reason, .. }) => {
                 Frame { prefix: reset(reset_reason), shared: part.as_message(), ..Frame::default() }
             }
-            Fed::Bookmark(revision) => Frame::of(&v1::Change {
+            Fed::Bookmark { revision, .. } => Frame::of(&v1::Change {
                 key: Some(this.key.clone()),
                 kind: v1::ChangeKind::Bookmark.into(),
                 epoch: this.epoch.clone(),
@@ -142,6 +129,8 @@ pub(super) struct SubscribeStream<R> {
     feeder: Feeder,
     hub: Hub,
     requests: Option<R>,
+    /// The client said that it acks.
+    acks: bool,
     outbox: VecDeque<Frame>,
     ahead: Vec<Ahead>,
     /// Wakes when one of `ahead` can open or has waited long enough.
@@ -157,11 +146,19 @@ impl<R> SubscribeStream<R>
 where
     R: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin,
 {
-    pub(super) fn new(hub: Hub, requests: R, stopping: Stopping, runtime: Runtime, seat: Seat) -> Self {
+    pub(super) fn new(
+        hub: Hub,
+        watchers: &Watchers,
+        requests: R,
+        stopping: Stopping,
+        runtime: Runtime,
+        seat: Seat,
+    ) -> Self {
         Self {
-            feeder: Feeder::new(hub.clone()),
+            feeder: Feeder::new(hub.clone(), watchers),
             hub,
             requests: Some(requests),
+            acks: false,
             outbox: VecDeque::new(),
             ahead: Vec::new(),
             ahead_changes: None,
@@ -179,7 +176,8 @@ where
         while let Some(requests) = &mut self.requests {
             match Pin::new(requests).poll_next(cx) {
                 Poll::Pending => return Ok(true),
-                // The client has nothing more to ask; it goes on reading.
+                // The client has nothing more to ask; it goes on reading. If it said that it acks, it lags from now on: it may
+                // be about to come back on another stream, and goes by what it has.
                 Poll::Ready(None) => self.requests = None,
                 Poll::Ready(Some(Err(broken))) => return Err(broken),
                 Poll::Ready(Some(Ok(request))) => self.take(request),
@@ -199,18 +197,56 @@ where
                 self.feeder.close(view.view_id);
                 self.ahead.retain(|ahead| ahead.view_id != view.view_id);
             }
-            // Says who it is. The server never asks for acks yet, and so is owed none.
             Some(Request::Hello(hello)) => {
-                let root = Path::Root;
-                if let Err(invalid) =
-                    super::fields::uid(&hello.client_id, root.field("hello").field("client_id"))
-                {
+                if let Err(invalid) = self.hello(&hello) {
                     self.refuse(0, &invalid.into());
                 }
             }
-            Some(Request::Ack(_)) => self.refuse(0, &status::not_implemented("SubscribeRequest.ack")),
-            None => self.refuse(0, &status::Invalid::new("request", "is required").into()),
+            Some(Request::Ack(ack)) => {
+                if let Err(invalid) = self.ack(&ack) {
+                    self.refuse(0, &invalid.into());
+                }
+            }
+            None => self.refuse(0, &Invalid::new("request", "is required").into()),
         }
+    }
+
+    fn hello(&mut self, hello: &v1::Hello) -> Result<(), Invalid> {
+        let root = Path::Root;
+        let path = root.field("hello");
+        let client = super::fields::uid(&hello.client_id, path.field("client_id"))?;
+        if hello.acks && !self.feeder.watcher().named(client) {
+            return Err(
+                path.invalid("comes after a view; send it first, so that its acks count for all views")
+            );
+        }
+        self.acks |= hello.acks;
+        Ok(())
+    }
+
+    /// What was not told cannot have been applied: such an ack counts for nothing, and the client is told.
+    fn ack(&mut self, ack: &v1::Ack) -> Result<(), Invalid> {
+        let root = Path::Root;
+        let path = root.field("ack");
+        if !self.acks {
+            return Err(
+                path.invalid("is of no use, for `hello` did not say `acks`; say it at the stream's start")
+            );
+        }
+        let epoch = self.hub.epoch();
+        if ack.epoch != epoch {
+            let found: String = ack.epoch.chars().take(64).collect();
+            return Err(path.field("epoch").invalid(format!("is `{found}`; this stream is about `{epoch}`")));
+        }
+        let told = self.feeder.told();
+        if ack.revision > told {
+            let found = ack.revision;
+            let problem =
+                format!("is {found}, but this stream's newest bookmark says {told}; ack what it says");
+            return Err(path.field("revision").invalid(problem));
+        }
+        self.feeder.watcher().acked(ack.revision);
+        Ok(())
     }
 
     fn subscribe(&mut self, view: &v1::SubscribeView) {
@@ -221,18 +257,18 @@ where
             .map_err(Status::from)
             .and_then(|request| decode::watch(request, watch));
         // A view of the same id ends, whatever comes of the new one.
-        self.feeder.close(view.view_id);
+        self.feeder.stop(view.view_id);
         self.ahead.retain(|ahead| ahead.view_id != view.view_id);
         match decoded {
             Ok(_) if view.view_id == 0 => {
                 let problem = "is 0, which stands for the stream itself; choose 1 or more";
                 self.refuse(0, &subscribe.field("view_id").invalid(problem).into());
             }
-            Err(refused) => self.refuse(view.view_id, &refused),
+            Err(refused) => self.refuse_view(view.view_id, &refused),
             Ok(_) if self.feeder.views() + self.ahead.len() >= MAX_VIEWS => {
                 let problem =
                     format!("this stream has {MAX_VIEWS} views, which is the limit; open another stream");
-                self.refuse(view.view_id, &subscribe.field("view_id").invalid(problem).into());
+                self.refuse_view(view.view_id, &subscribe.field("view_id").invalid(problem).into());
             }
             Ok(watched) => self.open(view.view_id, watched),
         }
@@ -247,7 +283,7 @@ where
             }
             _ => {
                 if let Err(refused) = self.feeder.open(view_id, &watched) {
-                    self.refuse(view_id, &refused.into());
+                    self.refuse_view(view_id, &refused.into());
                 }
             }
         }
@@ -278,12 +314,17 @@ where
                 if ahead.revision <= head {
                     self.open(ahead.view_id, ahead.watched);
                 } else if ahead.until <= now {
-                    self.refuse(ahead.view_id, &status::replica_behind(ahead.revision, head));
+                    self.refuse_view(ahead.view_id, &status::replica_behind(ahead.revision, head));
                 } else {
                     self.ahead.push(ahead);
                 }
             }
         }
+    }
+
+    fn refuse_view(&mut self, view_id: u32, status: &Status) {
+        self.feeder.close(view_id);
+        self.refuse(view_id, status);
     }
 
     fn refuse(&mut self, view_id: u32, status: &Status) {
@@ -317,7 +358,7 @@ where
             let go_away = v1::GoAway { delay: delay.try_into().ok() };
             self.say(0, v1::subscribe_response::Response::GoAway(go_away));
             // A client that follows the advice is gone by then; one that does not is sent away.
-            self.leave = Some(Box::pin(sleep(delay + Duration::from_millis(500))));
+            self.leave = Some(Box::pin(sleep(delay + leave_margin(spread))));
         }
     }
 }
@@ -353,7 +394,7 @@ where
             }
         };
         let frame = match fed {
-            Fed::Step(view_id, Step { part, reset_reason }) => {
+            Fed::Step(view_id, Step { part, reset_reason, .. }) => {
                 let mut prefix = v1::SubscribeResponse { view_id, response: None }.encode_to_vec();
                 if let Some(reason) = reset_reason {
                     // The same embedded message twice is merged: see the hub's encoding.
@@ -363,9 +404,8 @@ where
                 }
                 Frame { prefix: prefix.into(), shared: part.as_field(), ..Frame::default() }
             }
-            Fed::Bookmark(revision) => {
-                let bookmark =
-                    v1::Bookmark { epoch: this.hub.epoch().to_owned(), revision, ack_requested: false };
+            Fed::Bookmark { revision, ack_requested } => {
+                let bookmark = v1::Bookmark { epoch: this.hub.epoch().to_owned(), revision, ack_requested };
                 let response = Some(v1::subscribe_response::Response::Bookmark(bookmark));
                 Frame::of(&v1::SubscribeResponse { view_id: 0, response })
             }
@@ -385,5 +425,7 @@ fn after(duration: Duration) -> Instant {
     sleep(duration).deadline()
 }
 
+#[cfg(test)]
+mod handover_tests;
 #[cfg(test)]
 pub(super) mod tests;

@@ -1,4 +1,4 @@
-//! A stream that ends, with a reason, when the server stops.
+//! A stream of answers that ends, with a reason, when the server stops.
 
 use std::{
     future::Future,
@@ -7,10 +7,19 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::sleep;
 use tokio_stream::Stream;
 use tonic::Status;
 
-use super::status;
+use super::{status, streams::Stopping};
+use crate::runtime::Runtime;
+
+/// Resolves some time after the server stops: each at another time, all within the time that streams have to leave.
+pub(super) async fn leaving(mut stopping: Stopping, runtime: Runtime) {
+    let spread = stopping.wait_for(Option::is_some).await.map(|spread| *spread);
+    // An error means that the server is gone altogether.
+    sleep(runtime.jitter(spread.ok().flatten().unwrap_or_default())).await;
+}
 
 /// The items of a stream until `stopped`, then `UNAVAILABLE`.
 pub(super) struct Until<S, F> {

@@ -47,6 +47,8 @@ pub enum Start {
 pub struct Step {
     /// The bytes.
     pub part: Part,
+    /// What the change that this is a part of makes the view's revision.
+    pub revision: Revision,
     /// On each part of a snapshot: why it is one.
     pub reset_reason: Option<ResetReason>,
 }
@@ -148,9 +150,11 @@ impl Cursor {
                         self.position = Position::Live;
                         self.revision = generation.revision;
                     }
-                    return parts
-                        .get(next)
-                        .map(|part| Step { part: part.clone(), reset_reason: Some(reason) });
+                    return parts.get(next).map(|part| Step {
+                        part: part.clone(),
+                        revision: generation.revision,
+                        reset_reason: Some(reason),
+                    });
                 }
             }
         }
@@ -164,7 +168,7 @@ impl Cursor {
             self.position = Position::Live;
             self.revision = delta.revision;
         }
-        parts.get(next).map(|part| Step { part: part.clone(), reset_reason: None })
+        parts.get(next).map(|part| Step { part: part.clone(), revision: delta.revision, reset_reason: None })
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     lock,
     logged::{Logged, LoggedItem},
     signal::{Signal, Subscription},
-    view::{Delta, Generation, Instances, Page, ServiceNow, View, selected, snapshot},
+    view::{Delta, Generation, Instances, Page, ServiceNow, View, concerns, selected, snapshot},
 };
 use crate::core::{InstanceId, Revision, Selector, Service, ServiceChange, ServiceKey};
 
@@ -301,6 +301,28 @@ impl Feed {
     /// Adds what this service's views keep.
     pub(super) fn count(&self, kept: &mut Kept) {
         lock(&self.state).views.values().for_each(|view| view.count(kept));
+    }
+
+    /// The change of a selection that `revision` is about: see [`super::Hub::touched`].
+    pub(super) fn touched(&self, selector: &Selector, revision: Revision) -> Option<Revision> {
+        let state = lock(&self.state);
+        if revision <= state.floor {
+            return Some(revision);
+        }
+        let behind = state.changes.partition_point(|change| change.revision <= revision);
+        let mut newest_first = state.changes.range(..behind).rev();
+        let touches = |change: &&Arc<Logged>| change.items.iter().any(|item| concerns(selector, item));
+        if let Some(change) = newest_first.clone().next().filter(|change| change.revision == revision) {
+            return Some(change).filter(touches).map(|change| change.revision);
+        }
+        let known = newest_first.find(touches).map(|change| change.revision);
+        known.or_else(|| Some(state.floor).filter(|floor| *floor > 0))
+    }
+
+    /// Whether somebody registered the service, or nobody knows whether up to `revision` somebody did.
+    pub(super) fn is_known(&self, revision: Revision) -> bool {
+        let state = lock(&self.state);
+        state.now.exists || revision <= state.floor
     }
 
     /// To be dropped when nobody watches. False, and nothing happens, if it changed since it was emptied at `emptied_at`.

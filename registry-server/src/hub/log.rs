@@ -1,7 +1,8 @@
 //! The recent log: the only history there is.
 //!
 //! One queue over all services, bounded by count, age and bytes. The entries of a service are indexed by its feed, which
-//! is told when its oldest one goes.
+//! is told when its oldest one goes. After a restart it is made again from the records that the store kept, in the same
+//! way, so that watchers resume from it (W5).
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -16,6 +17,14 @@ pub struct LogLimits {
     pub age: Duration,
     /// Bytes of the encoded instances in them. 64 MiB.
     pub bytes: usize,
+}
+
+impl LogLimits {
+    /// Whether what happened at `wall` is older than it may be at `now_wall`.
+    pub(crate) fn is_too_old(&self, wall: u64, now_wall: u64) -> bool {
+        let age = u64::try_from(self.age.as_millis()).unwrap_or(u64::MAX);
+        now_wall.saturating_sub(wall) > age
+    }
 }
 
 impl Default for LogLimits {
@@ -55,11 +64,10 @@ impl RecentLog {
     pub(super) fn trim(&mut self, now_wall: u64) {
         // A wall clock that was set back does not make entries younger.
         self.newest_wall = self.newest_wall.max(now_wall);
-        let age = u64::try_from(self.limits.age.as_millis()).unwrap_or(u64::MAX);
         while let Some((_, oldest)) = self.entries.front() {
             let within = self.entries.len() <= self.limits.count
                 && self.bytes <= self.limits.bytes
-                && self.newest_wall.saturating_sub(oldest.wall) <= age;
+                && !self.limits.is_too_old(oldest.wall, self.newest_wall);
             if within {
                 return;
             }

@@ -262,6 +262,22 @@ impl Hub {
         kept
     }
 
+    /// What a view had to apply so that `revision` is: the newest change, if it contained an instance of it before or
+    /// after. The change is the service's at `revision`, or if that is none of the service's, whichever touched the view
+    /// last before it. Of what the log no longer has, the answer is that it was touched. The revision is not ahead of the
+    /// head.
+    pub fn touched(&self, key: &ServiceKey, selector: &Selector, revision: Revision) -> Option<Revision> {
+        let feed = Arc::clone(self.inner.feeds.get(key)?.value());
+        feed.touched(selector, revision)
+    }
+
+    /// Whether anybody registered the service, for all that is known, up to `revision`.
+    pub fn is_known(&self, key: &ServiceKey, revision: Revision) -> bool {
+        let feed = self.inner.feeds.get(key).map(|feed| Arc::clone(feed.value()));
+        let forgotten = || revision <= self.inner.forgotten_through.load(Ordering::Acquire);
+        feed.map_or_else(forgotten, |feed| feed.is_known(revision))
+    }
+
     /// How many services have a feed here, for tests of what is dropped.
     pub fn feeds(&self) -> usize {
         self.inner.feeds.len()

@@ -259,7 +259,7 @@ proptest! {
             for selector in [Selector::default(), in_zone("a")] {
                 let page = world.hub.read(&key("s"), &selector);
                 let mut reader = Reader::default();
-                page.parts.iter().for_each(|part| reader.take(&Step { part: part.clone(), reset_reason: Some(v1::ResetReason::Initial) }));
+                page.parts.iter().for_each(|part| reader.take(&Step { part: part.clone(), revision: 0, reset_reason: Some(v1::ResetReason::Initial) }));
                 prop_assert_eq!(reader.seen(), world.truth(&key("s"), &selector));
                 prop_assert_eq!(page.revision, world.hub.head());
             }
@@ -597,7 +597,11 @@ fn pages_of_one_reading_show_one_revision_until_they_expire() {
         let bytes: usize = page.parts.iter().map(|part| part.as_field().len()).sum();
         assert!(bytes < 1 << 20);
         page.parts.iter().for_each(|part| {
-            reader.take(&Step { part: part.clone(), reset_reason: Some(v1::ResetReason::Initial) });
+            reader.take(&Step {
+                part: part.clone(),
+                revision: 0,
+                reset_reason: Some(v1::ResetReason::Initial),
+            });
         });
     };
     take(&first);
@@ -636,4 +640,37 @@ fn why_an_instance_came_and_left() {
     let causes: Vec<_> = past.events.iter().map(|event| event.cause).collect();
     assert_eq!(causes, [Cause::Deregister, Cause::Register]);
     assert!(world.hub.explain(&key("nobody"), &"i1".into()).events.is_empty());
+}
+
+#[test]
+fn touched_is_the_change_that_a_view_must_have_applied() {
+    let mut world = World::new(small_log(4));
+    let (near, far) = (in_zone("a"), in_zone("b"));
+    world.write([register("s", 1, 1, 1, "a")]);
+    let first = world.revision;
+    let touched =
+        |world: &World, selector: &Selector, revision| world.hub.touched(&key("s"), selector, revision);
+    world.write([register("s", 2, 2, 1, "b")]);
+    let second = world.revision;
+    assert_eq!(touched(&world, &Selector::default(), second), Some(second));
+    assert_eq!(touched(&world, &far, second), Some(second));
+    assert_eq!(touched(&world, &near, second), None, "of another zone");
+    assert_eq!(
+        touched(&world, &far, first),
+        None,
+        "the service was born, and yet the view had nothing of it"
+    );
+    // One that leaves a selection was in it before.
+    world.write([register("s", 1, 1, 1, "c")]);
+    assert_eq!(touched(&world, &near, world.revision), Some(world.revision));
+    // A revision of another service's stands for what touched the view before.
+    world.write([register("other", 1, 3, 1, "a")]);
+    assert_eq!(touched(&world, &far, world.revision), Some(second));
+    assert!(world.hub.is_known(&key("s"), world.revision) && !world.hub.is_known(&key("t"), world.revision));
+    // What the log no longer has touched everybody, for all that is known.
+    for weight in 2..6 {
+        world.write([register("other", 1, 3, weight, "a")]);
+    }
+    assert_eq!(touched(&world, &near, second), Some(second));
+    assert!(touched(&world, &far, world.revision).is_some());
 }

@@ -321,7 +321,8 @@ pub(super) fn selected<'a>(
     instances.values().filter(|entry| selector.matches(&entry.instance))
 }
 
-fn concerns(selector: &Selector, item: &LoggedItem) -> bool {
+/// Whether a selection contained an instance before or after.
+pub(super) fn concerns(selector: &Selector, item: &LoggedItem) -> bool {
     [&item.before, &item.after].into_iter().flatten().any(|entry| selector.matches(&entry.instance))
 }
 

@@ -128,9 +128,14 @@ impl Registry {
         let loaded = store.load()?;
         let now = runtime.now();
         let mut state = State::from_base(loaded.base).with_remembered(settings.remembered_services);
+        // Records that the recent log would drop at once are not published first.
+        let mut tail = loaded.tail.into_iter().peekable();
+        while let Some(old) = tail.next_if(|it| hub_settings.log.is_too_old(it.record.wall, now.wall)) {
+            state.evolve(&old);
+        }
         let hub = Hub::new(&loaded.epoch, &state, now.wall, hub_settings);
         // Replay is the same path as life: the recent log is there again as far as the records go back (W5).
-        for committed in loaded.tail {
+        for committed in tail {
             hub.publish(&state.evolve(&committed), committed.revision);
         }
         let started = Started {
@@ -183,6 +188,13 @@ impl Registry {
         answer.await.map_err(|_| WriteError::ShuttingDown)
     }
 
+    /// From now on no lease runs out, and no hold or override: renewals may no longer find their way here, and that time
+    /// does not count (L1). A restart grants full TTLs.
+    pub async fn suspend_expiry(&self) {
+        // An error means that the loop has ended, and everything with it.
+        let _ = self.commands.send(Request::SuspendExpiry).await;
+    }
+
     /// What is published.
     pub fn hub(&self) -> &Hub {
         &self.hub
@@ -194,5 +206,7 @@ impl Registry {
     }
 }
 
+#[cfg(test)]
+mod history_tests;
 #[cfg(test)]
 mod tests;

@@ -170,7 +170,8 @@ async fn what_waits_while_the_disk_works_is_one_group() {
         .map(|id| {
             let registry = registry.clone();
             Runtime::tokio().spawn(async move {
-                registry.write(register(id, id as u128, 15_000)).await.expect("written");
+                let written = registry.write(register(id, id as u128, 15_000)).await.expect("written");
+                assert_eq!(written.incarnations, [written.revision], "each names its own revision");
             })
         })
         .collect();
@@ -303,6 +304,26 @@ async fn l1_l2_a_lease_goes_at_its_deadline_and_not_before() {
     assert!(late <= 1, "{late} ms of simulated time late");
     assert_eq!(instances(&registry), 0);
     assert_eq!(registry.renew(vec![lease]).await.expect("answered"), [(lease, Renewal::Unknown)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn l1_a_server_that_stops_expires_nobody() {
+    let script = Arc::default();
+    let (registry, task) = start(&script, false, &simulated());
+    registry.write(register(1, 1, 1_000)).await.expect("written");
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    registry.suspend_expiry().await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(instances(&registry), 1, "its renewals had nowhere to go");
+    registry.write(register(2, 2, 1_000)).await.expect("everything else goes on");
+    assert_eq!(registry.renew(vec![LeaseId(1u128.to_be_bytes())]).await.expect("answered"), []);
+    drop(registry);
+    task.stop().await;
+    let (registry, _task) = start(&script, false, &simulated());
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    assert_eq!(instances(&registry), 2, "its successor grants full TTLs");
+    changed(&registry, registry.hub().head()).await;
+    assert!(instances(&registry) < 2);
 }
 
 /// Tokio's scheduler, on a disk that takes [`DISK`] of simulated time for each group.

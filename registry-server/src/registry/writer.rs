@@ -46,6 +46,7 @@ pub(super) type Inspection = Box<dyn FnOnce(&State, Now) + Send>;
 pub(super) enum Request {
     Write(Pending),
     Inspect(Inspection),
+    SuspendExpiry,
 }
 
 /// A command and whoever waits for it.
@@ -114,6 +115,8 @@ pub(super) struct Writer {
     releasing: BTreeSet<LeaseId>,
     in_flight: Option<InFlight>,
     failed: Option<Arc<str>>,
+    /// Nothing falls due any more.
+    suspended: bool,
 }
 
 impl Writer {
@@ -136,6 +139,7 @@ impl Writer {
             releasing: BTreeSet::new(),
             in_flight: None,
             failed: None,
+            suspended: false,
         }
     }
 
@@ -176,7 +180,7 @@ impl Writer {
     fn due(&self) -> u64 {
         let heartbeat = self.runtime.now().mono.saturating_add(HEARTBEAT);
         // What falls due while a group is in flight goes into the next one; a failed store takes nothing any more.
-        let idle = self.in_flight.is_none() && self.failed.is_none();
+        let idle = self.in_flight.is_none() && self.failed.is_none() && !self.suspended;
         self.core.next_deadline().filter(|_| idle).map_or(heartbeat, |deadline| deadline.min(heartbeat))
     }
 
@@ -206,6 +210,7 @@ impl Writer {
     fn take(&mut self, now: Now, request: Request) {
         match request {
             Request::Inspect(read) => read(self.core.state(), now),
+            Request::SuspendExpiry => self.suspended = true,
             Request::Write(pending) => match &self.failed {
                 Some(why) => pending.answer(Err(WriteError::StoreFailed(Arc::clone(why)))),
                 None => self.waiting.push_back(pending),
@@ -251,7 +256,9 @@ impl Writer {
     fn decide(&mut self, now: Now) -> (Group, Vec<Member>) {
         let mut group = Group::default();
         let mut members = Vec::new();
-        if let Some(proposal) = self.core.tick(now, EXPIRE_CHUNK) {
+        if !self.suspended
+            && let Some(proposal) = self.core.tick(now, EXPIRE_CHUNK)
+        {
             group.add(&proposal);
             members.push(Member { proposal, pending: None });
         }
@@ -272,7 +279,7 @@ impl Writer {
                 if let Command::Register { lease, .. } = &pending.command {
                     self.core.touch(now, lease);
                 }
-                let written = self.written(&pending.command, &proposal);
+                let written = self.written(&pending.command, &proposal, None);
                 pending.answer(Ok(written));
             } else {
                 group.add(&proposal);
@@ -326,9 +333,9 @@ impl Writer {
             changes.extend(done);
         }
         self.hub.publish(&changes, self.core.state().revision());
-        for member in members {
+        for (member, revision) in members.into_iter().zip(revisions) {
             if let Some(pending) = member.pending {
-                let written = self.written(&pending.command, &member.proposal);
+                let written = self.written(&pending.command, &member.proposal, Some(revision));
                 pending.answer(Ok(written));
             }
         }
@@ -351,18 +358,21 @@ impl Writer {
         }
     }
 
-    fn written(&self, command: &Command, proposal: &Proposal) -> Written {
+    /// `revision`: what the command's own record got. What changed nothing is repeated, and was done by then: the revision is
+    /// the one at which its instances came to be as they are, so that whoever waits for it waits for the right change.
+    fn written(&self, command: &Command, proposal: &Proposal, revision: Option<Revision>) -> Written {
         let state = self.core.state();
-        let incarnations = match command {
-            Command::Register { instances, .. } => instances
-                .iter()
-                .map(|(key, id, _)| state.instance(key, id).map_or(0, |instance| instance.create_revision))
-                .collect(),
-            _ => Vec::new(),
+        let instances = match command {
+            Command::Register { instances, .. } => instances.as_slice(),
+            _ => &[],
         };
+        let named: Vec<_> = instances.iter().map(|(key, id, _)| state.instance(key, id)).collect();
+        let repeated = || named.iter().flatten().map(|instance| instance.mod_revision).max();
+        let revision = revision.or_else(repeated).unwrap_or_else(|| state.revision());
+        let incarnations = named.iter().map(|it| it.map_or(0, |instance| instance.create_revision)).collect();
         let affects = |event: &&Event| matches!(event, Event::Removed { .. } | Event::Released { .. });
         let affected = proposal.record.events.iter().filter(affects).count();
-        Written { revision: state.revision(), incarnations, affected }
+        Written { revision, incarnations, affected }
     }
 }
 

@@ -30,9 +30,12 @@ pub struct Config {
     pub storage: Storage,
     /// The embedded store's directory.
     pub data_dir: PathBuf,
+    /// The embedded store's log is folded into a new base after so many bytes, or as many as the base has if that is more.
+    /// 16 MiB.
+    pub segment_bytes: u64,
     /// The rules.
     pub core: core::Settings,
-    /// Publishing.
+    /// Publishing. The bounds of the recent log are also those of what the embedded store keeps of it for a restart.
     pub hub: HubSettings,
     /// The wire.
     pub grpc: GrpcSettings,
@@ -45,6 +48,7 @@ impl Default for Config {
         Self {
             storage: Storage::Embedded,
             data_dir: "registry-data".into(),
+            segment_bytes: 16 << 20,
             core: core::Settings::default(),
             hub: HubSettings::default(),
             grpc: GrpcSettings::default(),

@@ -4,6 +4,9 @@
 //! |---|---|
 //! | `""`, `registry.v1.Registry`, `registry.v1.Registry.reads` | until the server stops |
 //! | `registry.v1.Registry.writes` | until the store fails (D4) or the server stops |
+//!
+//! Whoever follows a status is told that the server stops, and its stream ends when no more calls are taken: nobody has to
+//! leave for the server to end.
 
 use std::time::Duration;
 
@@ -26,9 +29,10 @@ const WRITES: &str = "registry.v1.Registry.writes";
 pub(super) fn serve(
     registry: &Registry,
     mut stopping: watch::Receiver<Option<Duration>>,
+    mut closing: watch::Receiver<bool>,
     runtime: &Runtime,
 ) -> (HealthServer<impl Health>, JoinHandle<()>) {
-    let (reporter, service) = health_reporter();
+    let (mut reporter, service) = health_reporter();
     let mut store = registry.health();
     let task = runtime.spawn(async move {
         for name in READS {
@@ -46,6 +50,11 @@ pub(super) fn serve(
         }
         for name in READS.into_iter().chain([WRITES]) {
             reporter.set_service_status(name, ServingStatus::NotServing).await;
+        }
+        // An error means that the server is gone.
+        let _ = closing.wait_for(|closing| *closing).await;
+        for name in READS.into_iter().chain([WRITES]) {
+            reporter.clear_service_status(name).await;
         }
     });
     (service, task)

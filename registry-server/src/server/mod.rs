@@ -2,9 +2,14 @@
 //! brings a store of his own, on a simulated disk for example.
 //!
 //! ```text
-//!  shutdown ─► health NOT_SERVING ─► streams: go_away ─► calls in flight end (at most `grace`) ─► writer ends ─► return
+//!  shutdown ─► health NOT_SERVING, streams are asked to go, new ones refused; calls go on ──┐  all within `grace`
+//!      ┌─────────────── no stream is left, or all were to have left ◄───────────────────────┘
+//!      └─► no new connections or calls, those in flight end ─► writer ends ─► return
 //! ```
 //!
+//! Watchers and registrants leave one by one, over half of the grace period, while the server still takes their calls and
+//! renewals: so the time in which nobody answers, until another server or this one's successor does, is short. Nothing
+//! expires meanwhile, for renewals of those who have left find nobody (L1).
 //! What was acknowledged is on disk before the answer, so stopping loses nothing at whatever point it is cut short.
 
 mod config;
@@ -16,7 +21,7 @@ use registry_proto::{FILE_DESCRIPTOR_SET, server::registry_server::RegistryServe
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
@@ -25,7 +30,8 @@ use tracing::{info, warn};
 pub use self::config::{Config, Storage};
 use crate::{
     core::{Settings, State},
-    grpc::RegistryService,
+    grpc::{RegistryService, leave_margin},
+    hub::LogLimits,
     registry::{Registry, Started},
     runtime::Runtime,
     store::{EmbeddedOptions, EmbeddedStore, Fold, MemoryStore, Store, StoreError},
@@ -96,8 +102,10 @@ where
         Registry::start(store, config.core.clone(), config.hub.clone(), &runtime).map_err(store_error)?;
 
     let (stopping, is_stopping) = watch::channel(None);
+    let (closing, is_closing) = watch::channel(false);
     let service = RegistryService::new(registry.clone(), config.grpc, runtime.clone(), is_stopping.clone());
-    let (health, health_task) = health::serve(&registry, is_stopping.clone(), &runtime);
+    let (health, health_task) = health::serve(&registry, is_stopping, is_closing.clone(), &runtime);
+    let streams = service.clone();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -105,7 +113,7 @@ where
         .map_err(|error| ServerError::Reflection(error.to_string()))?;
 
     let spread = config.grace / 2;
-    let mut told = is_stopping.clone();
+    let mut told = is_closing;
     let serving = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
@@ -115,7 +123,7 @@ where
         .add_service(reflection)
         .serve_with_incoming_shutdown(incoming, async move {
             // An error means that this function is gone, and the server with it.
-            let _ = told.wait_for(Option::is_some).await;
+            let _ = told.wait_for(|closing| *closing).await;
         });
     started(&found);
 
@@ -125,15 +133,28 @@ where
         biased;
         ended = &mut serving => ended,
         () = &mut shutdown => {
-            info!("shutting down: no new connections; watchers are asked to go elsewhere");
+            info!("shutting down: watchers and registrants are asked to go elsewhere");
             stopping.send_replace(Some(spread));
-            timeout(config.grace, &mut serving).await.unwrap_or_else(|_| {
+            let ending = async {
+                registry.suspend_expiry().await;
+                tokio::select! {
+                    biased;
+                    () = streams.streams_ended() => {}
+                    () = sleep(spread + leave_margin(spread)) => {}
+                    // Nobody can come any more.
+                    ended = &mut serving => return ended,
+                }
+                info!("closing: calls in flight end, no new ones are taken");
+                closing.send_replace(true);
+                (&mut serving).await
+            };
+            timeout(config.grace, ending).await.unwrap_or_else(|_| {
                 warn!(grace = ?config.grace, "some calls did not end in time and are cut off");
                 Ok(())
             })
         }
     };
-    drop(registry);
+    drop((registry, streams));
     health_task.abort();
     writer.stop().await;
     info!("stopped");
@@ -161,12 +182,15 @@ fn open(config: &Config, runtime: &Runtime) -> Result<Box<dyn Store>, StoreError
             Box::new(MemoryStore::new(new_epoch))
         }
         Storage::Embedded => {
-            // The recent log is rebuilt from the records since the base; older ones would only be read and dropped.
-            let options = EmbeddedOptions::new(fold(&config.core), new_epoch);
-            Box::new(EmbeddedStore::open(
-                &config.data_dir,
-                EmbeddedOptions { history_records: 0, ..options },
-            )?)
+            let LogLimits { count, age, bytes } = config.hub.log;
+            let options = EmbeddedOptions {
+                segment_bytes: config.segment_bytes,
+                history_records: u64::try_from(count).unwrap_or(u64::MAX),
+                history_age: age,
+                history_bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
+                ..EmbeddedOptions::new(fold(&config.core), new_epoch)
+            };
+            Box::new(EmbeddedStore::open(&config.data_dir, options)?)
         }
     })
 }

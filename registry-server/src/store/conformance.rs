@@ -2,7 +2,7 @@
 
 use super::{
     Store, StoreError,
-    samples::{record, visible},
+    samples::{record, removal, visible},
 };
 use crate::core::{Record, Revision};
 
@@ -12,6 +12,8 @@ pub(super) trait Subject {
     type Store: Store;
     /// Whether a store that is opened again holds what the one before acknowledged.
     const DURABLE: bool;
+    /// How many of the last records stay out of the base for history at least, whatever is compacted.
+    const HISTORY: usize;
     /// Opens it, again after the last one was dropped.
     fn open(&mut self, new_epoch: u128) -> Self::Store;
     /// Makes the next append fail, if that can be done.
@@ -28,6 +30,7 @@ pub(super) fn all<S: Subject>(make: impl Fn() -> S) {
     the_epoch_names_the_history(make());
     what_was_appended_is_loaded_in_order(make());
     compaction_changes_nothing_visible(make());
+    history_outlives_compaction_and_restart(make());
     a_failure_closes_the_store(make());
 }
 
@@ -109,15 +112,40 @@ fn compaction_changes_nothing_visible<S: Subject>(mut subject: S) {
         let loaded = store.load().unwrap();
         if S::DURABLE {
             assert_eq!(visible(&loaded), acknowledged);
-            let known: Vec<_> = loaded.history.iter().chain(&loaded.tail).collect();
-            let told = known.iter().map(|committed| (committed.revision, committed.record.wall));
+            let told = loaded.tail.iter().map(|committed| (committed.revision, committed.record.wall));
             assert!(acknowledged.ends_with(&told.collect::<Vec<_>>()), "the history has a gap or ends early");
-            assert!(loaded.history.iter().all(|committed| committed.revision <= loaded.base.revision));
+            assert!(loaded.tail.iter().all(|committed| committed.revision > loaded.base.revision));
         }
         for batch in 0..3 {
             acknowledged.extend(fill(&mut store, round * 100 + batch * 20, 3));
             store.compact(acknowledged.last().unwrap().0).unwrap();
             acknowledged.extend(fill(&mut store, round * 100 + batch * 20 + 10, 2));
+        }
+    }
+}
+
+/// W5: the last records are there as they were, removals included, so that recent changes can be told from them.
+fn history_outlives_compaction_and_restart<S: Subject>(mut subject: S) {
+    let mut written: Vec<(Revision, Record)> = Vec::new();
+    for round in 0..8 {
+        let mut store = subject.open(1);
+        let loaded = store.load().unwrap();
+        let told: Vec<_> = loaded.tail.into_iter().map(|it| (it.revision, it.record)).collect();
+        if !S::DURABLE {
+            assert!(told.is_empty(), "a store that keeps nothing has no history");
+            written.clear();
+        }
+        assert!(written.ends_with(&told), "the history is not what was written");
+        assert!(told.len() >= S::HISTORY.min(written.len()), "{} of {}", told.len(), written.len());
+        assert_eq!(
+            loaded.base.revision,
+            written.iter().rev().nth(told.len()).map_or(0, |(revision, _)| *revision)
+        );
+        for n in 0..5 {
+            let records = vec![record(round * 10 + n), removal(round * 10 + n)];
+            let revisions = store.append(&records).unwrap();
+            written.extend(revisions.iter().copied().zip(records));
+            store.compact(*revisions.last().unwrap()).unwrap();
         }
     }
 }

@@ -48,6 +48,7 @@ mod tests {
     impl conformance::Subject for Memory {
         type Store = MemoryStore;
         const DURABLE: bool = false;
+        const HISTORY: usize = 0;
 
         fn open(&mut self, new_epoch: u128) -> MemoryStore {
             MemoryStore::new(new_epoch)

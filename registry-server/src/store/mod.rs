@@ -34,12 +34,10 @@ use crate::core::{Base, Committed, Record, Revision};
 pub struct Loaded {
     /// The name of this history of revisions: 32 hexadecimal characters. Compared for equality only.
     pub epoch: String,
-    /// Records that `base` already contains, as far back as they are still kept, oldest first. Ends where `tail`
-    /// begins, without a gap. Recent changes can be told from it; the state does not need it.
-    pub history: Vec<Committed>,
     /// The state that the tail builds on.
     pub base: Base,
-    /// The records since the base, oldest first.
+    /// The records since the base, oldest first. They reach back at least as far as history is kept, so that recent
+    /// changes can be told from them (W5).
     pub tail: Vec<Committed>,
 }
 
@@ -55,9 +53,9 @@ pub trait Store: Send + 'static {
     /// gives [`StoreError::Closed`] with the first cause (D4). Only [`StoreError::TooLarge`] leaves it open.
     fn append(&mut self, group: &[Record]) -> Result<Vec<Revision>, StoreError>;
 
-    /// Starts to fold the records up to `to` into the base, so that the log does not grow for ever. Returns at once:
-    /// the work goes on beside further appends, and changes nothing that is visible. A hint: a store may fold less, and
-    /// folds by itself when its log has grown. By default, nothing.
+    /// Starts to fold the records up to `to` into the base, so that the log does not grow for ever; those that are kept
+    /// as history stay. Returns at once: the work goes on beside further appends, and changes nothing that is visible. A
+    /// hint: a store may fold less, and folds by itself when its log has grown. By default, nothing.
     fn compact(&mut self, to: Revision) -> Result<(), StoreError> {
         let _ = to;
         Ok(())

@@ -8,8 +8,10 @@ use std::{collections::HashSet, sync::Arc};
 
 use prost::Message;
 
+mod extent;
 mod numbers;
 
+pub(super) use self::extent::{Extent, decode_extent};
 use self::numbers::{cause, cause_number, loss, loss_number, status, status_number};
 use super::wire;
 use crate::core::{

@@ -27,6 +27,13 @@ pub(super) fn record(n: u64) -> Record {
     Record { wall: n, cause: Cause::Register, actor: "uid#1".into(), events: vec![registered] }
 }
 
+/// The removal of what the nth record registered.
+pub(super) fn removal(n: u64) -> Record {
+    let key = ServiceKey { namespace: "default".into(), service: format!("service-{}", n % 3).into() };
+    let removed = Event::Removed { key, id: format!("instance-{n}").into(), loss: Some(Loss::Expired) };
+    Record { wall: n, cause: Cause::Expire, actor: "uid#1".into(), events: vec![removed] }
+}
+
 /// A fold for tests: remembers the wall time of every record under its revision, so that nothing goes unnoticed.
 pub(super) fn fold() -> Fold {
     Arc::new(|mut base, records| {

@@ -27,6 +27,20 @@ pub(super) struct GroupHead {
     pub(super) last: u64,
 }
 
+/// A [`Group`] of which only the walls are wanted.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct GroupWalls {
+    #[prost(message, repeated, tag = "2")]
+    pub(super) records: Vec<RecordWall>,
+}
+
+/// A [`Record`] without anything else.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct RecordWall {
+    #[prost(uint64, tag = "2")]
+    pub(super) wall: u64,
+}
+
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub(super) struct Record {
     #[prost(uint64, tag = "1")]

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::core::ServiceKey;
 
 const MILLIS: fn(u64) -> Duration = Duration::from_millis;
 
@@ -107,6 +106,24 @@ fn every_other_error_has_its_code_reason_and_time_to_try_again() {
             replica_behind(7, 5),
             expected(Code::Unavailable, "REPLICA_BEHIND", Some(MILLIS(200))),
             "at revision 5 and not yet at 7",
+        ),
+        (
+            too_many_waits(9),
+            expected(Code::ResourceExhausted, "TOO_MANY_WAITS", Some(MILLIS(1_000))),
+            "9 calls wait",
+        ),
+        (
+            unknown_service(&key()),
+            Wire { bad_field: Some("key".into()), ..expected(Code::NotFound, "UNKNOWN_SERVICE", None) },
+            "shop/cart",
+        ),
+        (
+            other_epoch("old", "new"),
+            Wire {
+                bad_field: Some("epoch".into()),
+                ..expected(Code::FailedPrecondition, "EPOCH_CHANGED", None)
+            },
+            "`old`",
         ),
         (not_implemented("A.B"), expected(Code::Unimplemented, "NOT_IMPLEMENTED", None), "A.B"),
         (page_expired(), expected(Code::Aborted, "PAGE_EXPIRED", None), "without a token"),

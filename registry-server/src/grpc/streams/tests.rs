@@ -1,6 +1,12 @@
 //! What a `Subscribe` stream says to what it is asked, without a network.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use registry_proto::v1::{subscribe_request::Request, subscribe_response::Response};
 
@@ -12,7 +18,7 @@ use crate::{
 
 /// Requests that are there at once, and how many were read.
 #[derive(Clone, Default)]
-struct Asked {
+pub(super) struct Asked {
     requests: Arc<std::sync::Mutex<VecDeque<v1::SubscribeRequest>>>,
     read: Arc<AtomicUsize>,
 }
@@ -47,6 +53,7 @@ impl Stream for Asked {
 /// Writes to one service, and publishes.
 pub(in crate::grpc) struct Publisher {
     pub(in crate::grpc) hub: Hub,
+    pub(in crate::grpc) watchers: Watchers,
     state: State,
 }
 
@@ -61,7 +68,8 @@ impl Publisher {
     pub(in crate::grpc) fn new() -> Self {
         let state = State::default();
         let hub = Hub::new("e", &state, 0, HubSettings::default());
-        Self { hub, state }
+        let watchers = Watchers::new(hub.clone(), Runtime::tokio());
+        Self { hub, watchers, state }
     }
 
     /// One more revision, which changes the service `s`.
@@ -94,8 +102,9 @@ impl World {
         let asked = Asked::default();
         let (stop, stopping) = watch::channel(None);
         let seat = Seat::take(&Arc::default(), 1).expect("free");
+        let Publisher { hub, watchers, .. } = &publisher;
         let stream =
-            SubscribeStream::new(publisher.hub.clone(), asked.clone(), stopping, Runtime::tokio(), seat);
+            SubscribeStream::new(hub.clone(), watchers, asked.clone(), stopping, Runtime::tokio(), seat);
         Self { publisher, asked, stream, _stopping: stop }
     }
 
@@ -211,4 +220,124 @@ async fn a_view_that_stays_ahead_is_refused() {
     let Some((1, Response::ViewError(error))) = said.first() else { panic!("{said:?}") };
     assert_eq!(error.reason, "REPLICA_BEHIND");
     assert!(error.retry_after.is_some());
+}
+
+fn service() -> crate::core::ServiceKey {
+    crate::core::ServiceKey { namespace: "default".into(), service: "s".into() }
+}
+
+fn hello(acks: bool) -> Request {
+    Request::Hello(v1::Hello { client_id: "client".into(), acks })
+}
+
+/// A client that acks has one view, and was told all there is.
+async fn acking() -> World {
+    let mut world = World::new();
+    world.publisher.register();
+    world.asked.ask(hello(true));
+    world.asked.subscribe(1, Some(watch_service()));
+    world.all_said().await;
+    world.publisher.register();
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn c4_an_ack_is_asked_for_at_once_if_somebody_waits_and_once() {
+    let mut world = acking().await;
+    let said = world.all_said().await;
+    assert!(matches!(said.as_slice(), [(1, Response::Change(_))]), "nobody waits: {said:?}");
+    let wait = world.publisher.watchers.wait(&service(), 2, 1.0);
+    let said = world.all_said().await;
+    let [(0, Response::Bookmark(bookmark))] = said.as_slice() else { panic!("{said:?}") };
+    assert_eq!((bookmark.revision, bookmark.ack_requested), (2, true));
+    assert!(world.all_said().await.is_empty());
+    assert!(!wait.answered(Duration::ZERO).await.satisfied);
+    world.asked.ask(Request::Ack(v1::Ack { epoch: "e".into(), revision: 2 }));
+    assert!(world.all_said().await.is_empty());
+    assert!(wait.answered(Duration::ZERO).await.satisfied);
+    // The next who waits for the same need not ask.
+    let wait = world.publisher.watchers.wait(&service(), 2, 1.0);
+    assert!(world.all_said().await.is_empty() && wait.answered(Duration::ZERO).await.satisfied);
+}
+
+#[tokio::test(start_paused = true)]
+async fn w7_an_ack_is_asked_for_after_the_change() {
+    let mut world = acking().await;
+    let _wait = world.publisher.watchers.wait(&service(), 2, 1.0);
+    let said = world.all_said().await;
+    let [(1, Response::Change(_)), (0, Response::Bookmark(bookmark))] = said.as_slice() else {
+        panic!("{said:?}")
+    };
+    assert!(bookmark.ack_requested);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c4_who_waited_and_went_leaves_nothing_to_say() {
+    let mut world = acking().await;
+    world.all_said().await;
+    drop(world.publisher.watchers.wait(&service(), 2, 1.0));
+    assert!(world.all_said().await.is_empty());
+    tokio::time::sleep(super::super::feeder::BOOKMARK_INTERVAL).await;
+    let said = world.all_said().await;
+    let [(0, Response::Bookmark(bookmark))] = said.as_slice() else { panic!("{said:?}") };
+    assert!(!bookmark.ack_requested);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c4_one_that_vanished_holds_up_the_answer_for_20_s() {
+    let clock = Runtime::tokio();
+    let World { publisher, stream, .. } = acking().await;
+    let wait = publisher.watchers.wait(&service(), 2, 1.0);
+    drop(stream);
+    let applied = wait.answered(Duration::from_secs(5)).await;
+    assert_eq!((applied.counts.disconnected, applied.satisfied), (1, false));
+    assert_eq!(clock.now().mono, 5_000, "at the end of its time");
+    let applied = wait.answered(Duration::from_mins(1)).await;
+    assert_eq!((applied.counts.disconnected, applied.satisfied), (0, true));
+    assert_eq!(clock.now().mono, 20_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c4_a_wait_that_is_slept_through_hears_of_one_that_vanishes_later() {
+    let clock = Runtime::tokio();
+    let World { publisher, stream, .. } = acking().await;
+    let wait = publisher.watchers.wait(&service(), 2, 1.0);
+    let leaving = async {
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        drop(stream);
+    };
+    let (applied, ()) = tokio::join!(wait.answered(Duration::from_mins(1)), leaving);
+    assert!(applied.satisfied);
+    assert_eq!(clock.now().mono, 27_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_acks_says_so_before_its_views() {
+    let mut world = World::new();
+    world.asked.subscribe(1, Some(watch_service()));
+    world.all_said().await;
+    world.asked.ask(hello(false));
+    assert!(world.all_said().await.is_empty(), "a name by itself may come late");
+    world.asked.ask(hello(true));
+    let said = world.all_said().await;
+    let [(0, Response::ViewError(error))] = said.as_slice() else { panic!("{said:?}") };
+    assert_eq!((error.field.as_str(), error.reason.as_str()), ("hello", "INVALID_FIELD"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c4_a_view_that_is_opened_anew_is_waited_for_all_the_while() {
+    let mut world = acking().await;
+    world.all_said().await;
+    let wait = world.publisher.watchers.wait(&service(), 2, 1.0);
+    let ahead = Some(v1::Cursor { epoch: "e".into(), revision: 9 });
+    world.asked.subscribe(1, Some(v1::WatchRequest { cursor: ahead, ..watch_service() }));
+    world.all_said().await;
+    assert_eq!(wait.answered(Duration::ZERO).await.counts.lagging, 1, "nobody knows yet what becomes of it");
+    world.asked.subscribe(1, Some(v1::WatchRequest { force_snapshot: true, ..watch_service() }));
+    let said = world.all_said().await;
+    assert!(said.iter().any(|(_, it)| matches!(it, Response::Bookmark(it) if it.ack_requested)), "{said:?}");
+    assert_eq!(wait.answered(Duration::ZERO).await.counts.lagging, 1);
+    world.asked.subscribe(1, None);
+    world.all_said().await;
+    assert!(wait.answered(Duration::ZERO).await.satisfied, "it was refused, and has ended");
 }

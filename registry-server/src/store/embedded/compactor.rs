@@ -1,4 +1,5 @@
-//! The compactor: a thread of the store that folds sealed logs into a new base and removes what is no longer needed.
+//! The compactor: a thread of the store that folds sealed logs into a new base, as far as no history is wanted of them
+//! (`history`), and removes what is no longer needed.
 //!
 //! Touches only files that take no appends, so appends never wait for it. Holds a second copy of the state while it
 //! folds. Whatever goes wrong here loses nothing, since the old base and the logs stay until the new base is durable:
@@ -16,11 +17,16 @@ use std::{
 
 use super::{
     EmbeddedOptions, Fold,
-    files::{self, base_name, io_error, log_name, read_base, read_log, write_base},
+    files::{self, base_name, io_error, log_name, read_base, read_extents, read_log, write_base},
+    history::Bounds,
 };
 use crate::{
     core::{Base, Revision},
-    store::{StoreError, disk::Disk, record::Interner},
+    store::{
+        StoreError,
+        disk::Disk,
+        record::{Extent, Interner},
+    },
 };
 
 /// The handle. Dropping it finishes what was asked for and joins the thread.
@@ -42,8 +48,7 @@ struct Worker {
     disk: Arc<dyn Disk>,
     epoch: u128,
     fold: Fold,
-    history_records: u64,
-    history_bytes: u64,
+    history: Bounds,
     base_size: Arc<AtomicU64>,
 }
 
@@ -62,8 +67,11 @@ impl Compactor {
             disk,
             epoch,
             fold: options.fold,
-            history_records: options.history_records,
-            history_bytes: options.history_bytes,
+            history: Bounds {
+                records: options.history_records,
+                age: options.history_age,
+                bytes: options.history_bytes,
+            },
             base_size: Arc::clone(&base_size),
         };
         let (jobs, queue) = sync_channel(4);
@@ -139,7 +147,11 @@ impl Worker {
         // A log is sealed if another follows; it ends where that one starts.
         let sealed: Vec<_> = listing.logs.windows(2).map(|pair| (pair[0], pair[1])).collect();
         let due: Vec<_> = sealed.iter().filter(|(_, end)| (folded + 1..=through).contains(end)).collect();
-        let Some(&&(_, new)) = due.last() else {
+        let mut groups = Vec::new();
+        for &&(start, end) in &due {
+            groups.extend(self.extents(start, end)?.into_iter().filter(|group| group.last > folded));
+        }
+        let Some(new) = self.history.fold_through(&groups) else {
             return Ok(());
         };
         let mut strings = Interner::default();
@@ -147,46 +159,33 @@ impl Worker {
         if folded > 0 {
             base = read_base(disk, folded, &mut strings)?.0;
         }
-        for &&(start, end) in &due {
+        for &&(start, end) in due.iter().filter(|(start, _)| *start < new) {
             let log = read_log(disk, start, false, folded, &mut strings)?;
-            if log.last != end {
-                let what = format!("it ends at revision {}, and the next log begins after {end}", log.last);
-                return Err(StoreError::Corrupt {
-                    file: disk.describe(&log_name(start)),
-                    offset: log.end,
-                    what,
-                });
-            }
-            let records = log.records.into_iter().filter(|committed| committed.revision > folded).collect();
-            base = (self.fold)(base, records);
-            base.revision = end;
+            let wanted = folded + 1..=new;
+            let records = log.records.into_iter().filter(|committed| wanted.contains(&committed.revision));
+            base = (self.fold)(base, records.collect());
+            base.revision = end.min(new);
         }
         let size = write_base(disk, self.epoch, &base)?;
         self.base_size.store(size, Ordering::Relaxed);
         tracing::info!(revision = new, bytes = size, instances = base.instances.len(), "compacted the log");
         let old_bases = listing.bases.into_iter().map(base_name);
-        let sealed: Vec<_> = sealed.into_iter().filter(|(_, end)| *end <= new).collect();
-        let old_logs = self.beyond_history(&sealed)?;
+        let old_logs = sealed.iter().filter(|(_, end)| *end <= new).map(|(start, _)| log_name(*start));
         for name in old_bases.chain(old_logs) {
             disk.remove(&name).map_err(|error| io_error(disk, "remove", &name, &error))?;
         }
         disk.sync_dir().map_err(|error| io_error(disk, "sync", "", &error))
     }
 
-    /// The folded logs, oldest first, that are older than the history to keep.
-    fn beyond_history(&self, folded: &[(Revision, Revision)]) -> Result<Vec<String>, StoreError> {
-        let (mut records, mut bytes) = (0, 0);
-        let mut kept = 0;
-        for (start, end) in folded.iter().rev() {
-            let name = log_name(*start);
-            bytes +=
-                self.disk.size(&name).map_err(|error| io_error(self.disk.as_ref(), "read", &name, &error))?;
-            if records >= self.history_records || bytes > self.history_bytes {
-                break;
-            }
-            records += end - start;
-            kept += 1;
+    /// What the groups of a sealed log cover; it has to end where the next one begins.
+    fn extents(&self, start: Revision, end: Revision) -> Result<Vec<Extent>, StoreError> {
+        let disk = self.disk.as_ref();
+        let groups = read_extents(disk, start)?;
+        let last = groups.last().map_or(start, |group| group.last);
+        if last != end {
+            let what = format!("it ends at revision {last}, and the next log begins after {end}");
+            return Err(StoreError::Corrupt { file: disk.describe(&log_name(start)), offset: 0, what });
         }
-        Ok(folded[..folded.len() - kept].iter().map(|(start, _)| log_name(*start)).collect())
+        Ok(groups)
     }
 }

@@ -8,7 +8,9 @@ use super::super::{
     StoreError,
     disk::{Disk, DiskFile},
     frame::{self, HEADER, Header, Kind, Next},
-    record::{Counts, DecodeError, Interner, Part, decode_group, decode_part, encode_base},
+    record::{
+        Counts, DecodeError, Extent, Interner, Part, decode_extent, decode_group, decode_part, encode_base,
+    },
 };
 use crate::core::{Base, Committed, Revision};
 
@@ -157,6 +159,26 @@ pub(super) fn read_log(
     log.last_frame = last_frame.map(|frame| (frame.start as u64, bytes[frame].to_vec()));
     log.end = at as u64;
     Ok(log)
+}
+
+/// What the groups of a log cover that takes no more appends, oldest first.
+pub(super) fn read_extents(disk: &dyn Disk, start: Revision) -> Result<Vec<Extent>, StoreError> {
+    let (bytes, file) = read(disk, &log_name(start))?;
+    let mut extents = Vec::new();
+    let mut at = HEADER;
+    loop {
+        match frame::next(&bytes, at) {
+            Next::Frame { payload, end } => {
+                let extent = decode_extent(payload, (end - at) as u64);
+                extents.push(extent.map_err(|error| decode_error(&file, at, error))?);
+                at = end;
+            }
+            Next::End => return Ok(extents),
+            Next::Bad(what) => {
+                return Err(StoreError::Corrupt { file, offset: at as u64, what: what.to_owned() });
+            }
+        }
+    }
 }
 
 /// Reads a base, with the epoch that it belongs to.

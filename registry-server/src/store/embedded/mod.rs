@@ -1,13 +1,16 @@
 //! The embedded store: an append-only log with bases, in one directory of one server. Keeps D1, D3 and D4.
 //!
 //! ```text
-//!   base-R        log-A            log-B            log-C
-//!   state at R    (A, B] folded    (B, C] sealed    (C, ..] active ◄── append: one frame a group, one fdatasync
-//!                 └ history,        └─┐
-//!                   kept a while      ▼
-//!                        compactor thread: base-R + sealed logs ─fold─► base-C, fsync, rename, fsync the directory,
-//!                        then the older base goes, and the logs that are older than the history kept
+//!   base-R        log-A ──────────────── log-B ─────────── log-C
+//!   state at R    (A, B], R within       (B, C] sealed     (C, ..] active ◄── append: one frame a group, one fdatasync
+//!      │           up to R: folded │ since R: history,
+//!      │                           │ lived again at a start
+//!      └─ compactor thread: base-R + sealed logs ─fold, as far as they are beyond the history─► base-S, fsync, rename,
+//!         fsync the directory; then the older base goes, and the logs that end before S
 //! ```
+//!
+//! The base lags behind by the history that watchers resume from (W5), so that there is one way to come by it: what is
+//! loaded is a state and the records since, however far back these go.
 //!
 //! A file gets its name only when its header is durable, and a log is sealed only when all of it is: so a name that
 //! ends in `.tmp` means nothing, and only the end of the newest log may be incomplete. There a *torn tail*, the rest
@@ -24,8 +27,9 @@
 
 mod compactor;
 mod files;
+mod history;
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{fmt, path::Path, sync::Arc, time::Duration};
 
 use self::{
     compactor::Compactor,
@@ -53,10 +57,13 @@ pub struct EmbeddedOptions {
     /// Bytes after which a log is sealed and folded; at least the size of the base, so that folding writes no more
     /// than twice what was appended. Default 16 MiB.
     pub segment_bytes: u64,
-    /// How many records are kept after they were folded, for [`Loaded::history`]: whole groups and whole logs, so rather
-    /// more than fewer. Default 10,000.
+    /// How many of the last records are kept out of the base, for watchers to resume from after a restart: whole groups,
+    /// and what was not folded yet, so rather more than fewer. Whichever of the three bounds is reached first, older
+    /// records are folded. Default 10,000.
     pub history_records: u64,
-    /// How many bytes of folded logs are kept for it at most. Default 64 MiB.
+    /// How much older than the newest record they may be, by their wall times. Default 10 min.
+    pub history_age: Duration,
+    /// How many bytes they may have in sealed logs. Default 64 MiB.
     pub history_bytes: u64,
     /// The log grows in steps of so many bytes, filled with zeros, so that most appends do not change the file's size
     /// and need no journal write of the file system. 0: it grows with each append. Default 1 MiB.
@@ -71,6 +78,7 @@ impl EmbeddedOptions {
             new_epoch,
             segment_bytes: 16 << 20,
             history_records: 10_000,
+            history_age: Duration::from_mins(10),
             history_bytes: 64 << 20,
             grow_bytes: 1 << 20,
         }
@@ -82,6 +90,7 @@ impl fmt::Debug for EmbeddedOptions {
         f.debug_struct("EmbeddedOptions")
             .field("segment_bytes", &self.segment_bytes)
             .field("history_records", &self.history_records)
+            .field("history_age", &self.history_age)
             .field("history_bytes", &self.history_bytes)
             .field("grow_bytes", &self.grow_bytes)
             .finish_non_exhaustive()
@@ -137,7 +146,7 @@ impl EmbeddedStore {
 
     /// As [`open`](Self::open), on any [`Disk`].
     pub fn open_on(disk: Arc<dyn Disk>, options: EmbeddedOptions) -> Result<Self, StoreError> {
-        let found = Found::read(disk.as_ref(), options.history_records)?;
+        let found = Found::read(disk.as_ref())?;
         let (epoch, active, loaded) = if let Some(found) = found {
             found.recover(disk.as_ref())?
         } else {
@@ -287,7 +296,7 @@ struct Found {
 
 impl Found {
     /// `None`: nothing, or nothing that ever took a record.
-    fn read(disk: &dyn Disk, history_records: u64) -> Result<Option<Self>, StoreError> {
+    fn read(disk: &dyn Disk) -> Result<Option<Self>, StoreError> {
         let listing = files::list(disk)?;
         let missing = |what: String| StoreError::Corrupt { file: disk.describe(""), offset: 0, what };
         let Some(&newest) = listing.logs.last() else {
@@ -305,22 +314,20 @@ impl Found {
             (base, epoch) = (read, Some(its));
             leftovers.extend(older.iter().map(|revision| files::base_name(*revision)));
         }
-        let wanted = base.revision.saturating_sub(history_records);
+        // Logs that end before the base: they were to be removed, in whatever order that reached the disk.
+        let needed = listing.logs.partition_point(|start| *start <= base.revision).saturating_sub(1);
+        leftovers.extend(listing.logs[..needed].iter().map(|start| log_name(*start)));
         let mut records: Vec<Committed> = Vec::new();
         let mut before: Option<(Revision, Revision)> = None;
         let mut last_log = None;
-        for &start in &listing.logs {
-            let mut log = read_log(disk, start, start == newest, wanted, &mut strings)?;
+        for &start in &listing.logs[needed..] {
+            let mut log = read_log(disk, start, start == newest, base.revision, &mut strings)?;
             if *epoch.get_or_insert(log.epoch) != log.epoch {
                 let what = "it belongs to another epoch than the files before it".to_owned();
                 return Err(StoreError::Corrupt { file: disk.describe(&log_name(start)), offset: 16, what });
             }
             let expected = before.map_or(start.min(base.revision), |(_, last)| last);
-            if start > expected && start <= base.revision {
-                // Removals of old logs can reach the disk in any order: what precedes the gap was going too.
-                leftovers.extend(listing.logs.iter().filter(|log| **log < start).map(|log| log_name(*log)));
-                records.clear();
-            } else if start != expected {
+            if start != expected {
                 return Err(missing(format!(
                     "the records from revision {expected} to {start} are missing: no log before {} holds them",
                     log_name(start)
@@ -339,9 +346,9 @@ impl Found {
                 newest.last, base.revision
             )));
         }
-        let tail =
-            records.split_off(records.partition_point(|committed| committed.revision <= base.revision));
-        let loaded = Loaded { epoch: epoch_name(epoch), history: records, base, tail };
+        // The first group may begin before the base.
+        records.retain(|committed| committed.revision > base.revision);
+        let loaded = Loaded { epoch: epoch_name(epoch), base, tail: records };
         Ok(Some(Self { epoch, loaded, newest, leftovers }))
     }
 
@@ -380,5 +387,7 @@ impl Found {
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod history_tests;
 #[cfg(test)]
 mod tests;
