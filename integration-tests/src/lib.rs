@@ -28,6 +28,11 @@
 //! | `wait_applied` | who is waited for until a change is applied, who is asked, and what counts as an answer: C4 |
 //! | `protocol` | resuming, selectors, bookmarks, streams of many views: W5, W7, W9 |
 //!
+//! | test | what it shows, of parts of the server |
+//! |---|---|
+//! | `floors` | [`floors`] over many seeds: W1–W10, D1–D4, L1–L5 |
+//! | `bites` | with a bug planted into a recorded history, the right validator says the promise's name |
+//!
 //! | test | what it shows, with the SDK |
 //! |---|---|
 //! | `simulated` | in [`sim`]: the same seed, the same history; every promise through crashes, partitions, drains and wrong clocks |

@@ -1,6 +1,11 @@
 //! The lower floors of simulation, over many seeds: every promise, whatever happens.
 
-use integration_tests::floors::{self, Verdict};
+use std::collections::BTreeSet;
+
+use integration_tests::{
+    floors::{self, Floor, Verdict},
+    history::{Answer, Event, History},
+};
 
 fn kept(floor: fn(u64) -> Verdict, seeds: std::ops::Range<u64>) {
     let broken: Vec<String> =
@@ -10,10 +15,67 @@ fn kept(floor: fn(u64) -> Verdict, seeds: std::ops::Range<u64>) {
 
 #[test]
 fn every_promise_is_kept_by_the_rules_alone() {
-    kept(floors::core, 0..400);
+    kept(floors::core, 0..300);
 }
 
 #[test]
 fn every_promise_is_kept_by_the_writers_loop_on_a_bad_disk() {
-    kept(floors::writer, 0..300);
+    kept(floors::writer, 0..150);
+}
+
+/// What a history shows that happened, in words.
+fn happened(history: &History) -> impl Iterator<Item = String> + '_ {
+    let causes = history.commits.iter().map(|commit| format!("{:?}", commit.cause));
+    let events = history.watchers.iter().flat_map(|watcher| &watcher.events);
+    let told = events.filter_map(|event| match event {
+        Event::Told(told) if told.snapshot => Some(format!("{:?}", told.reason)),
+        Event::Told(told) if told.parts > 1 => Some("a delta in parts".to_owned()),
+        _ => None,
+    });
+    let answers = history.asked.iter().filter_map(|asked| {
+        asked.answer.as_ref().map(|(_, _, answer)| match answer {
+            Answer::Exception(exception) => exception.clone(),
+            Answer::Done(_) => "Done".to_owned(),
+            other => format!("{other:?}"),
+        })
+    });
+    let survivors = history.commits.iter().any(|commit| commit.run == 0);
+    let others = [
+        (survivors, "what nobody was answered for, and is there"),
+        (history.runs.iter().any(|run| run.failed.is_some()), "a store that failed"),
+        (!history.stalls.is_empty(), "a stall"),
+    ];
+    let others = others.into_iter().filter(|(so, _)| *so).map(|(_, what)| what.to_owned());
+    causes.chain(told).chain(answers).chain(others)
+}
+
+/// A floor on which little happens proves little.
+#[test]
+fn everything_that_can_happen_does_on_the_floors() {
+    let causes = [
+        "Register",
+        "Deregister",
+        "Expire",
+        "Override",
+        "OverrideExpire",
+        "RenewHeld",
+        "HoldExpire",
+        "ResolveHold",
+    ];
+    let both =
+        ["Done", "Refused", "Renewed", "Superseded", "Unknown", "Initial", "Requested", "Lagged", "a stall"];
+    let survivors = "what nobody was answered for, and is there";
+    let of_core = ["EpochChanged", "HistoryGone", "SnapshotReplaced", "a delta in parts", survivors];
+    let of_writer = ["StoreFailed", "a store that failed", survivors];
+    let seen = |record: fn(u64) -> Floor| -> BTreeSet<String> {
+        (0..60).flat_map(|seed| happened(&record(seed).history).collect::<Vec<_>>()).collect()
+    };
+    for (floor, seen, own) in [
+        ("core", seen(floors::record_core), &of_core[..]),
+        ("writer", seen(floors::record_writer), &of_writer[..]),
+    ] {
+        let missing: Vec<_> =
+            causes.iter().chain(&both).chain(own).filter(|what| !seen.contains(**what)).collect();
+        assert!(missing.is_empty(), "on the floor {floor} there never was {missing:?}");
+    }
 }

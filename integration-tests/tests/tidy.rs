@@ -162,7 +162,13 @@ fn what_the_guarantees_name_is_there() {
     let words = |cell: &str| {
         let named = |word: &&str| word.len() > 8 && word.contains('_');
         let of_code = |word: &&str| word.chars().all(|it| it.is_ascii_alphanumeric() || it == '_');
-        cell.split('`').skip(1).step_by(2).filter(of_code).filter(named).map(str::to_owned).collect::<Vec<_>>()
+        cell.split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(of_code)
+            .filter(named)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     let mut missing = Vec::new();
     for line in text.lines() {
@@ -174,7 +180,10 @@ fn what_the_guarantees_name_is_there() {
         }
     }
     assert!(missing.is_empty(), "docs/guarantees.md names what is not there: {missing:#?}");
-    for row in text.lines().filter(|line| line.starts_with("| W") || line.starts_with("| D") || line.starts_with("| L")) {
+    for row in text
+        .lines()
+        .filter(|line| line.starts_with("| W") || line.starts_with("| D") || line.starts_with("| L"))
+    {
         let cells: Vec<_> = row.split(" | ").collect();
         assert!(cells.len() >= 4 && words(cells[2]).len() == 1, "no validator in: {row}");
         assert!(!words(cells[3]).is_empty(), "no test in: {row}");

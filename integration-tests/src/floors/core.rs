@@ -75,11 +75,8 @@ impl World {
         let count = [3, 10, 40, 10_000][draw.rng.usize(..4)];
         let bytes = if draw.one_in(4) { 4_000 } else { 64 << 20 };
         let log = LogLimits { count, bytes, age: std::time::Duration::MAX };
-        let hub_settings = HubSettings {
-            log,
-            remembered_services: settings.remembered_services,
-            ..HubSettings::default()
-        };
+        let hub_settings =
+            HubSettings { log, remembered_services: settings.remembered_services, ..HubSettings::default() };
         let rules = Rules {
             renewal: Some(0),
             expiry: Some(LATE),
@@ -89,8 +86,7 @@ impl World {
         };
         let volatile = draw.one_in(10);
         let mut recording = Recording::new("e1", &settings, rules);
-        let streams =
-            (0..STREAMS).map(|n| Stream::draw(n, &mut draw.rng, &recording.recorder)).collect();
+        let streams = (0..STREAMS).map(|n| Stream::draw(n, &mut draw.rng, &recording.recorder)).collect();
         let now = 10_000;
         let hub = Hub::new("e1", &State::default(), WALL + now, hub_settings.clone());
         let mut core = Core::new(settings.clone());
@@ -196,12 +192,9 @@ impl World {
         for drawn in std::mem::take(commands) {
             // Asked when the registry first sees it; what is put off keeps its place.
             self.recording.asked(drawn.number, drawn.ask.clone(), self.now);
-            let proposal = match self.core.decide(now, &drawn.command) {
-                Ok(proposal) => proposal,
-                Err(_) => {
-                    self.recording.answered(drawn.number, self.now, Answer::Refused, &[]);
-                    continue;
-                }
+            let Ok(proposal) = self.core.decide(now, &drawn.command) else {
+                self.recording.answered(drawn.number, self.now, Answer::Refused, &[]);
+                continue;
             };
             if conflicts(&touched, &proposal) {
                 commands.push(drawn);
@@ -316,7 +309,9 @@ impl World {
         {
             self.name_revisions(&members, false);
         }
-        self.streams.iter_mut().for_each(Stream::close);
+        for stream in &mut self.streams {
+            stream.close();
+        }
         self.releasing.clear();
         self.now += self.draw.rng.u64(..6_000);
         if self.volatile {

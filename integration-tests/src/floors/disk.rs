@@ -212,7 +212,9 @@ impl DiskFile for BadFile {
             let dirty = std::mem::take(&mut content.dirty);
             if !fails {
                 content.durable.resize(content.now.len(), 0);
-                dirty.into_iter().for_each(|sector| content.make_durable(sector));
+                for sector in dirty {
+                    content.make_durable(sector);
+                }
             }
         })
     }

@@ -9,6 +9,8 @@
 //! |---|---|
 //! | `core` | the rules and what is published, alone: commands, time, stalls, crashes, slow watchers |
 //! | `writer` | the writer's loop over the embedded store, with writers, registrants and watchers beside each other |
+//! | `clients` | who they are |
+//! | `process` | the process that the server runs in: its clock and its disk's pace |
 //! | `disk` | a disk that fails, tears and loses power |
 //! | `draw` | what is asked, drawn from the seed |
 //! | `watching` | watchers and readers of a hub |
@@ -16,9 +18,11 @@
 //! | `recording` | the history in the making |
 //! | [`system`] | servers, SDK clients and registrants in a [`crate::sim`] |
 
+mod clients;
 mod core;
 mod disk;
 mod draw;
+mod process;
 mod recording;
 pub mod system;
 mod watching;

@@ -64,7 +64,8 @@ impl Stream {
         let views = (0..count).map(|view| {
             let plain = number == 0 || rng.u8(..3) == 0;
             let service = if number == 0 { services[view] } else { services[rng.usize(..services.len())] };
-            let (selection, selector) = if plain { Default::default() } else { selection(rng) };
+            let (selection, selector) =
+                if plain { (Selection::default(), Selector::default()) } else { selection(rng) };
             let name = if plain { service.to_owned() } else { format!("{service} of {selection:?}") };
             View {
                 record: WatcherRecord {

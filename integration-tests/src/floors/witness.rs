@@ -111,9 +111,9 @@ pub(super) fn status(status: Status) -> i32 {
     }
 }
 
-fn time(wall: Millis) -> Option<prost_types::Timestamp> {
+fn time(wall: Millis) -> prost_types::Timestamp {
     let nanos = i32::try_from(wall % 1_000).unwrap_or(0) * 1_000_000;
-    Some(prost_types::Timestamp { seconds: i64::try_from(wall / 1_000).unwrap_or(i64::MAX), nanos })
+    prost_types::Timestamp { seconds: i64::try_from(wall / 1_000).unwrap_or(i64::MAX), nanos }
 }
 
 /// The effective instance, as the protocol words it.
@@ -132,18 +132,18 @@ fn wire(instance: &Instance) -> v1::Instance {
         status: status(over.and_then(|over| over.status).unwrap_or(spec.status)),
         create_revision: instance.create_revision,
         mod_revision: instance.mod_revision,
-        registered_at: time(instance.registered_at),
-        changed_at: time(instance.changed_at),
+        registered_at: Some(time(instance.registered_at)),
+        changed_at: Some(time(instance.changed_at)),
         held: held.map(|held| v1::Held {
-            since: time(held.since),
-            until: time(held.until),
+            since: Some(time(held.since)),
+            until: Some(time(held.until)),
             reason: held.reason.to_string(),
         }),
         r#override: over.map(|over| v1::Override {
             weight: over.weight.map(u32::from),
             status: over.status.map_or(v1::InstanceStatus::Unspecified.into(), status),
-            expires_at: over.expires_at.and_then(time),
-            set_at: time(over.set_at),
+            expires_at: over.expires_at.map(time),
+            set_at: Some(time(over.set_at)),
             revision: over.revision,
             actor: over.actor.to_string(),
             reason: over.reason.to_string(),

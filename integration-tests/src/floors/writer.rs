@@ -8,34 +8,30 @@
 //! ```
 
 use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
 use registry_server::{
-    core::{Base, Committed, Now, Record, Renewal, Revision, Settings, State},
+    core::{Base, Committed, Record, Revision, Settings, State},
     hub::{HubSettings, LogLimits},
-    registry::{Registry, StoreHealth, WriteError, WriterTask},
-    runtime::{BoxTask, BoxWork, Clock, Runtime, SimulatedClock, Spawn, TokioSpawn},
+    registry::{Registry, StoreHealth, WriterTask},
+    runtime::{Runtime, SimulatedClock},
     store::{EmbeddedOptions, EmbeddedStore, Loaded, Store, StoreError},
 };
-use tokio::{
-    task::{AbortHandle, JoinHandle, JoinSet},
-    time::sleep,
-};
+use tokio::task::JoinSet;
 
 use super::{
     Floor,
+    clients::{Client, Shared},
     disk::BadDisk,
-    draw::{BATCHES, Batch, Draw, Drawn, LEASES, SERVICES, lease_id},
+    draw::{BATCHES, Draw, SERVICES},
+    process::{JumpingClock, Process, lock},
     recording::Recording,
     watching::{Read, Reader, Stream},
     witness::WALL,
 };
-use crate::history::{Answer, Ask, Millis, Name, Rules, Stall};
+use crate::history::{Rules, Stall};
 
 /// Lives of the server in one run.
 const LIVES: usize = 4;
@@ -57,52 +53,6 @@ pub(super) fn play(seed: u64) -> Floor {
         }
         world.conclude()
     })
-}
-
-/// Simulated time that can jump, as it does for a process that was stopped.
-#[derive(Clone)]
-struct JumpingClock {
-    inner: Arc<SimulatedClock>,
-    jumped: Arc<AtomicU64>,
-}
-
-impl Clock for JumpingClock {
-    fn now(&self) -> Now {
-        let (now, jumped) = (self.inner.now(), self.jumped.load(Ordering::Relaxed));
-        Now { mono: now.mono + jumped, wall: now.wall + jumped }
-    }
-}
-
-/// Tasks that end with the process, and a disk that takes its time.
-#[derive(Clone)]
-struct Process {
-    tasks: Arc<Mutex<Vec<AbortHandle>>>,
-    rng: Arc<Mutex<fastrand::Rng>>,
-    /// How long the disk takes at most, in milliseconds.
-    slowest: Millis,
-}
-
-impl Spawn for Process {
-    fn spawn(&self, task: BoxTask) -> JoinHandle<()> {
-        let task = TokioSpawn.spawn(task);
-        lock(&self.tasks).push(task.abort_handle());
-        task
-    }
-
-    fn spawn_blocking(&self, work: BoxWork) {
-        let takes = lock(&self.rng).u64(0..=self.slowest);
-        drop(self.spawn(Box::pin(async move {
-            sleep(Duration::from_millis(takes)).await;
-            work();
-        })));
-    }
-}
-
-impl Process {
-    /// The process is gone.
-    fn end(&self) {
-        lock(&self.tasks).drain(..).for_each(|task| task.abort());
-    }
 }
 
 /// The embedded store, and who looks on.
@@ -133,51 +83,19 @@ impl Store for Watched {
         if recording.run_mut().failed.is_some() {
             recording.run_mut().asked_after_failure += 1;
         }
-        match &appended {
-            Ok(revisions) => {
-                for (revision, record) in revisions.iter().zip(group) {
-                    recording.committed(&Committed { revision: *revision, record: record.clone() }, now);
-                }
+        if let Ok(revisions) = &appended {
+            for (revision, record) in revisions.iter().zip(group) {
+                recording.committed(&Committed { revision: *revision, record: record.clone() }, now);
             }
-            Err(_) => {
-                let stamp = recording.recorder.stamp();
-                recording.run_mut().failed.get_or_insert((stamp, now));
-            }
+        } else {
+            let stamp = recording.recorder.stamp();
+            recording.run_mut().failed.get_or_insert((stamp, now));
         }
         appended
     }
 
     fn blocks(&self) -> bool {
         true
-    }
-}
-
-/// What all tasks of a run share.
-#[derive(Clone)]
-struct Shared {
-    clock: JumpingClock,
-    draw: Arc<Mutex<Draw>>,
-    recording: Arc<Mutex<Recording>>,
-    streams: Arc<Mutex<Vec<Stream>>>,
-}
-
-impl Shared {
-    fn now(&self) -> Millis {
-        self.clock.now().mono
-    }
-
-    fn draw(&self) -> MutexGuard<'_, Draw> {
-        lock(&self.draw)
-    }
-
-    fn recording(&self) -> MutexGuard<'_, Recording> {
-        lock(&self.recording)
-    }
-
-    /// For as long as it is drawn, in milliseconds.
-    async fn pause(&self, below: Millis) {
-        let ms = self.draw().rng.u64(0..below);
-        sleep(Duration::from_millis(ms)).await;
     }
 }
 
@@ -241,7 +159,7 @@ impl World {
         let mut clients = self.clients(&registry);
         let (mut faults, lives) = {
             let mut draw = self.shared.draw();
-            (draw.rng.usize(..3), draw.rng.u64(1_000..9_000))
+            (draw.rng.usize(..3), draw.rng.u64(1_000..12_000))
         };
         let ends = self.shared.now() + lives;
         while self.shared.now() < ends {
@@ -270,7 +188,9 @@ impl World {
         }
         let failed = matches!(*health.borrow(), StoreHealth::Failed(_));
         self.shared.recording().run_mut().said_failed = failed;
-        lock(&self.shared.streams).iter_mut().for_each(Stream::close);
+        for stream in lock(&self.shared.streams).iter_mut() {
+            stream.close();
+        }
         drop(registry);
         // What holds the old disk ends before another takes it up.
         self.process.end();
@@ -293,12 +213,8 @@ impl World {
         let inner = open().or_else(|_| open()).expect("it recovers");
         let store = Watched { inner, shared: self.shared.clone() };
         let runtime = Runtime::new(self.shared.clock.clone(), self.process.clone(), 1);
-        let started = Registry::start(
-            Box::new(store),
-            self.settings.clone(),
-            self.hub_settings.clone(),
-            &runtime,
-        );
+        let started =
+            Registry::start(Box::new(store), self.settings.clone(), self.hub_settings.clone(), &runtime);
         let (registry, _, writer) = started.expect("it loads");
         (registry, writer)
     }
@@ -313,7 +229,8 @@ impl World {
 
     fn clients(&self, registry: &Registry) -> JoinSet<()> {
         let mut clients = JoinSet::new();
-        let each = || Client { shared: self.shared.clone(), registry: registry.clone() };
+        let pace = [900, 3_000, 12_000][self.shared.draw().rng.usize(..3)];
+        let each = || Client { shared: self.shared.clone(), registry: registry.clone(), pace };
         for _ in 0..WRITERS {
             clients.spawn(each().write());
         }
@@ -357,128 +274,4 @@ impl World {
         );
         recording.conclude(streams)
     }
-}
-
-/// Someone who uses the registry, over and over.
-struct Client {
-    shared: Shared,
-    registry: Registry,
-}
-
-impl Client {
-    async fn write(self) {
-        loop {
-            self.shared.pause(800).await;
-            let drawn = {
-                let incarnations = self.shared.recording().incarnations();
-                let known = |name: &Name| incarnations.get(name).copied().unwrap_or(0);
-                self.shared.draw().command(&known)
-            };
-            self.ask(drawn).await;
-        }
-    }
-
-    async fn write_batches(self, batches: Vec<Batch>) {
-        loop {
-            self.shared.pause(1_500).await;
-            let (drawn, batch, action) = {
-                let mut draw = self.shared.draw();
-                let batch = batches[draw.rng.usize(..batches.len())].clone();
-                let (drawn, action) = draw.write(&batch);
-                (drawn, batch, action)
-            };
-            self.shared.recording().writes(&drawn, &batch, action);
-            self.ask(drawn).await;
-        }
-    }
-
-    async fn ask(&self, drawn: Drawn) {
-        let Drawn { number, ask, command } = drawn;
-        self.shared.recording().asked(number, ask, self.shared.now());
-        let written = self.registry.write(command).await;
-        let (answer, incarnations) = match written {
-            Ok(written) => (Answer::Done(written.revision), written.incarnations),
-            Err(WriteError::Rejected(_)) => (Answer::Refused, vec![]),
-            Err(WriteError::StoreFailed(_)) => (Answer::StoreFailed, vec![]),
-            Err(WriteError::QueueFull | WriteError::ShuttingDown) => (Answer::Stopped, vec![]),
-        };
-        self.shared.recording().answered(number, self.shared.now(), answer, &incarnations);
-    }
-
-    /// Renews some leases in one message, each of which has an answer of its own.
-    async fn renew(self) {
-        loop {
-            self.shared.pause(900).await;
-            let leases: Vec<_> = {
-                let mut draw = self.shared.draw();
-                let leases = (0..LEASES).filter(|_| draw.rng.bool()).collect::<Vec<_>>();
-                leases.into_iter().map(|lease| (draw.number(), lease)).collect()
-            };
-            for (number, lease) in &leases {
-                self.shared.recording().asked(*number, Ask::Renew(*lease), self.shared.now());
-            }
-            let ids = leases.iter().map(|(_, lease)| lease_id(*lease)).collect();
-            let renewed = self.registry.renew(ids).await;
-            let mut recording = self.shared.recording();
-            for (number, lease) in leases {
-                let answer = match &renewed {
-                    Err(_) => Answer::Stopped,
-                    Ok(exceptions) => {
-                        let exception = exceptions.iter().find(|(id, _)| *id == lease_id(lease));
-                        match exception.map(|(_, renewal)| renewal) {
-                            None | Some(Renewal::Partial(_)) => Answer::Renewed,
-                            Some(exception) => Answer::Exception(format!("{exception:?}")),
-                        }
-                    }
-                };
-                recording.answered(number, self.shared.now(), answer, &[]);
-            }
-        }
-    }
-
-    /// Follows, the higher the number the more slowly.
-    async fn watch(self, number: usize) {
-        loop {
-            self.shared.pause(100 + 900 * number as Millis).await;
-            let (messages, close, forced) = {
-                let mut draw = self.shared.draw();
-                (draw.rng.usize(1..8), draw.one_in(12), draw.one_in(40))
-            };
-            let run = self.shared.recording().run();
-            let mut streams = lock(&self.shared.streams);
-            if close {
-                streams[number].close();
-            } else if forced || streams[number].read(messages) == Read::Closed {
-                streams[number].open(self.registry.hub(), run, forced);
-            }
-            if number == 0 {
-                self.shared.recording().gauge(self.registry.hub(), &streams);
-            }
-        }
-    }
-
-    async fn read(self) {
-        let services = [SERVICES[0], SERVICES[1], BATCHES];
-        loop {
-            self.shared.pause(1_500).await;
-            let service = services[self.shared.draw().rng.usize(..services.len())];
-            let (recorder, run) = {
-                let recording = self.shared.recording();
-                (recording.recorder.clone(), recording.run())
-            };
-            let mut reader = Reader::new(service, self.registry.hub(), run, &recorder);
-            while let Ok(page) = reader.page(self.registry.hub(), &recorder) {
-                if let Some(reading) = page {
-                    self.shared.recording().readings.push(reading);
-                    break;
-                }
-                self.shared.pause(20).await;
-            }
-        }
-    }
-}
-
-/// Nobody panics while holding one of these locks and goes on.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::history::{Answer, Ask, Asked, Commit, Lease, Millis, Rules, Run};
 
-/// A stall may count for longer than it was: from the last moment at which the server looked what time it was.
-const HEARTBEAT: Millis = 250;
+/// A stall may count for longer than it was: the server looks what time it is so often, before it and after it.
+pub(super) const HEARTBEAT: Millis = 250;
 
 /// When a lease runs out: not before, and at the latest.
 #[derive(Clone, Copy, Default)]
@@ -76,10 +76,7 @@ impl Judge for Expiry<'_> {
         let sent = asked.sent.1;
         match (&asked.ask, answer) {
             (Ask::Register { grant, .. }, Answer::Done(_)) => {
-                self.ends.insert(
-                    grant.lease,
-                    Ends { earliest: sent + grant.ttl, latest: at + grant.ttl },
-                );
+                self.ends.insert(grant.lease, Ends { earliest: sent + grant.ttl, latest: at + grant.ttl });
             }
             (Ask::Renew(lease), answer) => {
                 let slept = self.stalls.iter().any(|(from, until)| sent <= *until && *from <= at);
@@ -136,8 +133,8 @@ impl Judge for Expiry<'_> {
         let from_now = |lease: Lease| ledger.ttl(lease).map(|ttl| commit.at + ttl);
         for changed in &commit.changes {
             let Some(after) = &changed.after else { continue };
-            let released = changed.before.as_ref().is_some_and(|it| it.item.held.is_some())
-                && after.item.held.is_none();
+            let released =
+                changed.before.as_ref().is_some_and(|it| it.item.held.is_some()) && after.item.held.is_none();
             if let Some(at) = from_now(after.lease).filter(|_| released || commit.cause == Cause::Register) {
                 let ends = self.ends.entry(after.lease).or_default();
                 ends.latest = ends.latest.max(at);

@@ -6,6 +6,7 @@ use registry_server::core::Cause;
 
 use super::{
     Broken, Promise,
+    expiry::HEARTBEAT,
     ledger::{Judge, Ledger, number},
 };
 use crate::history::{Answer, Ask, Asked, Commit, Laid, Lease, Millis, Name, Rules, Run};
@@ -152,7 +153,7 @@ impl Judge for Overrides<'_> {
     }
 
     fn stalled(&mut self, _from: Millis, until: Millis) {
-        self.resumed = self.resumed.max(until);
+        self.resumed = self.resumed.max(until + HEARTBEAT);
     }
 
     fn began(&mut self, run: &Run, _ledger: &Ledger<'_>) {

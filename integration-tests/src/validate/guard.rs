@@ -7,6 +7,7 @@ use registry_server::core::Cause;
 
 use super::{
     Broken, Promise,
+    expiry::HEARTBEAT,
     ledger::{Judge, Ledger},
 };
 use crate::history::{Answer, Ask, Asked, Commit, Lease, Millis, Name, Rules, Run};
@@ -79,7 +80,9 @@ impl<'a> Guard<'a> {
                 return Err(broken(format!("expiry removed {gone} of {base} instances of {service}")));
             }
             if held > 0 && gone < allows {
-                return Err(broken(format!("{held} of {service} are held, and only {gone} of {base} are gone")));
+                return Err(broken(format!(
+                    "{held} of {service} are held, and only {gone} of {base} are gone"
+                )));
             }
         }
         Ok(())
@@ -96,13 +99,16 @@ impl Judge for Guard<'_> {
             now > (*at + hold).max(resumed + ledger.ttl(lease).unwrap_or(0)) + within
         };
         if let Some((name, at)) = self.held.iter().find(overdue) {
-            return Err(Promise::L5.broken(format!("{name:?} is held since {at} ms, and still is at {now} ms")));
+            return Err(
+                Promise::L5.broken(format!("{name:?} is held since {at} ms, and still is at {now} ms"))
+            );
         }
         for (lease, renewed) in self.owed.iter().filter(|(_, renewed)| now > **renewed + within) {
             // Whoever is superseded meanwhile releases nothing.
             if !ledger.is_superseded(*lease)
-                && let Some((name, _)) =
-                ledger.carried(*lease).find(|(name, _)| self.held.get(*name).is_some_and(|at| at < renewed))
+                && let Some((name, _)) = ledger
+                    .carried(*lease)
+                    .find(|(name, _)| self.held.get(*name).is_some_and(|at| at < renewed))
             {
                 return Err(Promise::L5.broken(format!(
                     "{name:?} is held at {now} ms, and its lease {lease} was renewed at {renewed} ms"
@@ -114,8 +120,10 @@ impl Judge for Guard<'_> {
     }
 
     fn stalled(&mut self, from: Millis, until: Millis) {
-        self.resumed = self.resumed.max(until);
-        self.owed.values_mut().for_each(|renewed| *renewed += until - from);
+        self.resumed = self.resumed.max(until + HEARTBEAT);
+        for renewed in self.owed.values_mut() {
+            *renewed += until - from + HEARTBEAT;
+        }
     }
 
     fn began(&mut self, run: &Run, ledger: &Ledger<'_>) {
@@ -148,7 +156,8 @@ impl Judge for Guard<'_> {
             let is = changed.after.as_ref().is_some_and(|it| it.item.held.is_some());
             let broken = |what: &str| {
                 let (name, revision) = (&changed.name, commit.revision);
-                Err(Promise::L5.broken(format!("{name:?} {what}, by revision {revision} ({:?})", commit.cause)))
+                Err(Promise::L5
+                    .broken(format!("{name:?} {what}, by revision {revision} ({:?})", commit.cause)))
             };
             let cause = commit.cause;
             if changed.before.is_none() && cause != Cause::Register {

@@ -39,7 +39,13 @@ pub(super) trait Judge {
     /// A run begins.
     fn began(&mut self, _run: &Run, _ledger: &Ledger<'_>) {}
     /// Something was answered.
-    fn answered(&mut self, _asked: &Asked, _at: Millis, _answer: &Answer, _ledger: &Ledger<'_>) -> Result<(), Broken> {
+    fn answered(
+        &mut self,
+        _asked: &Asked,
+        _at: Millis,
+        _answer: &Answer,
+        _ledger: &Ledger<'_>,
+    ) -> Result<(), Broken> {
         Ok(())
     }
     /// A revision was committed.
@@ -109,9 +115,8 @@ impl Ledger<'_> {
     /// Whether a higher generation of a lease's registrant holds a lease.
     pub(super) fn is_superseded(&self, lease: Lease) -> bool {
         self.leases.get(&lease).is_some_and(|own| {
-            let newer = |it: &LeaseNow| {
-                it.grant.uid == own.grant.uid && it.grant.generation > own.grant.generation
-            };
+            let newer =
+                |it: &LeaseNow| it.grant.uid == own.grant.uid && it.grant.generation > own.grant.generation;
             self.leases.values().any(newer)
         })
     }

@@ -70,15 +70,14 @@ impl Judge for Wholes {
                     let changed = commit.changes.iter().find(|changed| changed.name == *name)?;
                     changed.after.as_ref()?.item.value
                 };
-                if let Some(left) = names.iter().find(|name| value(*name) != Some(number)) {
+                if let Some(left) = names.iter().find(|name| value(name) != Some(number)) {
                     return Err(broken(format!("registers {names:?} but for {left:?}")));
                 }
                 let released = |changed: &crate::history::Changed| {
                     changed.before.as_ref().is_some_and(|before| before.item.held.is_some())
                 };
-                let more = |changed: &&crate::history::Changed| {
-                    !names.contains(&changed.name) && !released(changed)
-                };
+                let more =
+                    |changed: &&crate::history::Changed| !names.contains(&changed.name) && !released(changed);
                 if let Some(more) = commit.changes.iter().find(more) {
                     return Err(broken(format!("registers {names:?}, and changes {:?}", more.name)));
                 }

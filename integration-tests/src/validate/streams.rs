@@ -198,7 +198,9 @@ fn needless(
     let reason = told.reason;
     let last = truth.last_change(&told.epoch, &record.service, told.revision);
     if last <= cursor {
-        return Err(format!("a snapshot because of {reason:?}, and nothing changed since the cursor {cursor}"));
+        return Err(format!(
+            "a snapshot because of {reason:?}, and nothing changed since the cursor {cursor}"
+        ));
     }
     let (Some((entries, bytes)), Some(run)) =
         (history.rules.log, history.runs.iter().find(|it| it.number == run))

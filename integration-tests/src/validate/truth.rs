@@ -8,16 +8,19 @@ use crate::{
     replica::Replica,
 };
 
+/// What a service had from a revision on, in order.
+type States = Vec<(u64, Items)>;
+
 /// All services at all revisions. Empty where nobody could see the commits: then it judges nothing.
 pub(super) struct Truth<'a> {
-    /// By epoch and service: what was there from a revision on, in order.
-    services: HashMap<&'a str, HashMap<&'a str, Vec<(u64, Items)>>>,
+    /// By epoch and service.
+    services: HashMap<&'a str, HashMap<&'a str, States>>,
     commits: &'a [Commit],
 }
 
 impl<'a> Truth<'a> {
     pub(super) fn of(history: &'a History) -> Self {
-        let mut services: HashMap<&str, HashMap<&str, Vec<(u64, Items)>>> = HashMap::new();
+        let mut services: HashMap<&str, HashMap<&str, States>> = HashMap::new();
         for commit in &history.commits {
             for changed in &commit.changes {
                 let states = services.entry(&commit.epoch).or_default().entry(&changed.name.0).or_default();

@@ -188,8 +188,9 @@ fn torn(
         let (mut shown, mut hidden) = (None, None);
         for changed in commit.changes.iter().filter(|it| *it.name.0 == *record.service) {
             let (id, item) = (&changed.name.1, changed.after.as_ref().map(|it| &it.item));
-            let takes =
-                |it: &Option<crate::history::Placed>| it.as_ref().is_some_and(|it| record.selection.takes(&it.item));
+            let takes = |it: &Option<crate::history::Placed>| {
+                it.as_ref().is_some_and(|it| record.selection.takes(&it.item))
+            };
             // What a later revision changed again says nothing; nor what the view never had.
             let final_here = last.get(id) == item;
             let had = before.items.contains_key(id) && !told.snapshot;
@@ -197,7 +198,11 @@ fn torn(
                 continue;
             }
             let expected = item.filter(|item| record.selection.takes(item));
-            if after.items.get(id) == expected { shown = Some(id) } else { hidden = Some(id) };
+            if after.items.get(id) == expected {
+                shown = Some(id);
+            } else {
+                hidden = Some(id);
+            }
         }
         if let (Some(shown), Some(hidden)) = (shown, hidden) {
             return Some(format!("of revision {} it shows {shown} and not {hidden}", commit.revision));
@@ -222,7 +227,7 @@ fn untrue(truth: &Truth<'_>, record: &WatcherRecord, told: &Told, after: &Replic
     // Of a selection, the number may be newer than the view's last change.
     let upto = if record.selection.is_all() { revision } else { u64::MAX };
     let counts = truth.counts(epoch, service, revision, upto);
-    let counted = counts.iter().any(|count| *count == told.service_instances as usize);
+    let counted = counts.contains(&(told.service_instances as usize));
     (!counted).then(|| format!("{} instances at revision {revision}, not {counts:?}", told.service_instances))
 }
 

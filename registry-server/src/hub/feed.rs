@@ -300,7 +300,9 @@ impl Feed {
 
     /// Adds what this service's views keep.
     pub(super) fn count(&self, kept: &mut Kept) {
-        lock(&self.state).views.values().for_each(|view| view.count(kept));
+        for view in lock(&self.state).views.values() {
+            view.count(kept);
+        }
     }
 
     /// The change of a selection that `revision` is about: see [`super::Hub::touched`].

@@ -258,7 +258,9 @@ impl Hub {
             (kept.log_entries, kept.log_bytes) = (publisher.log.len(), publisher.log.bytes());
         }
         let feeds: Vec<_> = self.inner.feeds.iter().map(|feed| Arc::clone(feed.value())).collect();
-        feeds.iter().for_each(|feed| feed.count(&mut kept));
+        for feed in feeds {
+            feed.count(&mut kept);
+        }
         kept
     }
 
