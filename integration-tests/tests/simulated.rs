@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
 use integration_tests::{
     floors::system,
     sim::{
-        Event, Fault, Settings, Simulation, Storage, Trace,
+        Event, Fault, Script, Settings, Simulation, Storage, Trace,
         trace::{DrainStep, Seen},
     },
     validate::{
@@ -261,18 +261,23 @@ const ROLLING_SEED: u64 = 6;
 
 #[test]
 fn the_same_seed_gives_the_same_run_of_the_whole_system() {
-    let (one, two) = (rolled(), system::play(ROLLING_SEED));
+    let play = || system::play_with(REPEATED_SEED, Script::without_restarts);
+    let (one, two) = (play(), play());
     same(&one.recorded.trace.events(), &two.recorded.trace.events());
     let told = |run: &system::Run| format!("{:?}", run.recorded.history);
-    assert_eq!(told(one), told(&two), "what was told by the protocol is the same");
+    assert_eq!(told(&one), told(&two), "what was told by the protocol is the same");
+    assert_eq!(one.judge(), []);
 }
+
+/// Chaos, drains among it.
+const REPEATED_SEED: u64 = 5;
 
 #[test]
 fn replacing_everything_in_good_order_breaks_nothing_and_fails_no_call() {
     let trace = &rolled().recorded.trace;
     assert_eq!(rolled().judge(), [], "seed {ROLLING_SEED}\n{trace}");
-    let drained = |_: &Duration, event: &Event| matches!(event, Event::Drain { step: DrainStep::Ended, .. });
-    assert!(trace.has(drained) && trace.starts("registry-0") > 2, "{trace}");
+    let drained = |_: &Duration, event: &Event| matches!(event, Event::Drain { step: DrainStep::Left, .. });
+    assert!(trace.has(drained) && trace.starts("registry-0") > 1, "{trace}");
     let mut served = false;
     for (at, event) in trace.events() {
         match event {
@@ -293,7 +298,7 @@ fn whatever_goes_wrong_no_promise_is_broken_and_all_are_well_in_the_end() {
 }
 
 /// So many fit into the test command; `soak` plays as many as one likes.
-const CHAOS_SEEDS: [u64; 3] = [1, 2, 4];
+const CHAOS_SEEDS: [u64; 2] = [1, 2];
 
 /// The real trace of [`rolled`], doctored.
 fn doctored(doctor: impl FnOnce(&mut Vec<(Duration, Event)>)) -> Vec<Promise> {

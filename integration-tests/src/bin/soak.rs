@@ -42,6 +42,9 @@ struct Args {
     /// Plays only this seed, says all that it is judged to have broken, and ends. Needs a floor.
     #[arg(long, conflicts_with_all = ["minutes", "from_seed"])]
     seed: Option<u64>,
+    /// With --seed and --floor system: says all that everyone saw, too.
+    #[arg(long, requires = "seed")]
+    trace: bool,
     /// Stops after so many seeds that broke a promise.
     #[arg(long, default_value_t = 5)]
     breaks: usize,
@@ -100,7 +103,13 @@ fn main() -> ExitCode {
             eprintln!("a single seed needs one floor: add --floor core, writer or system");
             return ExitCode::from(2);
         };
-        let verdict = (floor.play)(seed);
+        let verdict = if args.trace && args.floor == Which::System {
+            let run = floors::system::play(seed);
+            println!("{}", run.recorded.trace);
+            run.verdict(seed)
+        } else {
+            (floor.play)(seed)
+        };
         println!("{verdict}");
         return if verdict.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }

@@ -12,7 +12,9 @@ use super::Verdict;
 use crate::{
     history::{Event, History, WatcherRecord},
     replica::Replica,
-    sim::{Recorded, Settings, Simulation, Stage, instance::weight_at, raw::settled_views, trace::Seen},
+    sim::{
+        Recorded, Script, Settings, Simulation, Stage, instance::weight_at, raw::settled_views, trace::Seen,
+    },
     validate::{
         ALL, Broken, Promise,
         applications::{everyone_is_well, w2_differences_lead_to_views, w8_nothing_to_resync},
@@ -22,8 +24,6 @@ use crate::{
 
 /// How long chaos lasts.
 const CHAOS: Duration = Duration::from_secs(60);
-/// How long replacing lasts.
-const ROLLING: Duration = Duration::from_secs(40);
 /// How long calls are looked at when everyone is well.
 const WELL: Duration = Duration::from_secs(6);
 /// Longer than anyone takes who is cut off: to notice, to resume, and to register again.
@@ -47,9 +47,14 @@ pub fn verdict(seed: u64) -> Verdict {
 
 /// Plays a seed.
 pub fn play(seed: u64) -> Run {
+    play_with(seed, |script| script)
+}
+
+/// Plays a seed whose script is changed in some way.
+pub fn play_with(seed: u64, change: impl FnOnce(Script) -> Script) -> Run {
     let settings = Settings::random(seed);
     let mut simulation = Simulation::new(settings.clone());
-    let script = if seed.is_multiple_of(3) { simulation.rolling(ROLLING) } else { simulation.chaos(CHAOS) };
+    let script = change(if seed.is_multiple_of(3) { simulation.rolling() } else { simulation.chaos(CHAOS) });
     let quiet = script.end() + NOTICED_WITHIN + RESUMED_WITHIN + TO_BE_WELL;
     let half = script.end() / 2;
     for (at, fault) in script.faults() {

@@ -1,15 +1,24 @@
 //! An instance of the service: serves, is registered at every registry, and drains when it is told to.
 //!
 //! ```text
-//!  serve, register at each ─► at work ──order to drain──► drain at each ─► nothing in flight ─► stop serving ─► from the start
+//!  serve, register at each ─► at work ──order to drain──► drain at each ─► nothing in flight ─► the process ends, and is started
 //! ```
+//!
+//! Of several that wait for one thing only `Notify` and queues wake each in its turn; a `watch` draws whom it wakes first by
+//! tokio's own chance, which no seed rules. So nobody here shares one.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use client_sdk::{client::MissingRegistry, model::Instance, registration::Registration};
 use tokio::{
-    sync::watch,
-    time::{sleep, timeout},
+    sync::{Notify, mpsc, watch},
+    time::sleep,
 };
 use tonic::{Request, Response, Status, transport::Server};
 use tonic_health::pb::{
@@ -25,10 +34,8 @@ use super::{
 
 /// The name under which an answer says who gave it.
 pub(super) const WHO: &str = "who";
-/// Between the end of a process that drained and the start of the next.
-const BETWEEN_RUNS: Duration = Duration::from_millis(500);
-/// How long connections may take to end in a process that ends.
-const CLOSING: Duration = Duration::from_secs(5);
+/// Orders that wait for a registration that is busy.
+const WAITING: usize = 64;
 
 /// What is asked of an instance while it runs.
 #[derive(Clone, Debug)]
@@ -37,6 +44,14 @@ pub struct Orders {
     pub weight: watch::Receiver<u32>,
     /// Changes whenever it is to drain.
     pub drains: watch::Receiver<u64>,
+    /// Who has drained, and is to be started again.
+    pub ended: mpsc::Sender<String>,
+}
+
+/// What is asked of one registration.
+enum Order {
+    Weight(u32),
+    Drain,
 }
 
 /// How an instance is set.
@@ -50,93 +65,97 @@ pub struct InstanceSettings {
     pub work: Duration,
 }
 
-/// An instance.
-pub async fn instance(given: Given, settings: InstanceSettings, orders: Orders) -> Ended {
-    let mut given = given;
-    loop {
-        run(&given, &settings, orders.clone()).await?;
-        sleep(BETWEEN_RUNS).await;
-        given.seed = given.seed.rotate_left(17).wrapping_add(1);
-    }
-}
-
 /// The weight at a registry: to tell views of registries apart, the registry's number (from 0) times 1,000 more than was
 /// asked for. A weight of 0 is one everywhere.
 pub fn weight_at(number: u32, weight: u32) -> u32 {
     if weight == 0 { 0 } else { number * 1_000 + weight }
 }
 
-/// One process: until it has drained.
-async fn run(given: &Given, settings: &InstanceSettings, mut orders: Orders) -> Ended {
+/// An instance: one process, until it has drained.
+pub async fn instance(given: Given, settings: InstanceSettings, mut orders: Orders) -> Ended {
     orders.drains.mark_unchanged();
-    let (in_flight, _) = watch::channel(0);
-    let in_flight = Arc::new(in_flight);
-    let (stop, mut stopped) = watch::channel(false);
+    let in_flight = Arc::new(InFlight::default());
     let greeter = Greeter {
         name: given.name.clone(),
         in_flight: Arc::clone(&in_flight),
         work: settings.work,
-        random: std::sync::Mutex::new(fastrand::Rng::with_seed(given.seed)),
+        random: Mutex::new(fastrand::Rng::with_seed(given.seed)),
     };
-    let serving = Server::builder().add_service(HealthServer::new(greeter)).serve_with_incoming_shutdown(
-        incoming(SERVICE_PORT).await?,
-        async move {
-            // An error means that the process is gone.
-            let _ = stopped.wait_for(|stopped| *stopped).await;
-        },
-    );
-    let serving = tokio::spawn(serving);
-    let mut registered = Vec::new();
-    for (number, registry) in (0u32..).zip(&settings.registries) {
+    let serving = Server::builder().add_service(HealthServer::new(greeter));
+    tokio::spawn(serving.serve_with_incoming(incoming(SERVICE_PORT).await?));
+    let weight = *orders.weight.borrow_and_update();
+    let mut registrations = Vec::new();
+    for (number, registry) in (0u32..).zip(settings.registries) {
         let mut given = given.clone();
         given.seed = given.seed.wrapping_add(u64::from(number) + 1);
-        let (orders, in_flight) = (orders.clone(), in_flight.subscribe());
-        let (registry, ttl) = (registry.clone(), settings.ttl);
-        registered.push(tokio::spawn(async move {
+        let in_flight = Arc::clone(&in_flight);
+        let (order, orders) = mpsc::channel(WAITING);
+        let registered = tokio::spawn(async move {
             // What cannot be undone here goes with its lease.
-            let _ = be_registered(given, (number, registry), ttl, orders, in_flight).await;
-        }));
+            let _ = be_registered(given, (number, registry), (weight, settings.ttl), orders, in_flight).await;
+        });
+        registrations.push((order, registered));
     }
-    orders.drains.changed().await?;
+    loop {
+        let order: fn(u32) -> Order = tokio::select! {
+            biased;
+            changed = orders.drains.changed() => {
+                changed?;
+                |_| Order::Drain
+            }
+            changed = orders.weight.changed() => {
+                changed?;
+                Order::Weight
+            }
+        };
+        let weight = *orders.weight.borrow_and_update();
+        if matches!(order(weight), Order::Drain) {
+            break;
+        }
+        for (registration, _) in &registrations {
+            registration.send(order(weight)).await?;
+        }
+    }
     let saw = |step| given.trace.saw(Event::Drain { who: given.name.clone(), step });
     saw(DrainStep::Began);
-    for registered in registered {
+    for (registration, _) in &registrations {
+        registration.send(Order::Drain).await?;
+    }
+    for (_, registered) in registrations {
         registered.await?;
     }
-    in_flight.subscribe().wait_for(|count| *count == 0).await?;
+    in_flight.is_nothing().await;
     saw(DrainStep::Left);
-    stop.send_replace(true);
-    // Callers that do not hear of it keep their connections: the process ends all the same.
-    let ended = timeout(CLOSING, serving).await;
-    saw(DrainStep::Ended);
-    if let Ok(ended) = ended {
-        ended??;
-    }
-    Ok(())
+    orders.ended.send(given.name.clone()).await?;
+    std::future::pending().await
 }
 
 /// Registered at one registry, until it has drained there.
 async fn be_registered(
     given: Given,
     (number, registry): (u32, String),
-    ttl: Duration,
-    mut orders: Orders,
-    mut in_flight: watch::Receiver<usize>,
+    (weight, ttl): (u32, Duration),
+    mut orders: mpsc::Receiver<Order>,
+    in_flight: Arc<InFlight>,
 ) -> Result<(), String> {
     let text = |error: Box<dyn std::error::Error>| error.to_string();
     let client = client(&[registry.clone()], &given).map_err(text)?;
-    let weight = weight_at(number, *orders.weight.borrow_and_update());
     let instance = Instance::builder(address(&given.name, SERVICE_PORT).map_err(|error| error.to_string())?)
         .id(&*given.name)
-        .weight(weight)
+        .weight(weight_at(number, weight))
         .build();
     let builder = Registration::builder(client).service(SERVICE).instance(instance).ttl(ttl);
-    let registration = tokio::select! {
-        biased;
-        registration = builder.missing_registry(MissingRegistry::Wait).register() => {
-            registration.map_err(|error| error.to_string())?
+    let mut registering = std::pin::pin!(builder.missing_registry(MissingRegistry::Wait).register());
+    let mut newest = None;
+    let registration = loop {
+        tokio::select! {
+            biased;
+            registration = &mut registering => break registration.map_err(|error| error.to_string())?,
+            order = orders.recv() => match order {
+                Some(Order::Weight(weight)) => newest = Some(weight),
+                Some(Order::Drain) | None => return Ok(()),
+            }
         }
-        _ = orders.drains.changed() => return Ok(()),
     };
     let (mut events, trace, who) = (registration.events(), given.trace.clone(), given.name.clone());
     tokio::spawn(async move {
@@ -149,56 +168,75 @@ async fn be_registered(
         }
     });
     loop {
-        tokio::select! {
-            biased;
-            _ = orders.drains.changed() => break,
-            changed = orders.weight.changed() => {
-                changed.map_err(|error| error.to_string())?;
-                let weight = weight_at(number, *orders.weight.borrow_and_update());
-                // If it did not reach the registry now, it will: the SDK keeps the words.
-                let _ = registration.update(move |instance| instance.weight = weight).await;
-            }
-        }
+        let weight = match newest.take() {
+            Some(weight) => weight,
+            None => match orders.recv().await {
+                Some(Order::Weight(weight)) => weight,
+                Some(Order::Drain) | None => break,
+            },
+        };
+        let weight = weight_at(number, weight);
+        // If it did not reach the registry now, it will: the SDK keeps the words.
+        let _ = registration.update(move |instance| instance.weight = weight).await;
     }
     let drained = registration.drain_after(async {
         let step = DrainStep::Told(registry);
         given.trace.saw(Event::Drain { who: given.name.clone(), step });
-        // An error means that the process is gone.
-        let _ = in_flight.wait_for(|count| *count == 0).await;
+        in_flight.is_nothing().await;
     });
     drained.await.map_err(|error| error.to_string())
+}
+
+/// The requests in flight.
+#[derive(Default)]
+struct InFlight {
+    count: AtomicUsize,
+    ended: Notify,
+}
+
+impl InFlight {
+    async fn is_nothing(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.count.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
+/// A request in flight.
+struct Working<'a>(&'a InFlight);
+
+impl<'a> Working<'a> {
+    fn new(in_flight: &'a InFlight) -> Self {
+        in_flight.count.fetch_add(1, Ordering::Relaxed);
+        Self(in_flight)
+    }
+}
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::Relaxed);
+        self.0.ended.notify_waiters();
+    }
 }
 
 /// Says its name, after a while.
 struct Greeter {
     name: String,
-    in_flight: Arc<watch::Sender<usize>>,
+    in_flight: Arc<InFlight>,
     work: Duration,
-    random: std::sync::Mutex<fastrand::Rng>,
-}
-
-/// A request in flight.
-struct InFlight(Arc<watch::Sender<usize>>);
-
-impl InFlight {
-    fn new(count: &Arc<watch::Sender<usize>>) -> Self {
-        count.send_modify(|count| *count += 1);
-        Self(Arc::clone(count))
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
-    }
+    random: Mutex<fastrand::Rng>,
 }
 
 #[tonic::async_trait]
 impl Health for Greeter {
     async fn check(&self, _: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
-        let _in_flight = InFlight::new(&self.in_flight);
+        let _working = Working::new(&self.in_flight);
         if !self.work.is_zero() {
-            let share = self.random.lock().unwrap_or_else(std::sync::PoisonError::into_inner).f64();
+            let share = self.random.lock().unwrap_or_else(PoisonError::into_inner).f64();
             sleep(self.work.mul_f64(share)).await;
         }
         let mut response = Response::new(HealthCheckResponse { status: 1 });

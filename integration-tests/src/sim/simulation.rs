@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     disk::SimulatedDisk,
@@ -25,6 +25,8 @@ use crate::history::History;
 
 /// Messages take up to this long.
 const USUAL_LATENCY: Duration = Duration::from_millis(20);
+/// Processes that end within a millisecond at most.
+const ENDED: usize = 1_024;
 /// By then everyone is at work.
 const AT_WORK: Duration = Duration::from_secs(5);
 
@@ -126,6 +128,8 @@ pub struct Simulation {
     weights: BTreeMap<String, watch::Sender<u32>>,
     /// Drains of instances and stops of registries.
     orders: BTreeMap<String, watch::Sender<u64>>,
+    /// Whose process ended in good order.
+    ended: (mpsc::Sender<String>, mpsc::Receiver<String>),
 }
 
 impl Simulation {
@@ -148,6 +152,7 @@ impl Simulation {
             disks: BTreeMap::new(),
             weights: BTreeMap::new(),
             orders: BTreeMap::new(),
+            ended: mpsc::channel(ENDED),
             settings,
         };
         let mut random = fastrand::Rng::with_seed(it.settings.seed);
@@ -193,7 +198,7 @@ impl Simulation {
             self.weights.insert(name.clone(), asked);
             let (order, drains) = watch::channel(0);
             self.orders.insert(name.clone(), order);
-            let orders = Orders { weight, drains };
+            let orders = Orders { weight, drains, ended: self.ended.0.clone() };
             let settings = InstanceSettings {
                 registries: names("registry", self.settings.registries),
                 ttl: self.settings.ttl,
@@ -254,9 +259,9 @@ impl Simulation {
         self.script(|hosts| Script::chaos(self.settings.seed, AT_WORK, lasts, hosts))
     }
 
-    /// Everyone is replaced in turn, for so long.
-    pub fn rolling(&self, lasts: Duration) -> Script {
-        self.script(|hosts| Script::rolling(self.settings.seed, AT_WORK, lasts, hosts))
+    /// Everyone is replaced in turn.
+    pub fn rolling(&self) -> Script {
+        self.script(|hosts| Script::rolling(self.settings.seed, AT_WORK, hosts))
     }
 
     fn script(&self, draw: impl FnOnce(&Hosts<'_>) -> Script) -> Script {
@@ -367,6 +372,9 @@ impl Simulation {
     fn step(&mut self) {
         if let Err(error) = self.sim.step() {
             panic!("a host ended with {error}\n{}", self.trace);
+        }
+        while let Ok(host) = self.ended.1.try_recv() {
+            self.sim.bounce(host);
         }
     }
 }

@@ -105,10 +105,8 @@ pub enum DrainStep {
     Began,
     /// The registry of this name said that its watchers have applied the mark, or can not be waited for any longer.
     Told(String),
-    /// Nothing is in flight and no registry has it any longer, or can be told.
+    /// Nothing is in flight and no registry has it any longer, or can be told: its process ends.
     Left,
-    /// It accepts no more connections, and its process ends.
-    Ended,
 }
 
 /// The record. Clones are the same one.
