@@ -8,6 +8,7 @@
 //! | [`channel`] | a tonic channel that balances over whatever is registered right now | C2, C3 |
 //! | [`layer`] | any tower service, balanced in the same way | C2 |
 //! | [`pool`] | services made as they are needed, or instances used, as many as the demand asks for | |
+//! | [`sizing`] | how many members there are to be, by the demand over time: pure | |
 //! | [`members`] | who is connected, who may be chosen, how a request finds one and waits for one | C1, C2 |
 //! | [`retry`] | which requests are sent again, how often, and within what budget | C2 |
 //! | [`orca`] | how loaded an instance is in its own words: the message, and a layer for servers that reports it | |
@@ -61,6 +62,7 @@ pub mod pool;
 pub mod registration;
 pub mod retry;
 pub mod runtime;
+pub mod sizing;
 pub mod view;
 pub mod watch;
 mod windowed;

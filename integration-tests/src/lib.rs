@@ -37,6 +37,7 @@
 //! |---|---|
 //! | `simulated` | in [`sim`]: the same seed, the same history; every promise through crashes, partitions, drains and wrong clocks |
 //! | `sdk` | on real sockets and processes: C1–C4, L3, L4, W8 as a service and its callers see them |
+//! | `rolling_restart` | 20 processes are restarted in turn under load, without a sleep, and no call fails: C4 |
 //! | `fleet` | 20 processes that are restarted, killed and go bad under 200 callers: no call fails that a retry can save |
 //!
 //! Outside of [`fleet`] and [`sim`] nothing here uses the SDK: the reference watcher is written from the protocol alone.

@@ -107,6 +107,8 @@ fn dependencies_point_one_way() {
         "client-sdk/src/outlier",
         &["tokio", "crate::members", "crate::runtime", "crate::channel", "std::time::Instant"],
     );
+    no_file_says("client-sdk/src/sizing", &["tokio", "crate::", "std::time::Instant"]);
+    no_file_says("client-sdk/src/members", &["crate::pool"]);
     let faces = ["crate::channel", "crate::layer", "tonic::", "h2::", "hyper::"];
     no_file_says("client-sdk/src/members", &faces);
     no_file_says("client-sdk/src/layer", &["crate::channel", "tonic::", "h2::", "hyper::"]);

@@ -2,7 +2,8 @@
 //! the very same program.
 
 use std::{
-    fmt::Write as _, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration,
+    ffi::OsString, fmt::Write as _, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode,
+    time::Duration,
 };
 
 use clap::{CommandFactory as _, Parser, ValueEnum};
@@ -111,8 +112,14 @@ enum LogFormat {
 /// Runs the server as the command line and the environment say, until SIGTERM or Ctrl-C. 0: all is well; 1: it could
 /// not run; 2: it was not told well.
 pub fn main() -> ExitCode {
+    main_with(std::env::args_os())
+}
+
+/// The same with a command line of one's own, the program's name first: for programs that are this server among other things.
+pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = Args::parse_from(arguments);
     match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime.block_on(start()),
+        Ok(runtime) => runtime.block_on(start(args)),
         Err(error) => refuse(&format!("cannot start threads: {error}")),
     }
 }
@@ -122,8 +129,7 @@ pub fn command() -> clap::Command {
     Args::command()
 }
 
-async fn start() -> ExitCode {
-    let args = Args::parse();
+async fn start(args: Args) -> ExitCode {
     if let Err(problem) = start_log(&args) {
         return refuse(&problem);
     }

@@ -75,8 +75,8 @@ pub struct Look {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Run {
     pub looks: Vec<Look>,
-    /// How long requests waited and took.
-    pub latencies: Vec<Duration>,
+    /// When requests came, and how long they waited and took.
+    pub latencies: Vec<(Duration, Duration)>,
 }
 
 #[derive(Default)]
@@ -85,7 +85,7 @@ struct Counts {
     alive: AtomicUsize,
     answered: AtomicUsize,
     estimate: Mutex<f64>,
-    latencies: Mutex<Vec<Duration>>,
+    latencies: Mutex<Vec<(Duration, Duration)>>,
 }
 
 type Reply<T> = Pin<Box<dyn Future<Output = Result<T, Infallible>> + Send>>;
@@ -162,9 +162,10 @@ impl Run {
         self.after(at).find(|look| enough(look.services)).map(|look| look.at.saturating_sub(at))
     }
 
-    /// Of the times that requests took, the one that 99 of 100 do not exceed.
+    /// Of the times that requests took after it had settled, the one that 99 of 100 do not exceed.
     pub fn p99(&self) -> Duration {
-        let mut latencies = self.latencies.clone();
+        let settled = self.latencies.iter().filter(|(came, _)| *came >= SETTLING);
+        let mut latencies: Vec<_> = settled.map(|(_, took)| *took).collect();
         latencies.sort_unstable();
         latencies.get(latencies.len() * 99 / 100).copied().unwrap_or_default()
     }
@@ -182,8 +183,8 @@ pub fn report(requests: usize, seed: u64) -> String {
         "| demand | steady: services | k ± 1 held | changes in 10,000 | p99 | classic: services | k ± 1 held | \
          changes in 10,000 | p99 |\n|---|---|---|---|---|---|---|---|---|\n",
     );
-    let callers = [1.0, 2.0, 3.0, 5.0].map(|k| (Kind::Callers, k));
-    let arrivals = [1.0, 2.0, 2.5, 3.0, 5.0].map(|k| (Kind::Arrivals, k));
+    let callers = [1.0, 2.0, 3.0, 5.0, 8.0].map(|k| (Kind::Callers, k));
+    let arrivals = [1.0, 2.0, 2.5, 3.0, 5.0, 8.0].map(|k| (Kind::Arrivals, k));
     for (kind, k) in callers.into_iter().chain(arrivals) {
         let _ = write!(table, "| {} {k} |", kind.name());
         for mode in [Mode::Steady, Mode::Classic] {
@@ -281,10 +282,10 @@ where
 {
     let began = Instant::now();
     let ask = move |mut pool: P, takes: Duration, counts: Arc<Counts>| async move {
-        let began = Instant::now();
+        let came = Instant::now();
         if pool.call(takes).await.is_ok() {
             counts.answered.fetch_add(1, Ordering::Relaxed);
-            counts.latencies.lock().expect("unpoisoned").push(began.elapsed());
+            counts.latencies.lock().expect("unpoisoned").push((came - began, came.elapsed()));
         }
     };
     let mut tasks = tokio::task::JoinSet::new();
@@ -321,15 +322,16 @@ fn drawn(rng: &mut fastrand::Rng, mean: Duration) -> Duration {
     mean.mul_f64(-(1.0 - rng.f64()).ln())
 }
 
-/// As many services as such a demand is for, give or take one.
+/// As many services as such a demand needs (of a fraction the next whole number), give or take one.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // small and not negative
-fn near(demand: f64) -> std::ops::RangeInclusive<usize> {
-    (demand - 1.0).max(0.0).floor() as usize..=(demand + 1.0).ceil() as usize
+pub fn near(demand: f64) -> std::ops::RangeInclusive<usize> {
+    let needed = demand.ceil() as usize;
+    needed.saturating_sub(1)..=needed + 1
 }
 
 /// Counts of things are far below 2^52, where a float is exact.
 #[allow(clippy::cast_precision_loss)]
-fn number(count: usize) -> f64 {
+pub fn number(count: usize) -> f64 {
     count as f64
 }
 

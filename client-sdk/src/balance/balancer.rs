@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     discover::{
-        Discover, View,
-        track::{SharedError, Sink, Tracker},
+        Discover, Follower, View,
+        track::{Put, SharedError, Sink, Tracker},
     },
     model::{Change, Endpoint, Instance},
     runtime::{Runtime, Task},
@@ -289,11 +289,24 @@ struct ToCache<P: Policy, K> {
 }
 
 impl<P: Policy, K: std::hash::Hash + Eq + Clone + Send + Sync + 'static> Sink<K> for ToCache<P, K> {
-    fn changed(&mut self, change: Change<K>) {
-        let Some(entry) = self.cache.get(&change.key) else { return };
+    fn changed(&mut self, change: Change<K>) -> Put {
+        // Forgotten: nobody picks from it.
+        let Some(entry) = self.cache.get(&change.key) else { return Put::InUse };
         if entry.offer(View { instances: change.all, version: change.version }) {
             build_aside(&self.cache, change.key, entry, &self.runtime);
         }
+        // Whoever builds tells the follower.
+        Put::Later
+    }
+
+    fn follows(
+        &mut self,
+        key: &K,
+        follower: impl FnOnce() -> Option<Arc<Follower>>,
+    ) -> Option<Arc<Follower>> {
+        let (entry, follower) = (self.cache.get(key)?, follower()?);
+        entry.tell(&follower);
+        Some(follower)
     }
 
     fn failed(&mut self, key: &K, error: SharedError) {

@@ -144,14 +144,18 @@ impl<P: Policy, K: Hash + Eq + Clone> Cached<P, K> {
     /// Builds what the key's entry was offered, and puts it where it is picked from.
     pub(crate) fn build(&self, key: &K, entry: &Arc<Entry<P>>) {
         entry.build(&self.recipe);
-        let before = match self.slots.get_mut(key) {
+        let (before, now) = match self.slots.get_mut(key) {
             // The newest there is, read under the lock: whoever comes last puts nothing older there.
             Some(mut slot) if Arc::ptr_eq(&slot.entry, entry) => {
-                std::mem::replace(&mut slot.built, entry.load_full())
+                let now = entry.load_full();
+                (std::mem::replace(&mut slot.built, now.clone()), now)
             }
             // It was forgotten meanwhile.
-            _ => None,
+            _ => (None, entry.load_full()),
         };
+        if let Some(now) = &now {
+            entry.in_use(now);
+        }
         // May be the last reference to many instances: not under the lock.
         drop(before);
     }

@@ -20,8 +20,8 @@ use dashmap::DashMap;
 use super::{LoadBalance, LoadBalanceError, cache::IDLE};
 use crate::{
     discover::{
-        Discover,
-        track::{SharedError, Sink, Tracker},
+        Discover, Follower,
+        track::{Put, SharedError, Sink, Tracker},
     },
     model::{Address, Change, Endpoint},
     runtime::Runtime,
@@ -174,10 +174,12 @@ impl<D: Discover, L> std::fmt::Debug for Balanced<D, L> {
 }
 
 /// Hands a change to a balancer. One that panics over it must get the next one all the same.
-pub(crate) fn rebalance<D: Discover>(balancer: &impl LoadBalance<D>, change: Change<D::Key>) {
+pub(crate) fn rebalance<D: Discover>(balancer: &impl LoadBalance<D>, change: Change<D::Key>) -> Put {
     if catch_unwind(AssertUnwindSafe(|| balancer.rebalance(change))).is_err() {
         tracing::error!("the balancer panicked in `rebalance`; it is told the next change all the same");
+        return Put::Later;
     }
+    Put::InUse
 }
 
 /// Brings the tracker's views to a balancer.
@@ -191,8 +193,16 @@ impl<D: Discover, L: LoadBalance<D>> Sink<D::Key> for ToBalancer<L, D::Key, D>
 where
     D::Key: Hash,
 {
-    fn changed(&mut self, change: Change<D::Key>) {
-        rebalance(&*self.balancer, change);
+    fn changed(&mut self, change: Change<D::Key>) -> Put {
+        rebalance(&*self.balancer, change)
+    }
+
+    fn follows(
+        &mut self,
+        _: &D::Key,
+        follower: impl FnOnce() -> Option<Arc<Follower>>,
+    ) -> Option<Arc<Follower>> {
+        follower()
     }
 
     fn untracked(&mut self, change: Change<D::Key>) {

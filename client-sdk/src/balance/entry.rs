@@ -11,8 +11,9 @@
 
 use std::{
     ops::Deref,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -27,13 +28,15 @@ use super::{
     shape::State,
     way::{Signpost, Way},
 };
-use crate::discover::{View, track::SharedError};
+use crate::discover::{Follower, View, track::SharedError};
 
 /// A picker and what it was built over.
 pub(crate) struct Built<P: Policy> {
     /// `None`: nothing is eligible.
     pub(crate) picker: Option<P::Picker>,
     pub(crate) eligible: Eligible,
+    /// Of the view that it was built over.
+    version: Option<u64>,
 }
 
 /// What an entry's picks are made on, kept by one who picks often: looked at again before each pick.
@@ -64,6 +67,8 @@ pub(crate) struct Entry<P: Policy> {
     retries: AtomicU64,
     /// For requests that come to retry.
     signpost: Signpost,
+    /// Who is told which version is picked from. Whoever brings views owns it, so that it does not outlive them.
+    follower: Mutex<Weak<Follower>>,
 }
 
 impl<P: Policy> Deref for Published<P> {
@@ -140,6 +145,7 @@ impl<P: Policy> Entry<P> {
             flights: AtomicU64::new(0),
             retries: AtomicU64::new(seed),
             signpost: Signpost::to(me),
+            follower: Mutex::default(),
         })
     }
 
@@ -242,7 +248,18 @@ impl<P: Policy> Entry<P> {
                 (view, newest.stamp, again)
             };
             let building = Building(self);
-            let due = self.build_over(&view, recipe, again);
+            let due = match catch_unwind(AssertUnwindSafe(|| self.build_over(&view, recipe, again))) {
+                Ok(due) => due,
+                Err(panic) => {
+                    self.fail(Arc::new(PolicyPanicked));
+                    drop(building);
+                    if self.newest().stamp == stamp {
+                        resume_unwind(panic);
+                    }
+                    // Whoever brought a newer view meanwhile has left it to this one.
+                    continue;
+                }
+            };
             {
                 let mut newest = self.newest();
                 (newest.built, newest.due) = (stamp, due);
@@ -272,8 +289,21 @@ impl<P: Policy> Entry<P> {
             return Due { policy: self.newest().due.policy, ..due };
         }
         let picker = (!eligible.first().is_empty()).then(|| recipe.policy.build(eligible.first()));
-        self.current.store(Some(Arc::new(Built { picker, eligible })));
+        self.current.store(Some(Arc::new(Built { picker, eligible, version: view.version })));
         due
+    }
+
+    /// Has a follower told which version is picked from.
+    pub(crate) fn tell(&self, follower: &Arc<Follower>) {
+        *self.follower.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(follower);
+    }
+
+    /// What was built is where it is picked from, and nothing older is.
+    pub(crate) fn in_use(&self, built: &Built<P>) {
+        let follower = self.follower.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        if let Some(follower) = follower {
+            follower.applied(built.version);
+        }
     }
 
     /// When to [`wake`](Self::wake) it.
@@ -368,7 +398,7 @@ impl Due {
     }
 }
 
-/// Someone is building. A policy that panics must not leave the key without a builder, nor its callers waiting.
+/// Someone is building. A panic must not leave the key without a builder, nor its callers waiting.
 struct Building<'a, P: Policy>(&'a Entry<P>);
 
 impl<P: Policy> Drop for Building<'_, P> {

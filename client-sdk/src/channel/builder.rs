@@ -9,7 +9,7 @@ use crate::{
         CallerOrder, HashKeys, LoadBalance, Policy, RoundRobin,
         shape::{Filter, PanicThreshold, Shaper, Shaping},
     },
-    discover::{Discover, follow},
+    discover::{Discover, follow_to_apply},
     members::{self, Aperture, Chooser, Overflow, Shared},
     model::Endpoint,
     outlier::OutlierDetection,
@@ -293,7 +293,7 @@ impl<D: Discover> ChannelBuilder<D> {
             chooser => chooser,
         };
         let chooser = chooser.unwrap_or_else(|| Chooser::policy(RoundRobin::new(&runtime)));
-        let followed = follow(self.discover, self.endpoint.clone(), &runtime);
+        let followed = follow_to_apply(self.discover, self.endpoint.clone(), &runtime);
         let caller = self.caller.unwrap_or_else(|| CallerOrder::new(runtime.random()));
         let mut members = self.members;
         if bypass {

@@ -197,7 +197,7 @@ impl From<CallError> for DeregisterError {
 #[non_exhaustive]
 pub enum ConfigError {
     /// The registry would refuse the client's name on every stream.
-    #[error("`client_id` is `{0}`; it must have 1 to 253 characters of `[A-Za-z0-9._:/@-]`")]
+    #[error("`client_id` is `{0}`; it must have 1 to 240 characters of `[A-Za-z0-9._:/@-]`")]
     ClientId(String),
     /// A time of zero would fail every call, or send without pause.
     #[error("`{0}` must be longer than zero")]

@@ -9,7 +9,14 @@ mod connection;
 mod endpoints;
 mod error;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use connection::Keepalive;
 pub(crate) use connection::{Connection, Grpc};
@@ -49,6 +56,8 @@ struct Inner {
     endpoints: Endpoints,
     request_timeout: Duration,
     client_id: Arc<str>,
+    /// How many watchers were named after it.
+    watchers: AtomicU64,
 }
 
 /// Builds a [`RegistryClient`].
@@ -64,6 +73,8 @@ pub struct RegistryClientBuilder {
 
 /// The pauses of a call: short, so that it finds a registry that was away for a moment well before its deadline.
 const PAUSES: Bounds = Bounds { base: Duration::from_millis(100), max: Duration::from_millis(500) };
+/// The registry takes 253; the rest is for the numbers of watchers.
+const LONGEST_ID: usize = 240;
 
 /// How long a call may take.
 #[derive(Clone, Copy)]
@@ -210,6 +221,14 @@ impl RegistryClient {
         self.inner.endpoints.connect().await
     }
 
+    /// A name for one more watcher: each acks for itself alone.
+    pub(crate) fn watcher_name(&self) -> String {
+        match self.inner.watchers.fetch_add(1, Ordering::Relaxed) {
+            0 => self.inner.client_id.to_string(),
+            more => format!("{}/{more}", self.inner.client_id),
+        }
+    }
+
     /// How many endpoints there are to go to.
     pub(crate) fn endpoint_count(&self) -> usize {
         self.inner.endpoints.len()
@@ -324,7 +343,10 @@ impl RegistryClientBuilder {
         self
     }
 
-    /// Names the client's streams, stable across reconnects: 1 to 253 characters of `[A-Za-z0-9._:/@-]`. Default: random.
+    /// Names the client's streams, stable across reconnects: 1 to 240 characters of `[A-Za-z0-9._:/@-]`. By it the registry
+    /// knows whose acks are missing when somebody drains, so no two processes may have the same. The first watcher (in most
+    /// programs a [`RegistryDiscover`](crate::discover::RegistryDiscover)) has the very name, further ones have a number
+    /// after it. Default: random, and so unique.
     #[must_use]
     pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
         self.client_id = Some(client_id.into());
@@ -357,6 +379,7 @@ impl RegistryClientBuilder {
             endpoints,
             request_timeout: self.request_timeout,
             client_id: client_id.into(),
+            watchers: AtomicU64::new(0),
         };
         Ok(RegistryClient { inner: Arc::new(inner) })
     }
@@ -368,6 +391,6 @@ pub(crate) fn random_name(runtime: &Runtime) -> String {
 }
 
 fn is_name(text: &str) -> bool {
-    (1..=253).contains(&text.len())
+    (1..=LONGEST_ID).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:/@-".contains(&b))
 }

@@ -8,8 +8,8 @@ use std::{any::Any, sync::Arc};
 use tokio::sync::watch;
 
 use super::{
-    Discover, View, ViewReceiver, ViewState,
-    track::{SharedError, Sink, Tracker},
+    Discover, Follower, View, ViewReceiver, ViewState,
+    track::{Put, SharedError, Sink, Tracker},
 };
 use crate::{
     model::{Change, Endpoint, Instance},
@@ -20,6 +20,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Followed {
     receiver: ViewReceiver,
+    /// Of one who says what it has applied.
+    follower: Option<Follower>,
     /// What fills the view, kept alive: the discovery, or the task that reads it. `None`: nothing does.
     _source: Option<Box<dyn Any + Send + Sync>>,
 }
@@ -35,6 +37,13 @@ impl Followed {
     pub fn receiver(&mut self) -> &mut ViewReceiver {
         &mut self.receiver
     }
+
+    /// This version of the view is in use.
+    pub(crate) fn applied(&self, version: Option<u64>) {
+        if let Some(follower) = &self.follower {
+            follower.applied(version);
+        }
+    }
 }
 
 /// Follows the view that the endpoint names.
@@ -49,16 +58,27 @@ pub fn follow<D: Discover>(discover: Arc<D>, endpoint: Endpoint, runtime: &Runti
     if let Some(address) = endpoint.address {
         let instances = [Arc::new(Instance::builder(address).build())].into();
         let state = ViewState { view: Some(View { instances, version: None }), error: None };
-        return Followed { receiver: watch::channel(state).1, _source: None };
+        return Followed { receiver: watch::channel(state).1, follower: None, _source: None };
     }
     if let Some(receiver) = discover.view(&endpoint) {
-        return Followed { receiver, _source: Some(Box::new(discover)) };
+        return Followed { receiver, follower: None, _source: Some(Box::new(discover)) };
     }
     let (sender, receiver) = watch::channel(ViewState::default());
     let key = discover.key(&endpoint);
     let (sink, changes) = (ToView { sender }, discover.watch_viewed());
     let tracker = Tracker::spawn(changes, discover, sink, [(key, endpoint)], None, runtime);
-    Followed { receiver, _source: Some(Box::new(tracker)) }
+    Followed { receiver, follower: None, _source: Some(Box::new(tracker)) }
+}
+
+/// As [`follow`], for one who says what it has [applied](Followed::applied).
+pub(crate) fn follow_to_apply<D: Discover>(
+    discover: Arc<D>,
+    endpoint: Endpoint,
+    runtime: &Runtime,
+) -> Followed {
+    // First, so that no change comes in between unasked.
+    let follower = if endpoint.address.is_none() { discover.follower(&endpoint) } else { None };
+    Followed { follower, ..follow(discover, endpoint, runtime) }
 }
 
 /// Fills the one view that is tracked.
@@ -67,9 +87,10 @@ struct ToView {
 }
 
 impl<K> Sink<K> for ToView {
-    fn changed(&mut self, change: Change<K>) {
+    fn changed(&mut self, change: Change<K>) -> Put {
         let view = Some(View { instances: change.all, version: change.version });
         self.sender.send_replace(ViewState { view, error: None });
+        Put::Later
     }
 
     fn failed(&mut self, _: &K, error: SharedError) {

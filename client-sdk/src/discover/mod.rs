@@ -3,6 +3,7 @@
 //! Owns the [`Discover`] trait and its implementations. Anyone can implement it (as `async fn`) and have it work with
 //! every balancer, layer and channel of this crate.
 
+mod applied;
 pub(crate) mod broadcast;
 mod cache_file;
 mod follow;
@@ -10,6 +11,8 @@ mod registry;
 mod static_discover;
 pub(crate) mod track;
 
+pub use applied::Follower;
+pub(crate) use follow::follow_to_apply;
 pub use follow::{Followed, follow};
 pub use registry::{RegistryDiscover, RegistryDiscoverBuilder, RegistryDiscoverError};
 pub use static_discover::{StaticDiscover, WeightedStaticDiscover};
@@ -78,6 +81,13 @@ pub trait Discover: Send + Sync + 'static {
     /// The view itself as it changes, for those who need each state and not each change (the channel). It never loses
     /// the newest state. `None`: there is no such thing here; [`follow`] makes one out of the other methods.
     fn view(&self, endpoint: &Endpoint) -> Option<ViewReceiver> {
+        let _ = endpoint;
+        None
+    }
+
+    /// To be taken by someone who acts on the endpoint's view, before it reads it, and kept for as long: see [`Follower`].
+    /// `None`: nobody wants to know what was applied.
+    fn follower(&self, endpoint: &Endpoint) -> Option<Follower> {
         let _ = endpoint;
         None
     }

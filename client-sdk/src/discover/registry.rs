@@ -20,11 +20,14 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{Discover, View, ViewReceiver, ViewState, broadcast::Broadcast, cache_file::CacheFile};
+use super::{
+    Discover, Follower, View, ViewReceiver, ViewState, applied::Followers, broadcast::Broadcast,
+    cache_file::CacheFile,
+};
 use crate::{
     client::{MissingRegistry, Refusal, RegistryClient},
     model::{Change, Endpoint, Instance},
-    runtime::{Runtime, Task},
+    runtime::{BoxFuture, Runtime, Task},
     view::ViewKey,
     watch::{Sink, Update, WatchError, Watcher},
 };
@@ -71,6 +74,10 @@ struct Shared {
 struct Followed {
     state: Arc<watch::Sender<ViewState>>,
     used_at: Duration,
+    /// Those who act on it.
+    followers: Arc<Followers>,
+    /// The version of the newest change: what they are to apply.
+    told: Option<u64>,
 }
 
 /// Builds a [`RegistryDiscover`].
@@ -150,22 +157,28 @@ impl RegistryDiscover {
 
     /// The state of a view, followed from now on.
     fn follow(&self, endpoint: &Endpoint) -> (ViewKey, ViewReceiver) {
+        self.with_view(endpoint, |followed| followed.state.subscribe())
+    }
+
+    /// Looks at a view that is followed from now on.
+    fn with_view<T>(&self, endpoint: &Endpoint, look: impl FnOnce(&Followed) -> T) -> (ViewKey, T) {
         let (key, shared) = (ViewKey::from(endpoint), &self.inner.shared);
         let now = shared.runtime.now();
         let mut views = shared.views();
         if let Some(followed) = views.get_mut(&key) {
             followed.used_at = now;
-            let receiver = followed.state.subscribe();
-            return (key, receiver);
+            return (key, look(followed));
         }
-        let (state, receiver) = watch::channel(ViewState::default());
-        views.insert(key.clone(), Followed { state: Arc::new(state), used_at: now });
+        let followed =
+            Followed { state: Arc::default(), used_at: now, followers: Arc::default(), told: None };
+        let looked = look(&followed);
+        views.insert(key.clone(), followed);
         let restored = shared.cache.as_ref().and_then(|cache| cache.get(&key));
         // Under the lock, so that no other caller's `unfollow` of the same key comes in between.
         self.inner.watcher.follow(key.clone(), restored);
         drop(views);
         shared.view_added.notify_one();
-        (key, receiver)
+        (key, looked)
     }
 }
 
@@ -226,6 +239,10 @@ impl Discover for RegistryDiscover {
 
     fn view(&self, endpoint: &Endpoint) -> Option<ViewReceiver> {
         Some(self.follow(endpoint).1)
+    }
+
+    fn follower(&self, endpoint: &Endpoint) -> Option<Follower> {
+        Some(self.with_view(endpoint, |followed| followed.followers.join()).1)
     }
 }
 
@@ -290,6 +307,12 @@ impl Shared {
         self.views().get(key).map(|followed| Arc::clone(&followed.state))
     }
 
+    fn told(&self, key: &ViewKey, version: Option<u64>) {
+        if let Some(followed) = self.views().get_mut(key) {
+            followed.told = version;
+        }
+    }
+
     /// Drops what was idle for long, and says when to look again. `None`: there is nothing to look at.
     fn drop_idle(&self, watcher: &Watcher, idle: Duration) -> Option<Duration> {
         let now = self.runtime.now();
@@ -325,6 +348,8 @@ impl Sink for ToViews {
                 let view = View { instances: Arc::clone(&change.all), version: change.version };
                 let before = state.send_replace(ViewState { view: Some(view), error: None });
                 if before.view.is_none() || !change.is_empty() {
+                    // What changes nothing is told to nobody, and so is nothing to apply.
+                    self.0.told(&change.key, change.version);
                     self.0.viewed.tell(change.clone());
                     self.0.changes.tell(change);
                 }
@@ -340,6 +365,17 @@ impl Sink for ToViews {
                 }
             }
         }
+    }
+
+    fn applied(&mut self) -> BoxFuture<'static, ()> {
+        let views = self.0.views();
+        let behind: Vec<_> = views.values().filter_map(|it| it.followers.wait_for(it.told?)).collect();
+        drop(views);
+        Box::pin(async move {
+            for follower in behind {
+                follower.await;
+            }
+        })
     }
 }
 

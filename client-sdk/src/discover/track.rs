@@ -16,7 +16,7 @@ use std::{collections::HashMap, error::Error, future::pending, sync::Arc, time::
 use async_broadcast::{Receiver, RecvError};
 use tokio::sync::mpsc;
 
-use super::{Discover, View, ViewReceiver};
+use super::{Discover, Follower, View, ViewReceiver};
 use crate::{
     backoff::Bounds,
     model::{Change, Endpoint},
@@ -34,7 +34,17 @@ const QUEUE: usize = 64;
 /// What takes in what the tracker learns. Its methods are called from the tracker's task: they must not wait.
 pub(crate) trait Sink<K>: Send + 'static {
     /// A newer view of a key that is tracked.
-    fn changed(&mut self, change: Change<K>);
+    fn changed(&mut self, change: Change<K>) -> Put;
+
+    /// A key is tracked from now on. Of a sink that acts on views: takes a follower, which the tracker keeps for as long.
+    fn follows(
+        &mut self,
+        key: &K,
+        follower: impl FnOnce() -> Option<Arc<Follower>>,
+    ) -> Option<Arc<Follower>> {
+        let _ = (key, follower);
+        None
+    }
 
     /// A change of another key, which nobody reads again if one is lost.
     fn untracked(&mut self, change: Change<K>) {
@@ -57,6 +67,15 @@ pub(crate) trait Sink<K>: Send + 'static {
         let _ = key;
         true
     }
+}
+
+/// Whether a view is in use when a sink has taken it in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Put {
+    /// Nothing is chosen by an older one any more.
+    InUse,
+    /// Whoever puts it to use tells the follower; or nobody does.
+    Later,
 }
 
 /// A running tracker. Dropping it ends its task, and all reads that are under way.
@@ -143,6 +162,8 @@ struct Tracked {
     failed: bool,
     /// Held so that a discovery which forgets what nobody looks at keeps this one.
     _hold: Option<ViewReceiver>,
+    /// Of a sink that acts on views.
+    follower: Option<Arc<Follower>>,
 }
 
 /// A read that is under way.
@@ -224,12 +245,18 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
 
     fn track(&mut self, key: D::Key, endpoint: Endpoint) {
         if let Some(tracked) = self.tracked.get(&key) {
+            let follower = tracked.follower.clone();
+            self.sink.follows(&key, || follower);
             if let Some(View { instances, version }) = tracked.known.clone() {
-                self.sink.changed(Change::between(key, &[], instances, version));
+                let put = self.sink.changed(Change::between(key, &[], instances, version));
+                tracked.applied(put, version);
             }
             return;
         }
-        let hold = self.discover.view(&endpoint);
+        let discover = &self.discover;
+        // First, so that no change comes in between unasked.
+        let follower = self.sink.follows(&key, || discover.follower(&endpoint).map(Arc::new));
+        let hold = discover.view(&endpoint);
         self.places += 1;
         let tracked = Tracked {
             place: self.places,
@@ -241,6 +268,7 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
             fruitless: 0,
             failed: false,
             _hold: hold,
+            follower,
         };
         self.tracked.insert(key.clone(), tracked);
         self.read(&key);
@@ -275,9 +303,11 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
                     let before = tracked.known.as_ref().map(|view| &*view.instances).unwrap_or_default();
                     let change =
                         Change::between(key.clone(), before, Arc::clone(&view.instances), view.version);
+                    let version = view.version;
                     tracked.known = Some(view);
                     tracked.gap = false;
-                    self.sink.changed(change);
+                    let put = self.sink.changed(change);
+                    tracked.applied(put, version);
                 } else if failed {
                     self.sink.recovered(&key);
                 }
@@ -323,7 +353,9 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
         tracked.failed = false;
         tracked.fruitless = 0;
         tracked.due = None;
-        self.sink.changed(change);
+        let version = change.version;
+        let put = self.sink.changed(change);
+        tracked.applied(put, version);
     }
 
     fn overflowed(&mut self) {
@@ -386,6 +418,14 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
             self.tracked.iter().filter(|(_, t)| such(t)).map(|(key, t)| (t.place, key.clone())).collect();
         keys.sort_unstable_by_key(|(place, _)| *place);
         keys.into_iter().map(|(_, key)| key).collect()
+    }
+}
+
+impl Tracked {
+    fn applied(&self, put: Put, version: Option<u64>) {
+        if let (Put::InUse, Some(follower)) = (put, &self.follower) {
+            follower.applied(version);
+        }
     }
 }
 

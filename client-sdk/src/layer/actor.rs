@@ -123,6 +123,7 @@ where
 
     fn update(&self, slot: &Slot<S>, instance: &Arc<Instance>) {
         slot.instance.store(Arc::clone(instance));
+        slot.place.shut(!instance.takes_requests());
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
         CallerOrder, LoadBalance, MissingKey, Outcome, Policy, RoundRobin,
         shape::{Filter, PanicThreshold, Shaper, Shaping},
     },
-    discover::{Discover, follow},
+    discover::{Discover, follow_to_apply},
     members::{self, Aperture, Chooser, Overflow, Shared},
     model::{Address, Endpoint, Instance},
     outlier::OutlierDetection,
@@ -267,6 +267,9 @@ impl<D: Discover, Req, Res, T> LoadBalanceBuilder<D, Req, Res, T> {
     /// Uses as many instances as the demand asks for, instead of [`connect_ahead`](Self::connect_ahead): see [`Aperture`]. Default:
     /// none.
     ///
+    /// It makes one service for each instance that it uses, however busy that is. A service that is to keep several connections
+    /// to its instance does so itself (the [channel](crate::channel::ChannelBuilder::connections_per_instance) has a setting for it).
+    ///
     /// A policy that connects on demand ([`Connects::OnDemand`](crate::balance::Connects): the hashes) may choose any
     /// instance at any time, so there is nothing to decide: with one an aperture is ignored, a warning says so, and
     /// [`Snapshot::aperture`](crate::members::Snapshot::aperture) is `None`.
@@ -334,7 +337,7 @@ impl<D: Discover, Req, Res, T> LoadBalanceBuilder<D, Req, Res, T> {
             chooser => chooser,
         };
         let chooser = chooser.unwrap_or_else(|| Chooser::policy(RoundRobin::new(&runtime)));
-        let followed = follow(self.discover, self.endpoint.clone(), &runtime);
+        let followed = follow_to_apply(self.discover, self.endpoint.clone(), &runtime);
         let caller = self.caller.unwrap_or_else(|| CallerOrder::new(runtime.random()));
         let mut members = self.members;
         if bypass {

@@ -68,3 +68,8 @@ impl LoadBalancedError {
         }
     }
 }
+
+/// The instance drains, is down or has weight 0 by now.
+#[derive(Debug, thiserror::Error)]
+#[error("the instance at {0} takes no more requests")]
+pub(super) struct TakesNoMore(pub(super) Address);

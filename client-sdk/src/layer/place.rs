@@ -17,7 +17,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     task::{Context, Poll, Waker},
 };
@@ -35,6 +35,8 @@ pub(super) struct Place<S> {
     inside: Mutex<Inside<S>>,
     /// What is inside.
     mirror: AtomicU8,
+    /// Nothing more is to be given to the service, chosen before or not. Written and read under the lock.
+    shut: AtomicBool,
     /// Told when somebody else asked a busy service, and has its wake-up, or left behind what is not free: the actor is to
     /// see to it.
     pub(super) touched: Notify,
@@ -59,7 +61,18 @@ struct Held<'a, S> {
 
 impl<S> Place<S> {
     pub(super) fn empty() -> Self {
-        Self { inside: Mutex::new(Inside::Nobody), mirror: AtomicU8::new(EMPTY), touched: Notify::new() }
+        Self {
+            inside: Mutex::new(Inside::Nobody),
+            mirror: AtomicU8::new(EMPTY),
+            shut: AtomicBool::new(false),
+            touched: Notify::new(),
+        }
+    }
+
+    /// From now on the service is given no request, not even one that was chosen for it before; or is again.
+    pub(super) fn shut(&self, shut: bool) {
+        let _held = self.lock();
+        self.shut.store(shut, Ordering::Relaxed);
     }
 
     /// Whether there is a service.
@@ -70,6 +83,10 @@ impl<S> Place<S> {
     /// Whether the service takes a request.
     pub(super) fn is_free(&self) -> bool {
         self.mirror.load(Ordering::Acquire) == FREE
+    }
+
+    pub(super) fn is_shut(&self) -> bool {
+        self.shut.load(Ordering::Relaxed)
     }
 
     /// Puts a new service in, which has yet to become ready.
@@ -129,13 +146,16 @@ impl<S> Place<S> {
         matches!(*held.inside, Inside::Free(_))
     }
 
-    /// Gives the service the request, if it is free and still ready. Else the request comes back.
+    /// Gives the service the request, if it is free, still ready, and not shut. Else the request comes back.
     pub(super) fn call<Req>(&self, request: Req) -> Result<S::Future, Req>
     where
         S: Service<Req>,
         S::Error: Into<BoxError>,
     {
         let mut held = self.hold(false);
+        if self.shut.load(Ordering::Relaxed) {
+            return Err(request);
+        }
         // It was ready, perhaps long ago.
         *held.inside = match held.take() {
             Inside::Free(service) => asked(service),
@@ -154,9 +174,13 @@ impl<S> Place<S> {
     }
 
     fn hold(&self, by_actor: bool) -> Held<'_, S> {
-        // What a panic leaves behind is told by what is inside.
-        let inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        let inside = self.lock();
         Held { place: self, by_actor, was_busy: matches!(*inside, Inside::Busy(_)), inside }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inside<S>> {
+        // What a panic leaves behind is told by what is inside.
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -202,5 +226,25 @@ impl<S> Drop for Held<'_, S> {
         if !self.by_actor && (mirror != FREE || self.was_busy) {
             self.place.touched.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What had been chosen before an instance began to drain must not reach it after its caller has said that it knows.
+    #[tokio::test]
+    async fn what_is_shut_is_given_nothing_that_was_chosen_before_and_takes_requests_again_later() {
+        let place = Place::empty();
+        place.put(tower::service_fn(|request: u32| async move { Ok::<_, BoxError>(request) }));
+        let free = std::future::poll_fn(|cx| place.poll_free(cx)).await;
+        assert!(free.is_ok() && place.is_free(), "chosen");
+        place.shut(true);
+        assert!(place.is_free(), "it stays as it is");
+        assert_eq!(place.call(7).err(), Some(7), "the request comes back");
+        place.shut(false);
+        let answer = place.call(8).expect("taken");
+        assert_eq!(answer.await.expect("answered"), 8);
     }
 }

@@ -13,6 +13,7 @@ use tower::{BoxError, Service};
 use super::{
     LoadBalancedError, Target,
     actor::{self, Slots},
+    error::TakesNoMore,
     slot::Slot,
 };
 use crate::{
@@ -219,7 +220,12 @@ where
             Ok(called) => called,
             Err(back) => {
                 *self.request() = Some(back);
-                return Attempted::NotTaken(NotTaken::Unready);
+                // It was chosen a moment before the instance began to drain, and stays chosen a moment longer.
+                return Attempted::NotTaken(if slot.place.is_shut() {
+                    NotTaken::Member(Arc::new(TakesNoMore(slot.address().clone())))
+                } else {
+                    NotTaken::Unready
+                });
             }
         };
         *self.request() = copy;

@@ -318,6 +318,8 @@ impl<O: Open> Driver<O> {
             self.rebuild = pause.map(|pause| now.saturating_add(pause));
         }
         self.shared.publish(routes);
+        // From here on no choice is made by an older view.
+        self.followed.applied(self.state.view.as_ref().and_then(|view| view.version));
     }
 }
 

@@ -53,7 +53,8 @@ mod snapshot;
 mod standing;
 mod tried;
 
-pub use aperture::{Aperture, ApertureBuilder, ApertureChange, ApertureSnapshot};
+pub use crate::sizing::SizeChange;
+pub use aperture::{Aperture, ApertureBuilder, ApertureSnapshot};
 pub(crate) use chooser::Chooser;
 pub(crate) use driver::Driver;
 pub use error::RouteError;

@@ -23,11 +23,12 @@
 //!
 //! | file | what it owns |
 //! |---|---|
-//! | `sizing` | pure: how many services there are to be; knows no service and no clock |
 //! | `steady` | the steady pool: its worker, its queue, what it shows |
 //! | `classic` | the classic pool |
 //! | `registry` | the pool whose members are registered instances: [`registry_pool`] |
-//! | `error` | what a caller is told, and what a builder refuses |
+//! | `error` | what a caller is told |
+//!
+//! How many services there are to be is decided by [`crate::sizing`], which is pure.
 //!
 //! Keeps *at most once* (a request is given to one service, and never again), *drained, not cut*, and that a caller who goes
 //! away leaves nothing behind, wherever it was waiting.
@@ -35,10 +36,10 @@
 mod classic;
 mod error;
 mod registry;
-pub mod sizing;
 mod steady;
 
+pub use crate::sizing::{self, SettingsError, SizeChange};
 pub use classic::{Builder, Pool, ResponseFuture};
-pub use error::{PoolError, SettingsError};
+pub use error::PoolError;
 pub use registry::{RegistryPool, registry_pool};
 pub use steady::{ServiceSnapshot, ServiceState, SteadyBuilder, SteadyPool, SteadySnapshot};

@@ -27,6 +27,9 @@ pub type RegistryPool<S, Req, Res> = LoadBalanced<S, Req, Res>;
 ///   request, finishes what it has, and is dropped then.
 /// - It follows the registry: an instance that leaves it, drains, goes down or gets weight 0 gets no new request and is replaced;
 ///   so is one that cannot be connected, or fails too much.
+/// - It never holds an instance that left the registry: its service gets no further request, finishes those that it has,
+///   however long they take, and is dropped with the last of them, or at once if it has none.
+/// - It makes one service for each instance, however busy that is.
 /// - The policy chooses among those in use. One that connects on demand (the hashes) leaves nothing to decide: with one the
 ///   aperture is ignored, see [`LoadBalanceBuilder::aperture`].
 ///

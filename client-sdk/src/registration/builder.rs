@@ -118,14 +118,16 @@ impl RegistrationBuilder {
         self
     }
 
-    /// How long a drain waits for the callers if the registry cannot say when they know. Default 1 s.
+    /// How long a drain waits for the callers if the registry is one from before `WaitApplied`, which cannot say when they know.
+    /// Others are not waited for any longer than it takes. Default 1 s.
     #[must_use]
     pub fn drain_grace(mut self, grace: Duration) -> Self {
         self.drain_grace = grace;
         self
     }
 
-    /// How long a drain waits at most for the registry to say that the callers know. Default 10 s.
+    /// How long a drain waits at most until the callers know, marking the instances included. What is in flight then takes as
+    /// long as it takes. Default 10 s.
     #[must_use]
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
@@ -154,6 +156,7 @@ impl RegistrationBuilder {
             ttl: self.ttl,
             granted: self.ttl,
             revision: 0,
+            epoch: String::new(),
             instances: self.instances.into_iter().collect(),
             taken: BTreeMap::new(),
         };

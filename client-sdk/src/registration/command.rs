@@ -9,7 +9,7 @@ use crate::model::Instance;
 /// What the handle asks for.
 pub(super) enum Command {
     Update { change: Box<dyn FnMut(&mut Instance) + Send>, reply: oneshot::Sender<Result<u64, UpdateError>> },
-    Services { reply: oneshot::Sender<Vec<v1::ServiceKey>> },
+    Waits { reply: oneshot::Sender<Vec<v1::WaitAppliedRequest>> },
     Deregister { reply: oneshot::Sender<Result<(), EndError>> },
 }
 
@@ -17,7 +17,7 @@ impl std::fmt::Debug for Command {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Update { .. } => "Update",
-            Self::Services { .. } => "Services",
+            Self::Waits { .. } => "Waits",
             Self::Deregister { .. } => "Deregister",
         })
     }
@@ -27,7 +27,7 @@ impl Command {
     /// Answers it after the end, which is that state.
     pub(super) fn refuse(self, state: RegistrationState) {
         match self {
-            Self::Services { reply } => {
+            Self::Waits { reply } => {
                 let _ = reply.send(Vec::new());
             }
             Self::Update { reply, .. } => {

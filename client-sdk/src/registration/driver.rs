@@ -259,8 +259,8 @@ impl Driver {
 
     async fn command(&mut self, command: Command, phase: Phase) -> Option<Phase> {
         match command {
-            Command::Services { reply } => {
-                let _ = reply.send(self.lease.services());
+            Command::Waits { reply } => {
+                let _ = reply.send(self.lease.waits());
                 Some(phase)
             }
             Command::Deregister { reply } => {

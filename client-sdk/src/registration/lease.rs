@@ -30,6 +30,8 @@ pub(super) struct Lease {
     pub(super) granted: Duration,
     /// Of the last registration or update that the registry answered.
     pub(super) revision: u64,
+    /// The history that the revision belongs to.
+    pub(super) epoch: String,
     pub(super) instances: BTreeMap<Slot, Instance>,
     /// The words that the registry took last.
     pub(super) taken: BTreeMap<Slot, Instance>,
@@ -68,6 +70,7 @@ impl Lease {
     pub(super) fn granted(&mut self, response: &v1::RegisterResponse) {
         let granted = response.ttl.and_then(from_wire);
         self.revision = response.revision;
+        self.epoch.clone_from(&response.epoch);
         // A third of it is slept between renewals, so one that is next to nothing would be a hot loop.
         self.granted = granted.unwrap_or(self.ttl).max(SHORTEST_TTL);
         self.taken.clone_from(&self.instances);
@@ -81,11 +84,18 @@ impl Lease {
         }
     }
 
-    /// The services that it has instances of.
-    pub(super) fn services(&self) -> Vec<v1::ServiceKey> {
+    /// What callers have to apply to know its words, in each service that it has instances of.
+    pub(super) fn waits(&self) -> Vec<v1::WaitAppliedRequest> {
         let mut keys: Vec<_> = self.instances.keys().map(service_key).collect();
         keys.dedup();
-        keys
+        let wait = |key| v1::WaitAppliedRequest {
+            key: Some(key),
+            epoch: self.epoch.clone(),
+            revision: self.revision,
+            share: 1.0,
+            timeout: None,
+        };
+        keys.into_iter().map(wait).collect()
     }
 
     /// Goes back to the words that the registry took last. False: these are they.

@@ -1,25 +1,27 @@
 //! Being registered, for as long as a handle lives.
 //!
 //! Owns the lease: registering, renewing, registering again by itself when the registry forgot, changing weight, tags and
-//! status at run time, draining, deregistering. `driver` holds the state machine, `stream` what renewals go over, `lease` the words; this file is the handle to them. Keeps
-//! C3's half for registrants (an unanswered renewal tries another replica after TTL/6) and C4 as far as the registry goes.
+//! status at run time, draining, deregistering. `driver` holds the state machine, `stream` what renewals go over, `lease` the words, `drain` the way out; this file
+//! is the handle to them. Keeps C3's half for registrants (an unanswered renewal tries another replica after TTL/6) and C4's:
+//! nothing in flight is waited for, and nothing deregistered, before the callers know.
 
 mod builder;
 mod command;
+mod drain;
 mod driver;
 mod lease;
 mod stream;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 pub use builder::RegistrationBuilder;
 use command::Command;
-use registry_proto::v1;
+pub use drain::{Drained, Watchers};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     client::{DeregisterError, RegisterError, RegistryClient},
-    model::{Instance, Status},
+    model::Instance,
 };
 
 /// Instances of this process in the registry, under one lease that is kept alive in the background.
@@ -184,74 +186,12 @@ impl Registration {
         answer.await.unwrap_or_else(|_| Err(UpdateError::Ended(self.status().state)))
     }
 
-    /// [`drain_after`](Self::drain_after), with nothing in flight.
-    pub async fn drain(&self) -> Result<(), EndError> {
-        self.drain_after(std::future::ready(())).await
-    }
-
-    /// Leaves without failing a call (C4): marks the instances as draining, waits until the callers know, then for
-    /// `in_flight`, and deregisters. The lease is kept alive meanwhile.
-    ///
-    /// Until the callers know: the registry is asked to wait until every watcher has applied the change, for at most the
-    /// drain timeout. A registry that cannot tell (it answers `UNIMPLEMENTED`, or does not answer) is given the drain grace
-    /// instead: changes reach callers within milliseconds, so the default of 1 s is ample, but it is a sleep and
-    /// not a promise.
-    pub async fn drain_after(&self, in_flight: impl Future<Output = ()>) -> Result<(), EndError> {
-        let told = self.update(|instance| instance.status = Status::Draining).await;
-        match told {
-            Ok(revision) => self.wait_until_applied(revision).await,
-            Err(UpdateError::Ended(_)) => {}
-            // It will be told as soon as it can be; meanwhile some callers may hear of it.
-            Err(UpdateError::Pending(_) | UpdateError::Refused(_) | UpdateError::Panicked) => {
-                tokio::time::sleep(self.drain_grace).await;
-            }
-        }
-        in_flight.await;
-        self.deregister().await
-    }
-
-    /// Removes the lease with all its instances, at once. Done already is fine.
+    /// Removes the lease with all its instances, at once: callers that have not heard of it yet fail. Done already is fine.
     pub async fn deregister(&self) -> Result<(), EndError> {
         let (reply, answer) = oneshot::channel();
         if self.commands.send(Command::Deregister { reply }).await.is_err() {
             return Err(EndError::Ended(self.status().state));
         }
         answer.await.unwrap_or_else(|_| Err(EndError::Ended(self.status().state)))
-    }
-
-    async fn wait_until_applied(&self, revision: u64) {
-        let (reply, answer) = oneshot::channel();
-        if self.commands.send(Command::Services { reply }).await.is_err() {
-            return;
-        }
-        let runtime = self.client.runtime();
-        let deadline = runtime.now().saturating_add(self.drain_timeout);
-        for key in answer.await.unwrap_or_default() {
-            let service = key.service.clone();
-            let left = deadline.saturating_sub(runtime.now());
-            if left.is_zero() {
-                tracing::warn!(%service, "draining although some callers may not have been told");
-                return;
-            }
-            let timeout = left.try_into().ok();
-            let request = v1::WaitAppliedRequest {
-                key: Some(key),
-                revision,
-                share: 1.0,
-                timeout,
-                ..Default::default()
-            };
-            match self.client.wait_applied(request).await {
-                Ok(answer) if !answer.satisfied => {
-                    tracing::warn!(%service, lagging = answer.lagging, "draining although some callers were not told");
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::debug!(%service, %error, grace = ?self.drain_grace, "callers are given a grace");
-                    tokio::time::sleep(self.drain_grace).await;
-                    return;
-                }
-            }
-        }
     }
 }

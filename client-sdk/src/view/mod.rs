@@ -206,9 +206,10 @@ impl LocalView {
         applied
     }
 
-    /// Takes a bookmark in: everything up to its revision was delivered (W7).
+    /// Takes a bookmark in: everything up to its revision was delivered (W7). One that comes in the middle of a change is not
+    /// believed.
     pub fn bookmark(&mut self, epoch: &str, revision: u64) {
-        if self.needs_snapshot {
+        if self.needs_snapshot || self.parts.has_half() {
             return;
         }
         if let Some(cursor) = self.cursor.as_mut().filter(|cursor| *cursor.epoch == *epoch) {

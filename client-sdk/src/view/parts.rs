@@ -50,6 +50,11 @@ impl Parts {
         Ok(None)
     }
 
+    /// Whether a change is half there.
+    pub(crate) fn has_half(&self) -> bool {
+        self.pending.is_some()
+    }
+
     /// Forgets a half change, as a new stream starts over.
     pub(crate) fn clear(&mut self) {
         self.pending = None;

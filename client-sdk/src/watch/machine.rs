@@ -72,6 +72,8 @@ enum Event {
 pub(super) struct Machine<S> {
     client: RegistryClient,
     runtime: Runtime,
+    /// By which the registry knows this watcher, on whatever stream.
+    name: String,
     wanted: Arc<Wanted>,
     counters: Arc<Counters>,
     views: Views<S>,
@@ -82,7 +84,8 @@ impl<S: Sink> Machine<S> {
     pub(super) fn new(client: RegistryClient, sink: S, wanted: Arc<Wanted>, counters: Arc<Counters>) -> Self {
         let runtime = client.runtime().clone();
         let views = Views::new(runtime.clone(), sink, Arc::clone(&counters));
-        Self { client, runtime, wanted, counters, views, backoff: Backoff::default() }
+        let name = client.watcher_name();
+        Self { client, runtime, name, wanted, counters, views, backoff: Backoff::default() }
     }
 
     /// Runs until the watcher is dropped.
@@ -174,6 +177,7 @@ impl<S: Sink> Machine<S> {
             self.views.wish(key, wish, now);
         }
         self.views.deadline_passed(now);
+        self.views.consider_acks();
     }
 
     /// Connects, opens the stream, and sends as many subscriptions as fit along with the first bytes.
@@ -181,7 +185,7 @@ impl<S: Sink> Machine<S> {
         self.take_wishes();
         self.views.stream_begins();
         let (requests, receiver) = mpsc::channel(REQUESTS);
-        let hello = v1::Hello { client_id: self.client.client_id().to_owned(), acks: false };
+        let hello = v1::Hello { client_id: self.name.clone(), acks: true };
         let hello = v1::subscribe_request::Request::Hello(hello);
         let _ = requests.try_send(v1::SubscribeRequest { request: Some(hello) });
         while requests.capacity() > 0
@@ -240,6 +244,7 @@ impl<S: Sink> Machine<S> {
                         permit.send(request);
                     }
                 }
+                () = self.views.applied() => {}
                 message = stream.responses.message() => {
                     stream.heard_at = self.runtime.now();
                     let response = match message {

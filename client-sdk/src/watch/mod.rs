@@ -1,10 +1,12 @@
 //! Following many views on one stream, for as long as anyone wants them.
 //!
-//! Owns the `Subscribe` stream: the reconnect state machine (`machine`) and the views that it carries (`views`).
+//! Owns the `Subscribe` stream: the reconnect state machine (`machine`), the views that it carries (`views`) and what it owes
+//! the registry in acks (`acks`).
 //! Does not own what becomes of a change: that is the [`Sink`]'s business. Keeps W5 on the client's side (every view
 //! resumes with its epoch and cursor), C3 (silence of 15 s is a dead stream, the next replica is asked), and the
-//! promise that a watch never ends by itself and no error is fatal.
+//! promise that a watch never ends by itself and no error is fatal. Of C4: what is acked is in use, and nothing older is.
 
+mod acks;
 mod machine;
 mod views;
 
@@ -20,7 +22,7 @@ use std::{
 use crate::{
     client::{ConnectError, Refusal, RegistryClient},
     model::{Change, Instance},
-    runtime::Task,
+    runtime::{BoxFuture, Task},
     view::{Cursor, Resync, ViewKey},
 };
 
@@ -58,6 +60,13 @@ pub enum Update {
 pub trait Sink: Send + 'static {
     /// Takes one update in.
     fn update(&mut self, update: Update);
+
+    /// Ends when whoever acts on the views has put all updates so far to use. The registry is told so, for those who wait for
+    /// it ([`Registration::drain`](crate::registration::Registration::drain)); the watch itself goes on meanwhile. Default:
+    /// at once.
+    fn applied(&mut self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// Why a view may be out of date. Always passing.

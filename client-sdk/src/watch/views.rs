@@ -16,7 +16,10 @@ use std::{
 
 use registry_proto::v1;
 
-use super::{Counters, Sink, Update, WatchError, Wish};
+use super::{
+    Counters, Sink, Update, WatchError, Wish,
+    acks::{Acks, reaches},
+};
 use crate::{
     backoff::Backoff,
     client::Refusal,
@@ -53,6 +56,7 @@ pub(super) struct Views<S> {
     to_unsubscribe: VecDeque<u32>,
     /// When something is due, by view. An entry that its view no longer knows of means nothing.
     deadlines: BTreeSet<(Duration, u32)>,
+    acks: Acks,
 }
 
 /// How far a view is on this stream.
@@ -95,6 +99,14 @@ impl Followed {
     fn is_queued(&self) -> bool {
         self.subscription == Subscription::Queued
     }
+
+    /// Whether the sink was told something that this point may have made untrue.
+    fn shows_older_than(&self, point: &Cursor) -> bool {
+        let is_there = !self.view.needs_snapshot()
+            && self.doubt.is_none()
+            && self.view.cursor().is_some_and(|cursor| reaches(cursor, point));
+        self.announced && !is_there
+    }
 }
 
 impl<S: Sink> Views<S> {
@@ -109,6 +121,7 @@ impl<S: Sink> Views<S> {
             to_subscribe: VecDeque::new(),
             to_unsubscribe: VecDeque::new(),
             deadlines: BTreeSet::new(),
+            acks: Acks::default(),
         }
     }
 
@@ -117,7 +130,18 @@ impl<S: Sink> Views<S> {
     }
 
     pub(super) fn has_requests(&self) -> bool {
-        !self.to_subscribe.is_empty() || !self.to_unsubscribe.is_empty()
+        !self.to_subscribe.is_empty() || !self.to_unsubscribe.is_empty() || self.acks.is_due()
+    }
+
+    /// Sees whether an ack that is asked for is only a matter of applying now.
+    pub(super) fn consider_acks(&mut self) {
+        let views = &self.by_id;
+        self.acks.go_on(|point| views.values().all(|view| !view.shows_older_than(point)), &mut self.sink);
+    }
+
+    /// Waits until an ack is due.
+    pub(super) async fn applied(&mut self) {
+        self.acks.applied().await;
     }
 
     pub(super) fn next_deadline(&self) -> Option<Duration> {
@@ -173,6 +197,7 @@ impl<S: Sink> Views<S> {
 
     /// A new stream: everything is to be subscribed, from where it was.
     pub(super) fn stream_begins(&mut self) {
+        self.acks.stream_begins();
         self.to_unsubscribe.clear();
         self.to_subscribe = self.by_id.keys().copied().collect();
         let doubt_until = self.runtime.now().saturating_add(DOUBT);
@@ -189,6 +214,9 @@ impl<S: Sink> Views<S> {
     /// What to send next.
     pub(super) fn next_request(&mut self) -> Option<v1::SubscribeRequest> {
         use v1::subscribe_request::Request;
+        if let Some(ack) = self.acks.next() {
+            return Some(v1::SubscribeRequest { request: Some(Request::Ack(ack)) });
+        }
         if let Some(view_id) = self.to_unsubscribe.pop_front() {
             let request = Request::Unsubscribe(v1::UnsubscribeView { view_id });
             return Some(v1::SubscribeRequest { request: Some(request) });
@@ -227,6 +255,9 @@ impl<S: Sink> Views<S> {
             }
             Some(Response::Bookmark(bookmark)) => {
                 self.bookmark(&bookmark);
+                if bookmark.ack_requested {
+                    self.acks.ask(bookmark);
+                }
                 return Heard::Bookmark;
             }
             Some(Response::GoAway(go_away)) => {
@@ -280,6 +311,10 @@ impl<S: Sink> Views<S> {
         match followed.view.apply(message, || self.runtime.next_version()) {
             Ok(None) => {}
             Ok(Some(change)) if change.all.is_empty() && followed.doubt.is_some() => {}
+            // A snapshot may be a little old: what brings it to the head follows at once.
+            Ok(Some(_))
+                if !followed.announced
+                    && followed.view.cursor().is_some_and(|at| self.acks.holds_back(at)) => {}
             Ok(Some(mut change)) => {
                 let Some(cursor) = followed.view.cursor().cloned() else { return };
                 if let Some((known, instances)) = before
@@ -323,7 +358,7 @@ impl<S: Sink> Views<S> {
             }
             followed.backoff.reset();
             if followed.doubt.is_none()
-                && followed.view.cursor().is_some()
+                && followed.view.cursor().is_some_and(|at| !self.acks.holds_back(at))
                 && (followed.failed || !followed.announced)
             {
                 to_announce.push(*id);

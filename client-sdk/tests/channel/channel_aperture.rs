@@ -7,14 +7,18 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use client_sdk::{
     balance::CallerOrder,
     channel::{BalancedChannel, ConnectionState, Snapshot, Standing},
-    members::Aperture,
+    members::{Aperture, ApertureBuilder},
+    model::Instance,
 };
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tokio::task::JoinHandle;
 use tonic::Status;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::{
     builder,
+    channel_lanes::{ended, watch},
+    h2_server::H2Server,
     kit::{Fleet, Server, blocking, who},
 };
 
@@ -35,8 +39,12 @@ fn counted(snapshotter: &Snapshotter, sums: &mut BTreeMap<String, f64>) {
 
 /// Quick, so that the test is.
 fn aperture() -> Aperture {
-    let builder = Aperture::builder().min(1).max(5).target(2).smoothing(Duration::from_millis(20));
+    quick(Aperture::builder().min(1).max(5).target(2))
+}
+
+fn quick(builder: ApertureBuilder) -> Aperture {
     builder
+        .smoothing(Duration::from_millis(20))
         .idle_time(Duration::from_millis(40))
         .cool_down(Duration::from_millis(40))
         .build()
@@ -132,4 +140,123 @@ async fn it_connects_to_further_servers_as_calls_pile_up_and_drains_them_when_th
     }
     assert_eq!(sums["aperture_instances"], 0.0, "nobody counts any more");
     assert!(sums["aperture_demand"].abs() < 1e-9, "{sums:?}");
+}
+
+/// How many instances is the aperture's business, and how many connections to each the instances' limits': both at once.
+#[tokio::test]
+async fn it_opens_several_connections_to_each_instance_and_closes_all_of_those_that_are_not_needed() {
+    let servers = [(); 4].map(|()| H2Server::new(Some(2)));
+    let mut instances = Vec::new();
+    for (server, id) in servers.iter().zip(NAMES) {
+        instances.push(Instance::builder(server.listen().await).id(id));
+    }
+    let order = CallerOrder::named("me");
+    let built: Vec<_> = instances.iter().map(|it| Arc::new(it.clone().build())).collect();
+    let ranked = order.sort(&built);
+    let server =
+        |place: usize| &servers[NAMES.iter().position(|id| *id == &*ranked[place].id).expect("there")];
+    let held = |place: usize| server(place).held().iter().sum::<usize>();
+    let fleet = Fleet::of(instances);
+    // Two connections of two streams each are an instance's worth.
+    let aperture = quick(Aperture::builder().min(1).max(3).target(4));
+    let channel =
+        builder(&fleet).caller(order).aperture(aperture).connections_per_instance(2).max_in_flight(4).build();
+    let connections = |now: &Snapshot, place: usize| {
+        now.instances
+            .iter()
+            .filter(|it| it.instance.id == ranked[place].id)
+            .map(|it| it.connections)
+            .sum::<usize>()
+    };
+    let all = |now: &Snapshot| (0..4).map(|place| connections(now, place)).collect::<Vec<_>>();
+    let start = channel.wait_until(|now| now.chosen() == 1).await;
+    assert_eq!(all(&start), [1, 0, 0, 0]);
+
+    let calls: Vec<_> = (0..12)
+        .map(|_| {
+            let channel = channel.clone();
+            tokio::spawn(async move { ended(watch(&channel).await).await })
+        })
+        .collect();
+    for place in 0..3 {
+        server(place).until(|links| links.iter().map(|link| link.held).sum::<usize>() == 4).await;
+        assert_eq!(server(place).held(), [2, 2], "{place}");
+    }
+    let seen = channel.snapshot();
+    assert_eq!((size(&seen), seen.chosen(), all(&seen)), (3, 3, vec![2, 2, 2, 0]));
+
+    // One call stays with the last of them.
+    for place in 0..3 {
+        for link in server(place).links() {
+            link.gate.add_permits(if place == 2 { 1 } else { 2 });
+        }
+    }
+    server(2).until(|links| links.iter().all(|link| link.held == 1)).await;
+    server(2).links()[0].gate.add_permits(1);
+    channel.wait_until(|now| size(now) == 1 && now.chosen() == 1).await;
+    server(1).until(|links| links.iter().all(|link| link.closed)).await;
+    let in_flight = |now: &Snapshot| {
+        let leaves = now.instances.iter().filter(|it| it.standing == Standing::Removed);
+        leaves.map(|it| (it.instance.id.to_string(), it.in_flight)).collect::<Vec<_>>()
+    };
+    channel.wait_until(|now| in_flight(now) == [(ranked[2].id.to_string(), 1)]).await;
+    assert_eq!(held(2), 1, "it was not cut");
+    server(2).links()[1].gate.add_permits(1);
+    for call in calls {
+        call.await.expect("each of them ended well");
+    }
+    server(2).until(|links| links.iter().all(|link| link.closed)).await;
+    let seen = channel.wait_until(|now| now.instances.len() == 4).await;
+    assert_eq!((all(&seen)[1..].to_vec(), server(3).links().len()), (vec![0, 0, 0], 0));
+    assert!(server(0).now().iter().any(|link| !link.closed), "the first one stays");
+    HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await.expect("answered by it");
+}
+
+/// Calls while the view changes and callers go: none fails, and in the end there is nothing that should not be.
+#[tokio::test]
+async fn after_calls_given_up_and_a_view_that_changed_all_is_as_in_the_beginning() {
+    let servers = NAMES.map(Server::start);
+    let fleet = Fleet::of(servers.iter().map(Server::instance));
+    let channel = builder(&fleet).aperture(aperture()).connections_per_instance(2).build();
+    let callers: Vec<_> = (0..20)
+        .map(|seed| {
+            let channel = channel.clone();
+            tokio::spawn(async move {
+                let mut rng = fastrand::Rng::with_seed(seed);
+                for _ in 0..100 {
+                    if rng.u32(..4) == 0 {
+                        let patience = Duration::from_micros(rng.u64(..5_000));
+                        let given_up = tokio::time::timeout(patience, blocking(&channel)).await;
+                        assert!(given_up.is_err(), "nobody answers that: {given_up:?}");
+                    } else {
+                        who(&channel).await.expect("answered, whoever leaves");
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut rng = fastrand::Rng::with_seed(99);
+    while callers.iter().any(|caller| !caller.is_finished()) {
+        let (kept, weight) = (rng.usize(..NAMES.len()), rng.u32(1..4));
+        let there = |(place, server): (usize, &Server)| {
+            (place == kept || rng.bool()).then(|| server.instance().weight(weight))
+        };
+        fleet.set(servers.iter().enumerate().filter_map(there).collect::<Vec<_>>());
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    for caller in callers {
+        caller.await.expect("no call failed");
+    }
+    fleet.set(servers.iter().map(Server::instance));
+    let at_rest = |now: &Snapshot| {
+        let ready = now.instances.iter().filter(|it| it.connections > 0);
+        size(now) == 1
+            && now.chosen() == 1
+            && ready.count() == 1
+            && now.instances.len() == NAMES.len()
+            && now.instances.iter().all(|it| it.in_flight == 0)
+    };
+    let seen = channel.wait_until(at_rest).await;
+    assert_eq!(seen.waiting, 0);
+    who(&channel).await.expect("answered");
 }

@@ -26,7 +26,7 @@ use crate::{
 type Watch = Streaming<HealthCheckResponse>;
 
 /// A stream that is open: its first message is here.
-async fn watch(channel: &BalancedChannel) -> Watch {
+pub(crate) async fn watch(channel: &BalancedChannel) -> Watch {
     let mut health = HealthClient::new(channel.clone());
     let mut watch = health.watch(HealthCheckRequest::default()).await.expect("opened").into_inner();
     assert!(watch.message().await.expect("open").is_some());
@@ -50,7 +50,7 @@ async fn check(
     Ok(HealthClient::new(channel.clone()).check(request).await?.into_inner())
 }
 
-async fn ended(mut watch: Watch) {
+pub(crate) async fn ended(mut watch: Watch) {
     assert!(watch.message().await.expect("ends well").is_none());
 }
 

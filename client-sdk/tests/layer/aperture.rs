@@ -158,6 +158,82 @@ async fn one_that_left_the_registry_is_never_held_and_is_replaced() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_left_the_registry_gets_nothing_more_and_finishes_what_it_has_however_long_that_takes() {
+    let town = Town::new(5);
+    let pool = town.pool(Aperture::builder().min(2).max(2));
+    used(&pool, 2).await;
+    let held = asks(&pool, "hold", 6);
+    all_wait().await;
+    let before = town.hosts[0].calls();
+    assert!(before > 1, "{before} of six");
+    town.set(|place, instance| (place != 0).then_some(instance));
+    // Whoever comes next already goes elsewhere, as soon as the pool has run.
+    all_wait().await;
+    for _ in 0..10 {
+        served(asks(&pool, "", 20)).await;
+        tokio::time::sleep(Duration::from_mins(10)).await;
+    }
+    let left = |now: &Snapshot| {
+        let left = now.instances.iter().filter(|it| it.instance.address == town.hosts[0].address());
+        left.map(|it| (it.standing, it.state, it.in_flight)).collect::<Vec<_>>()
+    };
+    assert_eq!(left(&pool.snapshot()), [(Standing::Removed, ConnectionState::Draining, before)]);
+    assert_eq!((town.hosts[0].calls(), town.hosts[0].alive()), (before, 1), "not cut, and not asked again");
+    for in_flight in (0..before).rev() {
+        assert_eq!(town.hosts[0].alive(), 1);
+        town.hosts[0].open(1);
+        all_wait().await;
+        let seen: Vec<_> = left(&pool.snapshot()).iter().map(|it| it.2).collect();
+        assert_eq!(seen, if in_flight > 0 { vec![in_flight] } else { vec![] });
+    }
+    assert_eq!((town.hosts[0].made(), town.hosts[0].alive()), (1, 0), "dropped with its last answer");
+    assert_eq!(town.used(), [1, 2], "the next has its place");
+    town.hosts[1].open(6);
+    served(held).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_left_the_registry_is_dropped_when_its_last_caller_gives_up() {
+    let town = Town::new(3);
+    let pool = town.pool(Aperture::builder().min(1).max(1));
+    used(&pool, 1).await;
+    let held = asks(&pool, "hold", 3);
+    all_wait().await;
+    town.set(|place, instance| (place != 0).then_some(instance));
+    all_wait().await;
+    for (nth, call) in held.iter().enumerate() {
+        assert_eq!(town.hosts[0].alive(), 1, "{nth}");
+        call.abort();
+        all_wait().await;
+    }
+    assert_eq!((town.used(), pool.snapshot().instances.len()), (vec![1], 2));
+    // And one that comes back is used again, by a service of its own.
+    town.set(|_, instance| Some(instance));
+    used(&pool, 1).await;
+    assert_eq!((town.used(), town.hosts[0].made(), who(&pool).await.is_ok()), (vec![0], 2, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_makes_one_service_for_each_instance_however_busy_that_is() {
+    let town = Town::new(6);
+    town.hosts.iter().for_each(|host| host.at_once(1));
+    let aperture = Aperture::builder().min(1).max(3).target(1).build().expect("in range");
+    let waits = Duration::from_mins(10);
+    let pool = builder(&town.fleet)
+        .caller(town.order)
+        .aperture(aperture)
+        .max_wait(waits)
+        .service(town.world.clone());
+    served(asks(&pool, "10ms", 900)).await;
+    assert_eq!(of(&pool.snapshot()).size, 3);
+    let made: Vec<_> = town.hosts.iter().map(|host| (host.asked(), host.made(), host.alive())).collect();
+    assert_eq!(made, [(1, 1, 1), (1, 1, 1), (1, 1, 1), (0, 0, 0), (0, 0, 0), (0, 0, 0)]);
+    drop(pool);
+    all_wait().await;
+    assert!(town.hosts.iter().all(|host| host.places() == Some(1)), "what was reserved is given back");
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_takes_no_requests_is_not_counted_and_is_replaced() {
     let unfit: [fn(InstanceBuilder) -> InstanceBuilder; 3] =
         [|it| it.weight(0), |it| it.status(Status::Draining), |it| it.status(Status::Down)];

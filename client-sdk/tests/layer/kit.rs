@@ -170,6 +170,11 @@ impl Host {
         self.change(|state| state.set_places(places, true));
     }
 
+    /// How many requests may yet be begun, if that is limited.
+    pub(crate) fn places(&self) -> Option<usize> {
+        self.state().places
+    }
+
     /// The services that were made until now fail when they are asked whether they are ready. Wakes only those that
     /// wait to be.
     pub(crate) fn doom(&self, error: &'static str) {

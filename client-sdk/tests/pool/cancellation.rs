@@ -13,9 +13,11 @@ use std::{
 use tokio::time::{sleep, timeout};
 use tower::Service as _;
 
+use client_sdk::pool::ServiceState;
+
 use crate::{
     kit::{AT_ONCE, Ask, MILLI, Steady, World},
-    steady::{hold, settle},
+    steady::{hold, one_of_two_drains, settle},
 };
 
 /// Counts how often it is woken.
@@ -142,6 +144,109 @@ async fn what_is_given_up_is_demand_no_more() {
     assert!(pool.snapshot().estimate < 0.01);
     sleep(Duration::from_secs(500)).await;
     is_at_rest(&pool, &world, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_while_its_service_drains_it_ends_the_drain_and_touches_no_other() {
+    let world = World::of(1_000_000);
+    let (mut pool, calls) = one_of_two_drains(&world).await;
+    let draining =
+        pool.snapshot().services.into_iter().find(|it| it.state == ServiceState::Draining).unwrap();
+    assert_eq!((draining.in_flight, world.alive()), (1, 2));
+    // The two that take long are the only ones left, one for each service.
+    let mut left: Vec<_> = calls.into_iter().filter(|call| !call.is_finished()).collect();
+    assert_eq!(left.len(), 2);
+    let first = usize::try_from(draining.id).unwrap();
+    left.swap_remove(first).abort();
+    settle().await;
+    let seen = pool.snapshot();
+    assert_eq!(
+        (seen.services.len(), seen.draining(), seen.in_flight, seen.waiting),
+        (1, 0, 1, 0),
+        "{seen:?}"
+    );
+    assert_eq!((seen.made, seen.shrunk, seen.lost), (2, 1, 0), "{seen:?}");
+    assert_eq!(*world.dropped.lock().unwrap(), [first], "at once");
+    pool.call(AT_ONCE).await.expect("the other one serves");
+    left.remove(0).await.unwrap().expect("and finishes what it has");
+    is_at_rest(&pool, &world, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_is_dropped_gives_up_what_it_makes() {
+    let world = World::of(1);
+    *world.making.lock().unwrap() = Duration::from_secs(3);
+    let pool = world.steady().min(4).build().unwrap();
+    let waits = hold(&pool);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!((world.under_way(), pool.snapshot().making), (4, 4));
+    drop(pool);
+    settle().await;
+    assert_eq!(world.under_way(), 4, "somebody waits for it");
+    waits.abort();
+    settle().await;
+    assert_eq!(world.under_way(), 0, "given up");
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!((world.attempts(), world.made(), world.alive()), (4, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_is_dropped_gives_up_what_warms_up_and_what_it_waits_to_make_again() {
+    let world = World::of(1);
+    *world.warming.lock().unwrap() = Duration::from_secs(3);
+    let pool = world.steady().build().unwrap();
+    settle().await;
+    assert_eq!(world.alive(), 1);
+    drop(pool);
+    settle().await;
+    assert_eq!(world.alive(), 0);
+
+    world.fail_makes(true);
+    let pool = world.steady().build().unwrap();
+    sleep(MILLI).await;
+    assert_eq!(pool.snapshot().making, 1, "in a moment");
+    let attempts = world.attempts();
+    drop(pool);
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!(world.attempts(), attempts, "nobody tries any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_state_and_gives_up_leaves_nothing_behind() {
+    let world = World::of(1);
+    let mut pool = world.steady().min(2).build().unwrap();
+    for patience in [Duration::ZERO, MILLI, Duration::from_secs(5)] {
+        assert!(timeout(patience, pool.wait_until(|now| now.ready() == 9)).await.is_err());
+    }
+    let waits: Vec<_> = (0..10)
+        .map(|_| {
+            let pool = pool.clone();
+            tokio::spawn(async move { pool.wait_until(|now| now.ready() == 9).await })
+        })
+        .collect();
+    settle().await;
+    pool.call(AT_ONCE).await.expect("served");
+    is_at_rest(&pool, &world, 2).await;
+    drop(pool);
+    settle().await;
+    assert_eq!(world.alive(), 2, "ten have a clone, and wait");
+    waits.iter().for_each(tokio::task::JoinHandle::abort);
+    settle().await;
+    assert_eq!(world.alive(), 0, "it has ended with the last one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_waits_while_nothing_can_be_made_may_go_at_any_poll() {
+    let world = World::of(1);
+    world.fail_makes(true);
+    let pool = world.steady().wait_for_ready(true).build().unwrap();
+    for polls in 0..4 {
+        assert!(!dropped_after(&pool, AT_ONCE, polls).await);
+        is_at_rest(&pool, &world, 0).await;
+    }
+    world.fail_makes(false);
+    pool.clone().call(AT_ONCE).await.expect("served");
+    assert_eq!(world.begun().len(), 1, "what was given up was given to nobody");
 }
 
 #[test]

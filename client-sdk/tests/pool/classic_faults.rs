@@ -6,7 +6,7 @@ use tower_test::assert_request_eq;
 
 use crate::{
     classic::{answer, is_gone, make, mocked},
-    kit::World,
+    kit::{AT_ONCE, Ask, Fault, World},
 };
 
 #[tokio::test]
@@ -43,7 +43,7 @@ async fn c_an_error_of_the_maker_fails_nobody_while_a_service_lives() {
     let builder = Builder::new().urgency(1.0).underutilized_below(0.0);
     let mut pool = tower_test::mock::Spawn::new(builder.build(world.maker(), ()).unwrap());
     assert_ready_ok!(pool.poll_ready());
-    let mut call = task::spawn(pool.call(crate::kit::Ask::Hold));
+    let mut call = task::spawn(pool.call(Ask::Hold));
     assert_pending!(call.poll());
     world.fail_makes(true);
     for _ in 0..3 {
@@ -55,6 +55,52 @@ async fn c_an_error_of_the_maker_fails_nobody_while_a_service_lives() {
     assert_ready_ok!(call.poll());
     drop(call);
     assert_ready_ok!(pool.poll_ready());
+}
+
+#[tokio::test]
+async fn c_whatever_is_wrong_with_the_maker_is_told_as_often_as_it_is_polled_until_it_is_right() {
+    let faults = [
+        (Fault::ReadyFails, "no workshop"),
+        (Fault::ReadyPanics, "panicked"),
+        (Fault::CallPanics, "panicked"),
+        (Fault::MakingPanics, "panicked"),
+    ];
+    for (fault, says) in faults {
+        let world = World::of(1);
+        world.set_fault(Some(fault));
+        let mut pool = tower_test::mock::Spawn::new(Builder::new().build(world.maker(), ()).unwrap());
+        for _ in 0..3 {
+            let error = assert_ready!(pool.poll_ready()).expect_err("nothing to serve with");
+            assert!(matches!(error, PoolError::Make(_)) && error.never_left(), "{fault:?}: {error}");
+            assert!(error.to_string().ends_with(says), "{fault:?}: {error}");
+            assert_eq!((pool.get_ref().services(), world.under_way()), (0, 0), "{fault:?}");
+        }
+        assert!((pool.get_ref().estimate() - 0.1).abs() < 1e-12, "a failure is no sample");
+        world.set_fault(None);
+        assert_ready_ok!(pool.poll_ready());
+        assert_eq!(assert_ready_ok!(task::spawn(pool.call(AT_ONCE)).poll()), 0);
+    }
+}
+
+#[tokio::test]
+async fn c_whatever_is_wrong_with_the_maker_fails_nobody_while_a_service_lives() {
+    for fault in [Fault::ReadyFails, Fault::ReadyPanics, Fault::CallPanics, Fault::MakingPanics] {
+        let world = World::of(1);
+        let builder = Builder::new().urgency(1.0).underutilized_below(0.0);
+        let mut pool = tower_test::mock::Spawn::new(builder.build(world.maker(), ()).unwrap());
+        assert_ready_ok!(pool.poll_ready());
+        let mut held = task::spawn(pool.call(Ask::Hold));
+        assert_pending!(held.poll());
+        world.set_fault(Some(fault));
+        for _ in 0..3 {
+            assert_pending!(pool.poll_ready(), "{fault:?}");
+        }
+        // And when it is right again the wish arises anew.
+        world.set_fault(None);
+        assert_ready_ok!(pool.poll_ready());
+        assert_eq!(pool.get_ref().services(), 2, "{fault:?}");
+        assert_eq!(assert_ready_ok!(task::spawn(pool.call(AT_ONCE)).poll()), 1);
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Services that do what the test says, and count themselves.
 
 use std::{
+    collections::HashSet,
     io,
     pin::Pin,
     sync::{
@@ -53,8 +54,16 @@ pub struct Inside {
     /// How long a service that was made takes until it is ready.
     pub warming: Mutex<Duration>,
     pub makes_fail: AtomicBool,
+    /// What is wrong with the maker itself.
+    pub fault: Mutex<Option<Fault>>,
+    /// Services in the making.
+    pub under_way: Arc<AtomicUsize>,
+    /// By service: what it says of its load beside the requests that it has.
+    pub loads: Mutex<Vec<(usize, usize)>>,
     /// Services of these numbers fail when they are asked whether they are ready.
-    pub dead: Mutex<Vec<usize>>,
+    pub dead: Mutex<HashSet<usize>>,
+    /// Services of these numbers take no more requests.
+    pub stuck: Mutex<Vec<usize>>,
     /// Whether busy services wake whoever asked them all the time, every millisecond.
     pub restless: AtomicBool,
     pub gate: Semaphore,
@@ -72,6 +81,15 @@ pub struct Inside {
 /// Makes services.
 #[derive(Clone)]
 pub struct Maker(World);
+
+/// What is wrong with a maker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    ReadyFails,
+    ReadyPanics,
+    CallPanics,
+    MakingPanics,
+}
 
 /// A service. Not `Clone`.
 pub struct Served {
@@ -104,7 +122,11 @@ impl World {
             making: Mutex::default(),
             warming: Mutex::default(),
             makes_fail: AtomicBool::new(false),
+            fault: Mutex::default(),
+            under_way: Arc::default(),
+            loads: Mutex::default(),
             dead: Mutex::default(),
+            stuck: Mutex::default(),
             restless: AtomicBool::new(false),
             gate: Semaphore::new(0),
             attempts: AtomicUsize::new(0),
@@ -138,6 +160,18 @@ impl World {
         self.attempts.load(Ordering::Relaxed)
     }
 
+    pub fn under_way(&self) -> usize {
+        self.under_way.load(Ordering::Relaxed)
+    }
+
+    pub fn set_fault(&self, fault: Option<Fault>) {
+        *self.fault.lock().unwrap() = fault;
+    }
+
+    fn has(&self, fault: Fault) -> bool {
+        *self.fault.lock().unwrap() == Some(fault)
+    }
+
     pub fn fail_makes(&self, fail: bool) {
         self.makes_fail.store(fail, Ordering::Relaxed);
     }
@@ -151,7 +185,7 @@ impl World {
     }
 
     pub fn kill(&self, id: usize) {
-        self.dead.lock().unwrap().push(id);
+        self.dead.lock().unwrap().insert(id);
     }
 }
 
@@ -165,17 +199,23 @@ impl Service<()> for Maker {
     type Future = Answer<Served>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+        assert!(!self.0.has(Fault::ReadyPanics), "as asked");
+        let fails = self.0.has(Fault::ReadyFails);
+        Poll::Ready(if fails { Err(io::Error::other("no workshop")) } else { Ok(()) })
     }
 
     fn call(&mut self, (): ()) -> Self::Future {
         let world = self.0.clone();
         world.attempts.fetch_add(1, Ordering::Relaxed);
+        assert!(!world.has(Fault::CallPanics), "as asked");
+        let under_way = Counted::of(&world.under_way);
         Box::pin(async move {
+            let _under_way = under_way;
             let making = *world.making.lock().unwrap();
             if !making.is_zero() {
                 sleep(making).await;
             }
+            assert!(!world.has(Fault::MakingPanics), "as asked");
             if world.makes_fail.load(Ordering::Relaxed) {
                 return Err(io::Error::other("no more hands"));
             }
@@ -210,6 +250,9 @@ impl Service<Ask> for Served {
             std::task::ready!(self.warm.as_mut().poll(cx));
             self.is_warm = true;
         }
+        if self.world.stuck.lock().unwrap().contains(&self.id) {
+            return Poll::Pending;
+        }
         let ready = self.inner.poll_ready(cx);
         if ready.is_pending() && self.world.restless.load(Ordering::Relaxed) {
             let mut nudge = self.nudge.take().unwrap_or_else(|| Box::pin(sleep(MILLI)));
@@ -224,8 +267,7 @@ impl Service<Ask> for Served {
 
     fn call(&mut self, ask: Ask) -> Self::Future {
         self.world.calls.lock().unwrap()[self.id] += 1;
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let (counted, answer, id) = (Counted(Arc::clone(&self.in_flight)), self.inner.call(ask), self.id);
+        let (counted, answer, id) = (Counted::of(&self.in_flight), self.inner.call(ask), self.id);
         Box::pin(async move {
             let _counted = counted;
             answer.await.map(|()| id)
@@ -269,7 +311,16 @@ impl Load for Served {
     type Metric = usize;
 
     fn load(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        let loads = self.world.loads.lock().unwrap();
+        let said = loads.iter().find(|(id, _)| *id == self.id).map_or(0, |(_, load)| *load);
+        self.in_flight.load(Ordering::Relaxed) + said
+    }
+}
+
+impl Counted {
+    fn of(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
     }
 }
 

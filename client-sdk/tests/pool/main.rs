@@ -5,7 +5,12 @@
 
 mod cancellation;
 mod classic;
+mod classic_cancellation;
+mod classic_estimate;
 mod classic_faults;
+#[allow(dead_code)] // some of it is for the layer's tests only
+#[path = "../layer/kit.rs"]
+mod hosts;
 mod kit;
 #[path = "../../examples/pool_simulation/plot.rs"]
 mod plot;

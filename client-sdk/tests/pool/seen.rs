@@ -62,7 +62,10 @@ async fn the_snapshot_shows_services_demand_and_what_was_decided() {
     let (busy, ready) = (ServiceState::Busy, ServiceState::Ready);
     assert_eq!(states, [(0, busy, 1), (1, busy, 1), (2, ready, 0)]);
     assert_eq!((now.in_flight, now.waiting, now.making, now.draining()), (2, 0, 0, 0));
-    assert_eq!((now.made, now.grown, now.shrunk, now.lost), (3, 3, 0, 0));
+    assert_eq!((now.made, now.grown, now.replaced, now.shrunk, now.lost), (3, 3, 0, 0, 0));
+    let last = now.last.expect("it grew");
+    assert_eq!((last.from, last.to), (2, 3));
+    assert!(last.estimate > 1.9 && last.estimate < 2.0, "two are not enough: {last:?}");
     assert_eq!(now.idle_time, Duration::from_secs(30));
     sleep(Duration::from_secs(20)).await;
     assert!((pool.snapshot().estimate - 2.0).abs() < 0.01, "{:?}", pool.snapshot());
@@ -70,6 +73,10 @@ async fn the_snapshot_shows_services_demand_and_what_was_decided() {
     for call in held {
         call.await.unwrap().unwrap();
     }
+    let (before, shrunk) = (last.at, pool.wait_until(|now| now.shrunk == 1).await);
+    let last = shrunk.last.expect("it shrank");
+    assert_eq!((last.from, last.to), (3, 2));
+    assert!(last.estimate < 1.75 && last.at >= before + Duration::from_secs(30), "{last:?}");
     assert!(format!("{pool:?}").contains("SteadyPool"));
 }
 
@@ -97,7 +104,7 @@ async fn services_demand_decisions_failures_and_refusals_are_counted() {
     assert_eq!((then["services coming"], then["services draining"]), (0.0, 0.0));
     assert!((then["demand"] - 2.0).abs() < 0.01);
     assert_eq!((then["services_made_total"], then["services_lost_total"]), (3.0, 1.0));
-    assert_eq!(then["grown_total"], 3.0);
+    assert_eq!((then["grown_total"], then["replaced_total"]), (2.0, 1.0));
     world.gate.add_permits(2);
     held.await.unwrap().unwrap();
     waits.await.unwrap().unwrap();
@@ -107,6 +114,40 @@ async fn services_demand_decisions_failures_and_refusals_are_counted() {
     }
     sleep(Duration::from_secs(5)).await;
     assert!(counted(&snapshotter)["make_failures_total"] >= 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_tried_again_or_replaced_is_no_growth() {
+    let world = World::of(1);
+    world.fail_makes(true);
+    let pool = world.steady().max_wait(Duration::from_hours(1)).build().unwrap();
+    sleep(Duration::from_mins(2)).await;
+    let now = pool.snapshot();
+    let first = now.last.expect("the first one");
+    assert_eq!((now.grown, now.made, first.from, first.to), (1, 0, 0, 1), "{now:?}");
+    let tried = u64::try_from(world.attempts()).unwrap();
+    assert!(tried > 5 && (tried - 1..=tried).contains(&now.replaced), "{tried} attempts: {now:?}");
+    world.fail_makes(false);
+    pool.wait_until(|now| now.ready() == 1).await;
+    let before = pool.snapshot().replaced;
+    world.kill(0);
+    pool.wait_until(|now| now.lost == 1 && now.ready() == 1).await;
+    let now = pool.snapshot();
+    assert_eq!((now.grown, now.replaced, now.last), (1, before + 1, Some(first)), "{now:?}");
+
+    // One that was to come and could not be made is no growth when it is tried again, whatever grew meanwhile.
+    world.fail_makes(true);
+    let held: Vec<_> = (0..3).map(|_| hold(&pool)).collect();
+    sleep(Duration::from_mins(1)).await;
+    let now = pool.snapshot();
+    assert_eq!((now.ready(), now.grown, now.last.map(|it| it.to)), (1, 3, Some(3)), "{now:?}");
+    world.fail_makes(false);
+    pool.wait_until(|now| now.ready() == 4).await;
+    assert_eq!(pool.snapshot().grown, 4);
+    world.gate.add_permits(3);
+    for call in held {
+        call.await.unwrap().unwrap();
+    }
 }
 
 /// What is said on this thread, where everything of such a test runs.

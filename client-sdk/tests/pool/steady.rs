@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use client_sdk::pool::{PoolError, ServiceState, SettingsError, SteadyBuilder};
 use tokio::{
     task::JoinHandle,
-    time::{advance, sleep},
+    time::{advance, sleep, timeout},
 };
 use tower::Service as _;
 
@@ -77,7 +77,7 @@ async fn a_service_gets_no_more_at_once_than_the_limit_says() {
 }
 
 /// A pool of two services, each with one request that takes long; one of the two is not needed any more, and drains.
-async fn one_of_two_drains(world: &World) -> (Steady, Vec<JoinHandle<Result<usize, PoolError>>>) {
+pub async fn one_of_two_drains(world: &World) -> (Steady, Vec<JoinHandle<Result<usize, PoolError>>>) {
     let pool = world.steady().limit(4).max(2).build().unwrap();
     let (long, short) = (Ask::Take(1000 * SECOND), Ask::Take(5 * SECOND));
     let asked = [long, short, short, short, long, short, short, short];
@@ -123,21 +123,84 @@ async fn one_that_drains_comes_back_when_it_is_needed_again() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_least_loaded_goes_first() {
-    let world = World::of(1_000_000);
-    let pool = world.steady().limit(4).max(2).build().unwrap();
-    // Four to the first service, four to the second; those of the first are answered.
-    let held: Vec<_> = (0..8).map(|_| hold(&pool)).collect();
+/// Two services of ten requests each, in the order in which they were made.
+async fn two_full(world: &World) -> (Steady, [Vec<JoinHandle<Result<usize, PoolError>>>; 2]) {
+    let pool = world.steady().limit(10).max(2).build().unwrap();
+    let first: Vec<_> = (0..10).map(|_| hold(&pool)).collect();
+    settle().await;
+    assert_eq!(world.calls(), [10]);
+    let second = (0..10).map(|_| hold(&pool)).collect();
     pool.wait_until(|now| now.ready() == 2).await;
     settle().await;
-    world.gate.add_permits(6);
-    pool.wait_until(|now| now.services.len() == 1).await;
-    assert_eq!(*world.dropped.lock().unwrap(), [0]);
-    world.gate.add_permits(2);
-    for call in held {
-        call.await.unwrap().expect("none failed");
+    assert_eq!(world.calls(), [10, 10]);
+    (pool, [first, second])
+}
+
+/// Which of two services goes, if each keeps so many of its requests.
+async fn who_goes(world: &World, kept: [usize; 2]) -> usize {
+    let (pool, held) = two_full(world).await;
+    for (calls, kept) in held.iter().zip(kept) {
+        calls.iter().skip(kept).for_each(JoinHandle::abort);
     }
+    let goes = pool.wait_until(|now| now.services.len() == 1 || now.draining() == 1);
+    let services = timeout(3600 * SECOND, goes).await.expect("one is enough").services;
+    let stays = services.iter().find(|it| it.state != ServiceState::Draining).unwrap().id;
+    1 - usize::try_from(stays).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_least_loaded_goes_first_whether_it_is_the_older_one_or_the_newer() {
+    // Everything else says the opposite: how loaded the services themselves say that they are.
+    for (kept, loads, goes) in
+        [([1, 2], [9, 0], 0), ([2, 1], [0, 9], 1), ([0, 1], [9, 0], 0), ([1, 0], [0, 9], 1)]
+    {
+        let world = World::of(1_000_000);
+        *world.loads.lock().unwrap() = loads.into_iter().enumerate().collect();
+        assert_eq!(who_goes(&world, kept).await, goes, "{kept:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_those_with_as_many_requests_the_one_that_is_less_loaded_by_its_own_account_goes_first() {
+    for (loads, goes) in [([1, 0], 1), ([0, 1], 0)] {
+        let world = World::of(1_000_000);
+        *world.loads.lock().unwrap() = loads.into_iter().enumerate().collect();
+        assert_eq!(who_goes(&world, [1, 1]).await, goes, "{loads:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_those_with_as_many_requests_one_that_takes_none_goes_first() {
+    for stuck in [0, 1, 2] {
+        let world = World::of(1_000_000);
+        // It says itself that it is the most loaded one.
+        world.loads.lock().unwrap().push((stuck, 9));
+        let pool = world.steady().limit(4).max(3).build().unwrap();
+        let held: Vec<_> = (0..12).map(|_| hold(&pool)).collect();
+        pool.wait_until(|now| now.ready() == 3).await;
+        settle().await;
+        world.stuck.lock().unwrap().push(stuck);
+        held.iter().for_each(JoinHandle::abort);
+        // It counts as full, so the two others are enough.
+        timeout(3600 * SECOND, pool.wait_until(|now| now.services.len() == 2)).await.expect("two are enough");
+        assert_eq!(*world.dropped.lock().unwrap(), [stuck]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_still_being_made_is_given_up_before_any_that_is_there() {
+    let world = World::of(1_000_000);
+    let pool = world.steady().limit(10).max(2).make_timeout(3600 * SECOND).build().unwrap();
+    pool.wait_until(|now| now.ready() == 1).await;
+    *world.making.lock().unwrap() = 3000 * SECOND;
+    let held: Vec<_> = (0..20).map(|_| hold(&pool)).collect();
+    pool.wait_until(|now| now.making == 1).await;
+    settle().await;
+    assert_eq!((world.under_way(), world.alive()), (1, 1));
+    held.iter().for_each(JoinHandle::abort);
+    timeout(2000 * SECOND, pool.wait_until(|now| now.making == 0)).await.expect("one is enough");
+    assert_eq!((world.under_way(), world.alive(), pool.snapshot().ready()), (0, 1, 1));
+    assert_eq!(pool.clone().call(AT_ONCE).await.expect("served"), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -347,7 +410,10 @@ async fn settings_that_mean_nothing_are_refused() {
         refused(|it| it.make_timeout(Duration::ZERO)),
         SettingsError::NoTime { setting: "make_timeout" }
     );
-    assert_eq!(refused(|it| it.idle_members(0.5)).to_string(), "idle_members is 0.5; give a number above 1");
+    assert_eq!(
+        refused(|it| it.idle_members(0.5)).to_string(),
+        "idle_members is 0.5; give a number above 1.1"
+    );
     assert!(matches!(refused(|it| it.backoff(SECOND, MILLI)), SettingsError::Order { .. }));
     assert_eq!(
         refused(|it| it.backoff(Duration::ZERO, MILLI)),

@@ -169,10 +169,17 @@ impl Fake {
 
     /// A new stream of changes, after its hello.
     pub async fn subscription(&mut self) -> Subscription {
+        self.greeted().await.0
+    }
+
+    /// A new stream of changes, and its hello.
+    pub async fn greeted(&mut self) -> (Subscription, v1::Hello) {
         let mut subscription = soon(self.subscriptions.recv()).await.expect("a stream of changes");
         let hello = soon(subscription.requests.message()).await.expect("open").expect("a hello");
-        assert!(matches!(hello.request, Some(subscribe_request::Request::Hello(_))), "{hello:?}");
-        subscription
+        match hello.request {
+            Some(subscribe_request::Request::Hello(hello)) => (subscription, hello),
+            other => panic!("{other:?} is no hello"),
+        }
     }
 
     /// Whether nothing at all is being asked.
@@ -250,6 +257,20 @@ impl Subscription {
     pub async fn bookmark(&self, epoch: &str, revision: u64) {
         let bookmark = v1::Bookmark { epoch: epoch.into(), revision, ack_requested: false };
         self.send(0, subscribe_response::Response::Bookmark(bookmark)).await;
+    }
+
+    /// A bookmark that asks for an ack.
+    pub async fn ask(&self, epoch: &str, revision: u64) {
+        let bookmark = v1::Bookmark { epoch: epoch.into(), revision, ack_requested: true };
+        self.send(0, subscribe_response::Response::Bookmark(bookmark)).await;
+    }
+
+    /// The next request is an ack: its epoch and revision.
+    pub async fn acked(&mut self) -> (String, u64) {
+        match self.next().await {
+            subscribe_request::Request::Ack(ack) => (ack.epoch, ack.revision),
+            other => panic!("{other:?} is not an ack"),
+        }
     }
 
     pub async fn go_away(&self, delay: Duration) {

@@ -18,11 +18,22 @@ const CUSTOM_DISCOVER: &str = "cargo run -p examples --bin custom_discover";
 const CUSTOM_LOAD_BALANCE: &str = "cargo run -p examples --bin custom_load_balance";
 const CUSTOM_POLICY: &str = "cargo run -p examples --bin custom_policy";
 const APERTURE: &str = "cargo run -p examples --bin aperture";
+const AUTOSCALE: &str = "cargo run -p examples --bin autoscale";
 const HTTP1: &str = "cargo run -p examples --bin http1";
 
 /// The commands of the README that are run here.
-pub(crate) const COMMANDS: [&str; 9] =
-    [WATCH, ALICE, BOB, CALLER, CUSTOM_DISCOVER, CUSTOM_LOAD_BALANCE, CUSTOM_POLICY, APERTURE, HTTP1];
+pub(crate) const COMMANDS: [&str; 10] = [
+    WATCH,
+    ALICE,
+    BOB,
+    CALLER,
+    CUSTOM_DISCOVER,
+    CUSTOM_LOAD_BALANCE,
+    CUSTOM_POLICY,
+    APERTURE,
+    AUTOSCALE,
+    HTTP1,
+];
 
 /// What `cargo run` would start, which cargo has built already for this test.
 fn program(command: &str) -> Command {
@@ -36,6 +47,7 @@ fn program(command: &str) -> Command {
         "custom_load_balance" => env!("CARGO_BIN_EXE_custom_load_balance"),
         "custom_policy" => env!("CARGO_BIN_EXE_custom_policy"),
         "aperture" => env!("CARGO_BIN_EXE_aperture"),
+        "autoscale" => env!("CARGO_BIN_EXE_autoscale"),
         "http1" => env!("CARGO_BIN_EXE_http1"),
         other => panic!("{other} is not a program"),
     };
@@ -158,6 +170,26 @@ async fn a_channel_that_uses_what_the_demand_asks_for() {
     let stopped = said.iter().position(|line| line == "they have stopped").expect("said");
     assert!(said[stopped - 1].starts_with("  5 of 6 are connected"), "{said:?}");
     assert!(said.last().is_some_and(|line| line.starts_with("  1 of 6 are connected")), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_pool_that_starts_and_stops_processes() {
+    let said = output(&mut program(AUTOSCALE)).await;
+    let mut lines = said.iter();
+    for (begin, end) in [
+        ("nobody calls", ""),
+        ("  1 worker is registered", ""),
+        ("8 callers come", ""),
+        ("  4 workers are registered", ""),
+        ("the callers go", ""),
+        ("  ", "calls were answered, and none failed"),
+        ("  1 worker is registered", ""),
+        ("that was all", ""),
+        ("  all ", "processes that were started have ended"),
+    ] {
+        let told = lines.any(|line| line.starts_with(begin) && line.ends_with(end));
+        assert!(told, "`{begin}…{end}` is not said, or not in its turn: {said:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,11 +1,12 @@
-//! A process of the fleet: serves one method, is registered by the SDK, and behaves as the lines on its standard input say.
+//! A process of the fleet: serves two methods, is registered by the SDK, and behaves as the lines on its standard input say.
 //!
 //! | it reads | and | and writes |
 //! |---|---|---|
 //! | | serves and is registered | `ready <address>` |
 //! | `well`, `slow`, `errors`, `silent` | behaves so from now on, see [`Conduct`] | the same word |
 //! | `calls` | | how many calls it has got |
-//! | `leave` | drains, finishes what it has, deregisters, ends | |
+//! | `leave`, or it gets SIGTERM | drains, finishes what it has, deregisters, ends | `drained <what it knew of its callers>` |
+//! | `quit` | deregisters and ends at once, whatever it has: what a drain is there to avoid | |
 //! | the end of its input | ends at once, so it outlives no test | |
 
 use std::{
@@ -27,8 +28,10 @@ use client_sdk::{
 };
 use tokio::{
     net::TcpListener,
+    signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
 };
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Response, Status,
     metadata::{Ascii, MetadataValue},
@@ -45,8 +48,8 @@ use super::{EARLIER, PREVIOUS_ATTEMPTS, SERVICE, WHO};
 pub const WELL: Duration = Duration::from_millis(2);
 /// How long a slow one takes: fifty times that.
 pub const SLOW: Duration = Duration::from_millis(100);
-/// The registry cannot yet tell when the callers know of a drain: so long is left for them to hear of it.
-const DRAIN_GRACE: Duration = Duration::from_millis(250);
+/// How many messages a stream has, each after [`WELL`].
+pub const MESSAGES: usize = 5;
 
 /// How a process treats calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,11 +129,17 @@ async fn serve(name: &str, registry: &str) -> Result<(), Box<dyn Error>> {
     let client = RegistryClient::builder().endpoint(registry.parse()?).build()?;
     let instance = Instance::builder(Address::from(address)).id(name).build();
     let builder = Registration::builder(client).service(SERVICE).instance(instance);
-    let registration = builder.drain_grace(DRAIN_GRACE).register().await?;
+    let registration = builder.register().await?;
     say(&format!("ready {address}"))?;
 
     let mut orders = orders();
-    while let Some(order) = orders.recv().await {
+    let mut terminated = signal(SignalKind::terminate())?;
+    loop {
+        let order = tokio::select! {
+            order = orders.recv() => order,
+            _ = terminated.recv() => Some("leave".to_owned()),
+        };
+        let Some(order) = order else { return Ok(()) };
         match &*order {
             "calls" => say(&desk.calls.load(Ordering::SeqCst).to_string())?,
             "leave" => {
@@ -140,10 +149,15 @@ async fn serve(name: &str, registry: &str) -> Result<(), Box<dyn Error>> {
                     serving.await
                 };
                 let mut served = None;
-                registration.drain_after(async { served = Some(finished.await) }).await?;
+                let drained = registration.drain_after(async { served = Some(finished.await) }).await?;
                 if let Some(served) = served {
                     served??;
                 }
+                say(&format!("drained {drained:?}"))?;
+                return Ok(());
+            }
+            "quit" => {
+                registration.deregister().await?;
                 return Ok(());
             }
             conduct => {
@@ -152,7 +166,6 @@ async fn serve(name: &str, registry: &str) -> Result<(), Box<dyn Error>> {
             }
         }
     }
-    Ok(())
 }
 
 /// The lines of the standard input, read beside everything else.
@@ -205,9 +218,22 @@ impl Health for Desk {
         Ok(response)
     }
 
-    type WatchStream = tokio_stream::Pending<Result<HealthCheckResponse, Status>>;
+    type WatchStream = ReceiverStream<Result<HealthCheckResponse, Status>>;
 
+    /// A stream that ends by itself.
     async fn watch(&self, _: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented("a process of a fleet has one method: Check"))
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let (messages, stream) = mpsc::channel(1);
+        tokio::spawn(async move {
+            for _ in 0..MESSAGES {
+                tokio::time::sleep(WELL).await;
+                if messages.send(Ok(HealthCheckResponse { status: 1 })).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let mut response = Response::new(ReceiverStream::new(stream));
+        response.metadata_mut().insert(WHO, self.name.clone());
+        Ok(response)
     }
 }

@@ -78,6 +78,20 @@ impl Process {
         self.ended().await;
     }
 
+    /// SIGTERM: it drains, finishes what it has, deregisters and ends. What it knew of its callers by then.
+    pub async fn terminated(mut self) -> String {
+        self.signal(Signal::TERM);
+        let said = self.answer().await;
+        self.ended().await;
+        said.strip_prefix("drained ").unwrap_or_else(|| panic!("it says `{said}` of its drain")).to_owned()
+    }
+
+    /// Has it deregister and end at once, whatever it has.
+    pub async fn quit(mut self) {
+        self.tell("quit").await;
+        self.ended().await;
+    }
+
     /// Closes its standard input, and waits for its end.
     pub async fn end(self) {
         let Self { name, child, orders, .. } = self;

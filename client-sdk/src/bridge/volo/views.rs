@@ -28,7 +28,7 @@ use super::{
 use crate::{
     discover::{
         broadcast::Broadcast,
-        track::{SharedError, Sink},
+        track::{Put, SharedError, Sink},
     },
     model::Change,
     runtime::Runtime,
@@ -159,27 +159,8 @@ impl<K: Hash + Eq + Clone> Views<K> {
         }
     }
 
-    fn owe(&self, state: &mut State<K>, key: K) {
-        if let Some(entry) = state.entries.get_mut(&key)
-            && !std::mem::replace(&mut entry.owed, true)
-        {
-            state.owed.push_back((self.runtime.now() + SETTLE, key));
-            self.owing.notify_one();
-        }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State<K>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Brings the tracker's views to volo.
-pub(super) struct ToVolo<K>(pub(super) Arc<Views<K>>);
-
-impl<K: Hash + Eq + Clone + Send + Sync + 'static> Sink<K> for ToVolo<K> {
-    fn changed(&mut self, change: Change<K>) {
-        let Self(views) = self;
-        let before = match views.state().entries.get(&change.key) {
+    fn changed(&self, change: Change<K>) {
+        let before = match self.state().entries.get(&change.key) {
             Some(entry) => entry.told.as_ref().map(|told| Arc::clone(&told.instances)),
             None => return,
         };
@@ -198,18 +179,42 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Sink<K> for ToVolo<K> {
             &told.instances,
         );
         let different = !(new.added.is_empty() && new.updated.is_empty() && new.removed.is_empty());
-        let now = views.runtime.now();
-        let mut state = views.state();
+        let now = self.runtime.now();
+        let mut state = self.state();
         let Some(entry) = state.entries.get_mut(&change.key) else { return };
         (entry.told, entry.error) = (Some(told), None);
         entry.progress.send_replace(());
         let unsettled = entry.answered_at.is_some_and(|at| now < at.saturating_add(SETTLE));
         if different {
-            views.tell(&mut state, new);
+            self.tell(&mut state, new);
             if unsettled {
-                views.owe(&mut state, change.key);
+                self.owe(&mut state, change.key);
             }
         }
+    }
+
+    fn owe(&self, state: &mut State<K>, key: K) {
+        if let Some(entry) = state.entries.get_mut(&key)
+            && !std::mem::replace(&mut entry.owed, true)
+        {
+            state.owed.push_back((self.runtime.now() + SETTLE, key));
+            self.owing.notify_one();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<K>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Brings the tracker's views to volo.
+pub(super) struct ToVolo<K>(pub(super) Arc<Views<K>>);
+
+impl<K: Hash + Eq + Clone + Send + Sync + 'static> Sink<K> for ToVolo<K> {
+    /// Volo's balancers cannot say what they have applied.
+    fn changed(&mut self, change: Change<K>) -> Put {
+        self.0.changed(change);
+        Put::Later
     }
 
     fn failed(&mut self, key: &K, error: SharedError) {

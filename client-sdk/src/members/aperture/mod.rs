@@ -8,7 +8,7 @@
 //!                                    |                    ^
 //!              left the window, once | and when            | read, at that and at the next look
 //!                                    v                    |
-//!   driver <---- so many ------- control ------> sizing (pure, of the pool)
+//!   driver <---- so many ------- control ------> sizing (pure)
 //! ```
 //!
 //! Requests wake nobody as long as what they add up to stays where nothing would be decided by it (the *window*), and then once.
@@ -38,8 +38,8 @@ use self::occupancy::Reading;
 pub use self::settings::{Aperture, ApertureBuilder};
 use super::{Meters, Settings, Shared};
 use crate::{
-    pool::sizing::{Decision, Sizing, Usage},
     runtime::Runtime,
+    sizing::{Decision, SizeChange, Sizing, Usage},
 };
 
 /// After a signal there is no other within this part of the estimate's time constant.
@@ -68,27 +68,13 @@ pub struct ApertureSnapshot {
     /// The demand in instances, averaged over time: what the size is decided by.
     pub estimate: f64,
     /// When the size changed last, and how. `None`: never yet.
-    pub last: Option<ApertureChange>,
+    pub last: Option<SizeChange>,
     /// How many instances it decided to add, in all.
     pub grown: u64,
     /// How many instances it decided to do without, in all.
     pub shrunk: u64,
     /// How long instances must be idle until it does without the next: as set, or longer if that was too soon.
     pub idle_time: Duration,
-}
-
-/// A change of an aperture's size.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct ApertureChange {
-    /// How many instances were used until then.
-    pub from: usize,
-    /// How many from then on.
-    pub to: usize,
-    /// The estimate of the demand by which it was decided, in instances.
-    pub estimate: f64,
-    /// When, by the clock of the runtime.
-    pub at: Duration,
 }
 
 /// How many instances are connected by themselves: what requests, the driver and whoever looks share.
@@ -118,7 +104,7 @@ struct State {
     /// How many of them take requests.
     ready: usize,
     available: usize,
-    last: Option<ApertureChange>,
+    last: Option<SizeChange>,
     grown: u64,
     shrunk: u64,
 }
@@ -220,7 +206,11 @@ impl Control {
 
     /// So many of them are.
     pub(super) fn connected(&mut self, ready: usize) {
-        self.state.ready = ready;
+        let changed = std::mem::replace(&mut self.state.ready, ready) != ready;
+        if changed && self.state.reading.waiting() > 0 {
+            // While requests wait these count as full, so the demand is another one now, and no request tells that.
+            self.next = Duration::ZERO;
+        }
     }
 
     /// When to [`look`](Self::look) at the latest.
@@ -304,7 +294,7 @@ impl Control {
             return;
         }
         self.meters.aperture(before, to);
-        self.state.last = Some(ApertureChange { from: before, to, estimate, at: now });
+        self.state.last = Some(SizeChange { from: before, to, estimate, at: now });
         tracing::info!(endpoint = %self.endpoint, from = before, to, available, estimate, "aperture changes");
     }
 }

@@ -2,28 +2,30 @@
 
 use std::time::Duration;
 
-use crate::pool::{SettingsError, sizing::SizingSettings};
+use crate::sizing::{SettingsError, SizingSettings};
 
 /// How many of a service's instances a caller uses, decided by the demand. For
 /// [`ChannelBuilder::aperture`](crate::channel::ChannelBuilder::aperture) and
 /// [`LoadBalanceBuilder::aperture`](crate::layer::LoadBalanceBuilder::aperture).
 ///
 /// - The demand is how many requests are in flight or wait, per [`target`](ApertureBuilder::target), averaged over time. How
-///   the size follows it is said in [`sizing`](crate::pool::sizing).
+///   the size follows it is said in [`sizing`](crate::sizing).
 /// - It grows by connecting to further instances, in the caller's own order
 ///   ([`CallerOrder`](crate::balance::CallerOrder)): different callers use different ones. It shrinks by draining the last of that
 ///   order: what is in flight there finishes.
 /// - It counts instances that work. One that leaves the registry, drains, goes down or gets weight 0, that cannot be
 ///   connected, or is ejected, is replaced by the next.
 /// - Which of those that are connected gets a request is the policy's choice, by weight where it heeds weights.
-/// - After a step in the demand there are instances enough within three time constants ([`smoothing`](ApertureBuilder::smoothing):
-///   6 s by default) and the time that connecting takes, as far as [`max`](ApertureBuilder::max) and the registry allow.
+/// - After a step in the demand the instances for nineteen twentieths of it are connected within three time constants
+///   ([`smoothing`](ApertureBuilder::smoothing): 6 s by default), all within four, and the time that connecting takes, as far as
+///   [`max`](ApertureBuilder::max) and the registry allow. Of a step of more than forty instances the rest takes 0.7 time
+///   constants more each time that it is twice as large.
 ///
 /// ```
 /// use client_sdk::members::Aperture;
 ///
 /// let aperture = Aperture::builder().min(3).max(20).target(8).build()?;
-/// # Ok::<_, client_sdk::pool::SettingsError>(())
+/// # Ok::<_, client_sdk::sizing::SettingsError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Aperture {
@@ -38,7 +40,7 @@ pub struct Aperture {
 /// |---|---|
 /// | [`min`](Self::min), [`max`](Self::max) | 2, 100 |
 /// | [`target`](Self::target) | 10 |
-/// | [`grow_above`](Self::grow_above) | 0.9 |
+/// | [`headroom`](Self::headroom) | 0.1 |
 /// | [`idle_members`](Self::idle_members), [`idle_time`](Self::idle_time) | 1.25, 30 s |
 /// | [`cool_down`](Self::cool_down) | 30 s |
 /// | [`smoothing`](Self::smoothing) | 2 s |
@@ -94,20 +96,23 @@ impl ApertureBuilder {
         self
     }
 
-    /// Grow with the demand, averaged over time, above this share of the instances. In (0, 1]. Default: 0.9.
-    pub fn grow_above(mut self, share: f64) -> Self {
-        self.sizing.grow_above = share;
+    /// Grow when the demand, averaged over time, leaves fewer than so many instances idle; those that come count as idle. Above 0.
+    /// Default: 0.1.
+    pub fn headroom(mut self, instances: f64) -> Self {
+        self.sizing.headroom = instances;
         self
     }
 
-    /// Shrink when more than so many instances have been idle for the idle time; above 1. Default: 1.25.
+    /// Shrink when more than so many instances have been idle for the idle time; above 1 + [`headroom`](Self::headroom), for a
+    /// shrink leaves one idle one less, and that is not to ask for growth. Default: 1.25.
     pub fn idle_members(mut self, instances: f64) -> Self {
         self.sizing.idle_members = instances;
         self
     }
 
-    /// For how long they must have been idle. A shrink that has to be taken back doubles it, up to 32 times as long, and one
-    /// that has not halves it again. Default: 30 s.
+    /// For how long they must have been idle: in the mean, and four standard deviations of the averaged demand above that. A
+    /// shrink that has to be taken back quadruples it, up to 64 times as long, and one that has not makes it a quarter of
+    /// that again. Default: 30 s.
     pub fn idle_time(mut self, time: Duration) -> Self {
         self.sizing.idle_time = time;
         self

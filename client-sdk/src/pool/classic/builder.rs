@@ -4,8 +4,8 @@ use tower::{BoxError, MakeService, load::Load};
 
 use super::Pool;
 use crate::{
-    pool::error::{SettingsError, at_least_one, in_order, share},
     runtime::Runtime,
+    sizing::{SettingsError, at_least_one, in_order, share},
 };
 
 /// Builds a classic [`Pool`].

@@ -24,14 +24,18 @@ use std::{
 use tower::{BoxError, MakeService, Service, load::Load, ready_cache::ReadyCache};
 
 pub use self::builder::Builder;
-use super::{error::PoolError, steady::two_of};
+use super::{
+    error::PoolError,
+    steady::{Panicked, discard, guarded, two_of},
+};
 
 /// A pool of services that grows when it is too often not ready, and shrinks when it is too often ready. See
 /// [`Builder`] for what that means.
 ///
 /// - The first service is made at the first poll. One that fails leaves; the last one that does so is replaced at once.
 /// - A request goes to the less loaded of two that are ready, drawn at random.
-/// - Making fails a caller only if there is no service. The next poll tries again.
+/// - Making fails a caller only if there is no service. The next poll tries again. A maker that panics fails like one that
+///   returns an error.
 /// - It is not `Clone`, and moves only when it is polled. Under steady demand it may cycle, for polls are no measure of demand;
 ///   [`SteadyPool`](super::SteadyPool) does not.
 ///
@@ -172,21 +176,31 @@ where
     fn poll_size(&mut self, cx: &mut Context<'_>) -> Result<(), PoolError> {
         self.forget_who_left();
         if self.making.is_none() && self.is_one_due() {
-            match self.maker.poll_ready(cx) {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(Err(error)) => return self.cannot_make(error.into()),
-                Poll::Ready(Ok(())) => {}
+            match guarded(|| self.maker.poll_ready(cx)) {
+                Some(Poll::Pending) => return Ok(()),
+                Some(Poll::Ready(Err(error))) => return self.cannot_make(error.into()),
+                Some(Poll::Ready(Ok(()))) => {}
+                None => return self.cannot_make(Panicked.into()),
             }
             tracing::debug!(services = self.order.len(), estimate = self.estimate, "makes a service");
-            self.making = Some(Box::pin(self.maker.make_service(self.target.clone())));
+            let (maker, target) = (&mut self.maker, &self.target);
+            match guarded(|| maker.make_service(target.clone())) {
+                Some(making) => self.making = Some(Box::pin(making)),
+                None => return self.cannot_make(Panicked.into()),
+            }
         }
-        if let Some(making) = &mut self.making {
-            let Poll::Ready(made) = making.as_mut().poll(cx) else { return Ok(()) };
-            // Whatever came of it: a future that has ended is not polled again.
-            self.making = None;
+        if let Some(mut making) = self.making.take() {
+            // Whatever came of it: a future that has ended, or panicked, is not polled again.
+            let made = guarded(|| making.as_mut().poll(cx));
+            if matches!(made, Some(Poll::Pending)) {
+                self.making = Some(making);
+                return Ok(());
+            }
+            discard(making);
             match made {
-                Ok(service) => self.add(service),
-                Err(error) => return self.cannot_make(error.into()),
+                Some(Poll::Ready(Ok(service))) => self.add(service),
+                Some(Poll::Ready(Err(error))) => return self.cannot_make(error.into()),
+                _ => return self.cannot_make(Panicked.into()),
             }
         } else if self.level == Level::Low
             && self.order.len() > 1

@@ -7,11 +7,8 @@ use tower::{BoxError, MakeService, Service, load::Load};
 use super::SteadyPool;
 use crate::{
     backoff::Bounds,
-    pool::{
-        error::{SettingsError, at_least_one, in_order, some_time},
-        sizing::{Sizing, SizingSettings},
-    },
     runtime::Runtime,
+    sizing::{SettingsError, Sizing, SizingSettings, at_least_one, in_order, some_time},
 };
 
 /// Builds a [`SteadyPool`]. Made by [`SteadyPool::builder`].
@@ -20,7 +17,7 @@ use crate::{
 /// |---|---|
 /// | [`limit`](Self::limit) | 100 |
 /// | [`min`](Self::min), [`max`](Self::max) | 1, 10 |
-/// | [`grow_above`](Self::grow_above) | 0.9 |
+/// | [`headroom`](Self::headroom) | 0.1 |
 /// | [`idle_members`](Self::idle_members), [`idle_time`](Self::idle_time) | 1.25, 30 s |
 /// | [`cool_down`](Self::cool_down) | 30 s |
 /// | [`smoothing`](Self::smoothing) | 2 s |
@@ -98,23 +95,25 @@ impl<MS, Target, Req> SteadyBuilder<MS, Target, Req> {
         self
     }
 
-    /// Grow when the demand, averaged over time, is above this share of what the services are good for, those that come
-    /// included. In (0, 1]. Default: 0.9.
+    /// Grow when the demand, averaged over time, leaves fewer than so many services idle; those that come count as idle. Above 0.
+    /// Default: 0.1.
     #[must_use]
-    pub fn grow_above(mut self, share: f64) -> Self {
-        self.settings.sizing.grow_above = share;
+    pub fn headroom(mut self, services: f64) -> Self {
+        self.settings.sizing.headroom = services;
         self
     }
 
-    /// Shrink when more than so many services have been idle for the idle time; above 1. Default: 1.25.
+    /// Shrink when more than so many services have been idle for the idle time; above 1 + [`headroom`](Self::headroom), for a
+    /// shrink leaves one idle one less, and that is not to ask for growth. Default: 1.25.
     #[must_use]
     pub fn idle_members(mut self, services: f64) -> Self {
         self.settings.sizing.idle_members = services;
         self
     }
 
-    /// For how long they must have been idle. A shrink that has to be taken back doubles it, up to 32 times as long, and one
-    /// that has not halves it again. Default: 30 s.
+    /// For how long they must have been idle: in the mean, and four standard deviations of the averaged demand above that. A
+    /// shrink that has to be taken back quadruples it, up to 64 times as long, and one that has not makes it a quarter of
+    /// that again. Default: 30 s.
     #[must_use]
     pub fn idle_time(mut self, time: Duration) -> Self {
         self.settings.sizing.idle_time = time;

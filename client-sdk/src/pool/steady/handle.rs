@@ -18,8 +18,9 @@ use super::{
     worker::Worker,
 };
 use crate::{
-    pool::{error::PoolError, sizing::Sizing},
+    pool::error::PoolError,
     runtime::{BoxFuture, Runtime, Task},
+    sizing::Sizing,
 };
 
 /// A pool that holds as many services as the demand asks for. Cheap to clone.
@@ -27,7 +28,7 @@ use crate::{
 /// - Always ready: a request waits in the call, in one queue for all clones, and goes to the less loaded of two services that
 ///   are ready, drawn at random.
 /// - The demand is what services have in flight and what waits, in services' worth, averaged over time: how often anybody polls
-///   makes no difference. See [`sizing`](crate::pool::sizing).
+///   makes no difference. See [`sizing`](crate::sizing).
 /// - A service that is not needed any more gets no new request, finishes what it has, and is dropped then.
 /// - A service that fails leaves, and is replaced if it is missed. What cannot be made is tried again with backoff; requests fail
 ///   of it only if there is no service at all.
@@ -139,8 +140,8 @@ impl<S: Service<Req>, Req> SteadyPool<S, Req> {
         Req: Send + 'static,
     {
         let work = Arc::new(Notify::new());
-        let shown =
-            Shown { sizing, services: Vec::new(), making: 0, counts: Counts::default(), problem: None };
+        let (services, counts) = (Vec::new(), Counts::default());
+        let shown = Shown { sizing, services, making: 0, counts, last: None, problem: None };
         let shared = Arc::new(Shared {
             queue: Queue::new(settings.queue_limit, Arc::clone(&work)),
             total: Arc::new(Total::new(work)),

@@ -9,7 +9,7 @@ use std::{
 use tower::{BoxError, MakeService, Service};
 
 use super::{
-    guarded::{discard, guarded},
+    guarded::{Panicked, discard, guarded},
     member::Problem,
 };
 use crate::{
@@ -136,12 +136,12 @@ impl<MS, Target, S> Making<MS, Target, S> {
                 }
                 None => {
                     self.wished -= 1;
-                    return Err(Problem::Panicked);
+                    return Err(Panicked.into());
                 }
             }
             self.wished -= 1;
             let (maker, target) = (&mut self.maker, &self.target);
-            let making = guarded(|| maker.make_service(target.clone())).ok_or(Problem::Panicked)?;
+            let making = guarded(|| maker.make_service(target.clone())).ok_or(Panicked)?;
             let making = async move { making.await.map_err(Into::into) };
             self.under_way.push((Box::pin(making), now.saturating_add(self.timeout)));
         }
@@ -158,7 +158,7 @@ impl<MS, Target, S> Making<MS, Target, S> {
                 Some(Poll::Ready(Err(error))) => Made::Failed(Problem::Make(error)),
                 Some(Poll::Pending) if until > now => continue,
                 Some(Poll::Pending) => Made::Failed(Problem::Timeout(self.timeout)),
-                None => Made::Failed(Problem::Panicked),
+                None => Made::Failed(Panicked.into()),
             };
             discard(self.under_way.swap_remove(index));
             return Some(made);

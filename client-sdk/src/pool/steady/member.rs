@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::Notify;
 use tower::{BoxError, Service, load::Load};
 
-use super::guarded::{discard, guarded};
+use super::guarded::{Panicked, discard, guarded};
 
 /// A service whose first second is over, or that answered, was of use: its end is no failure to be backed off from.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -60,8 +60,8 @@ pub(super) enum Problem {
     Timeout(Duration),
     #[error("the service failed: {0}")]
     Failed(#[source] BoxError),
-    #[error("the service, or what makes it, panicked")]
-    Panicked,
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
 }
 
 impl Total {
@@ -134,7 +134,7 @@ impl<S> Member<S> {
         S: Service<Req>,
         S::Error: Into<BoxError>,
     {
-        let asked = guarded(|| self.service.poll_ready(cx)).ok_or(Problem::Panicked)?;
+        let asked = guarded(|| self.service.poll_ready(cx)).ok_or(Panicked)?;
         self.free = match asked {
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(error)) => return Err(Problem::Failed(error.into())),
@@ -155,7 +155,7 @@ impl<S> Member<S> {
     {
         self.free = false;
         let in_flight = InFlight::new(Arc::clone(&self.seen), Arc::clone(total));
-        let future = guarded(|| self.service.call(request)).ok_or(Problem::Panicked)?;
+        let future = guarded(|| self.service.call(request)).ok_or(Panicked)?;
         Ok((future, in_flight))
     }
 

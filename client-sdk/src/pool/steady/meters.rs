@@ -13,6 +13,7 @@ const IN_FLIGHT: &str = "client_sdk_pool_requests_in_flight";
 const WAITING: &str = "client_sdk_pool_requests_waiting";
 const REFUSED: &str = "client_sdk_pool_requests_refused_total";
 const GROWN: &str = "client_sdk_pool_grown_total";
+const REPLACED: &str = "client_sdk_pool_replaced_total";
 const SHRUNK: &str = "client_sdk_pool_shrunk_total";
 const MADE: &str = "client_sdk_pool_services_made_total";
 const LOST: &str = "client_sdk_pool_services_lost_total";
@@ -27,6 +28,7 @@ pub(super) struct Meters {
     pub(super) in_flight: Gauge,
     pub(super) waiting: Gauge,
     pub(super) grown: Counter,
+    pub(super) replaced: Counter,
     pub(super) shrunk: Counter,
     pub(super) made: Counter,
     pub(super) lost: Counter,
@@ -47,6 +49,7 @@ impl Meters {
             in_flight: gauge!(IN_FLIGHT, &labels),
             waiting: gauge!(WAITING, &labels),
             grown: counter!(GROWN, &labels),
+            replaced: counter!(REPLACED, &labels),
             shrunk: counter!(SHRUNK, &labels),
             made: counter!(MADE, &labels),
             lost: counter!(LOST, &labels),
@@ -76,6 +79,11 @@ fn describe() {
     describe_gauge!(WAITING, Unit::Count, "Requests that wait for a service of the pool.");
     describe_counter!(REFUSED, Unit::Count, "Requests that got no service, by the reason.");
     describe_counter!(GROWN, Unit::Count, "Services that a pool decided to add.");
+    describe_counter!(
+        REPLACED,
+        Unit::Count,
+        "Services that a pool set about in the place of those that failed or could not be made."
+    );
     describe_counter!(SHRUNK, Unit::Count, "Services that a pool decided to do without.");
     describe_counter!(MADE, Unit::Count, "Services that were made.");
     describe_counter!(LOST, Unit::Count, "Services that failed.");

@@ -28,6 +28,7 @@ mod snapshot;
 mod worker;
 
 pub use builder::SteadyBuilder;
+pub(super) use guarded::{Panicked, discard, guarded};
 pub use handle::SteadyPool;
 pub use snapshot::{ServiceSnapshot, ServiceState, SteadySnapshot};
 

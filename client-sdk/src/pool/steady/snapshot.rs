@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::member::{Seen, Total};
-use crate::{members::SharedError, pool::sizing::Sizing};
+use crate::{
+    members::SharedError,
+    sizing::{SizeChange, Sizing},
+};
 
 /// What a pool is and does right now.
 #[derive(Clone, Debug)]
@@ -26,8 +29,13 @@ pub struct SteadySnapshot {
     pub made: u64,
     /// How many services failed.
     pub lost: u64,
+    /// When the pool last decided to have more services, or fewer, and why. To put others in the place of those that failed is
+    /// no such decision. `None`: never yet.
+    pub last: Option<SizeChange>,
     /// How many services the pool decided to add, the first ones included, in all.
     pub grown: u64,
+    /// How many services it set about in all in the place of those that failed, or could not be made.
+    pub replaced: u64,
     /// How many services the pool decided to do without in all.
     pub shrunk: u64,
     /// How long services must be idle until the next is drained: as set, or longer if that was too soon.
@@ -68,6 +76,7 @@ pub(super) struct Shown {
     pub(super) services: Vec<(Arc<Seen>, ServiceState)>,
     pub(super) making: usize,
     pub(super) counts: Counts,
+    pub(super) last: Option<SizeChange>,
     pub(super) problem: Option<SharedError>,
 }
 
@@ -77,6 +86,7 @@ pub(super) struct Counts {
     pub(super) made: u64,
     pub(super) lost: u64,
     pub(super) grown: u64,
+    pub(super) replaced: u64,
     pub(super) shrunk: u64,
 }
 
@@ -87,7 +97,7 @@ impl SteadySnapshot {
             let state = if busy { ServiceState::Busy } else { *state };
             ServiceSnapshot { id: seen.id, state, in_flight: seen.in_flight() }
         });
-        let Counts { made, lost, grown, shrunk } = shown.counts;
+        let Counts { made, lost, grown, replaced, shrunk } = shown.counts;
         Self {
             estimate: shown.sizing.estimate_at(now),
             services: services.collect(),
@@ -96,7 +106,9 @@ impl SteadySnapshot {
             in_flight: total.in_flight(),
             made,
             lost,
+            last: shown.last,
             grown,
+            replaced,
             shrunk,
             idle_time: shown.sizing.idle_time(),
             last_error: shown.problem.as_ref().map(ToString::to_string),

@@ -22,9 +22,9 @@ use super::{
     snapshot::{Counts, ServiceState},
     two_of,
 };
-use crate::pool::{
-    error::PoolError,
-    sizing::{Decision, Sizing, Usage},
+use crate::{
+    pool::error::PoolError,
+    sizing::{Decision, SizeChange, Sizing, Usage},
 };
 
 /// How often a service that is ready, and has nothing to do, is asked whether it still is. tower has no other way to know.
@@ -36,6 +36,9 @@ pub(super) struct Worker<MS, Target, S: Service<Req>, Req> {
     members: Vec<Member<S>>,
     draining: Vec<Member<S>>,
     sizing: Sizing,
+    /// How many services there are to be. Fewer are there, or to come, where some failed and were not replaced yet.
+    decided: usize,
+    last: Option<SizeChange>,
     limit: usize,
     max_wait: Duration,
     make_timeout: Duration,
@@ -61,6 +64,8 @@ impl<MS, Target, S: Service<Req>, Req> Worker<MS, Target, S, Req> {
             members: Vec::new(),
             draining: Vec::new(),
             sizing,
+            decided: 0,
+            last: None,
             limit: settings.limit,
             max_wait: settings.max_wait,
             make_timeout: settings.make_timeout,
@@ -249,22 +254,33 @@ where
         match decision {
             Decision::Hold => return false,
             Decision::Grow { to } => {
+                let replaced = to.min(self.decided).saturating_sub(size);
                 let more = to.saturating_sub(size);
                 tracing::debug!(
                     pool,
                     estimate,
                     size,
                     to,
+                    replaced,
                     waiting = self.shared.queue.len(),
                     "the pool grows"
                 );
-                self.counts.grown += more as u64;
-                self.shared.meters.grown.increment(more as u64);
+                let grown = (more - replaced) as u64;
+                self.counts.replaced += replaced as u64;
+                self.counts.grown += grown;
+                self.shared.meters.replaced.increment(replaced as u64);
+                self.shared.meters.grown.increment(grown);
+                if to > self.decided {
+                    self.decided = to;
+                    self.last = Some(SizeChange { from: size, to, estimate, at: now });
+                }
                 self.grow(more);
             }
             Decision::Shrink => {
                 let idle_time = self.sizing.idle_time();
                 tracing::debug!(pool, estimate, size, to = size - 1, ?idle_time, "the pool shrinks");
+                self.decided = size - 1;
+                self.last = Some(SizeChange { from: size, to: size - 1, estimate, at: now });
                 self.counts.shrunk += 1;
                 self.shared.meters.shrunk.increment(1);
                 self.shrink();
@@ -354,7 +370,7 @@ where
                 shown.services.extend(members.chain(draining));
                 shown.services.sort_unstable_by_key(|(seen, _)| seen.id);
                 shown.making = self.making.coming();
-                shown.counts = self.counts;
+                (shown.counts, shown.last) = (self.counts, self.last);
                 shown.problem = self.making.problem().cloned();
             }
             changed

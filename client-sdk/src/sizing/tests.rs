@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod simulated;
+
 const STEP: Duration = Duration::from_millis(100);
 
 /// Members that take one request each, all of it pretended: made as told, gone as told.
@@ -68,15 +70,17 @@ fn seconds(seconds: u64) -> Duration {
 
 #[test]
 fn demand_for_k_holds_k_or_one_more_from_below_and_from_above() {
-    for k in [1, 2, 3, 5] {
-        let mut members = Members::new(SizingSettings::default());
+    for k in (1..=9).chain([15, 20, 40]) {
+        let top = if k < 10 { 10 } else { 2 * k };
+        let mut members = Members::new(SizingSettings { max: top, ..SizingSettings::default() });
         members.run(k, seconds(60), STEP);
         assert!((k..=k + 1).contains(&members.ready), "{} for {k} from below", members.ready);
-        members.run(9, seconds(60), STEP);
-        assert_eq!(members.ready, 10);
-        members.run(k, seconds(400), STEP);
+        assert_eq!(members.run(k, seconds(3600), STEP), 0, "it stays at {k}");
+        members.run(top - 1, seconds(60), STEP);
+        assert_eq!(members.ready, top);
+        members.run(k, seconds(40) * u32::try_from(top - k).expect("few"), STEP);
         assert!((k..=k + 1).contains(&members.ready), "{} for {k} from above", members.ready);
-        assert_eq!(members.run(k, seconds(3600), STEP), 0, "it stays");
+        assert_eq!(members.run(k, seconds(3600), STEP), 0, "it stays at {k}");
     }
 }
 
@@ -144,7 +148,7 @@ fn it_shrinks_only_after_the_idle_time_outside_the_cool_down_one_at_a_time() {
 }
 
 #[test]
-fn a_shrink_that_had_to_be_taken_back_doubles_the_idle_time() {
+fn a_shrink_that_had_to_be_taken_back_quadruples_the_idle_time() {
     let settings = SizingSettings::default();
     let mut members = Members::new(settings);
     let mut changes = Vec::new();
@@ -153,7 +157,7 @@ fn a_shrink_that_had_to_be_taken_back_doubles_the_idle_time() {
         changes.push(members.run(0, seconds(35), STEP));
     }
     assert!(changes[0] > 0 && changes[7] == 0, "it becomes patient: {changes:?}");
-    assert_eq!(members.sizing.idle_time(), settings.idle_time * 2);
+    assert_eq!(members.sizing.idle_time(), settings.idle_time * 4);
     members.run(0, seconds(3600), STEP);
     assert_eq!(members.ready, 1);
     assert_eq!(
@@ -161,6 +165,37 @@ fn a_shrink_that_had_to_be_taken_back_doubles_the_idle_time() {
         settings.idle_time,
         "shrinks that were right make it impatient again"
     );
+}
+
+/// Members that were idle but for a moment are not needed; those that are in use now and again are.
+#[test]
+fn a_peak_that_passes_keeps_no_member_and_peaks_that_come_all_the_time_do() {
+    let over_an_hour = |peak: u64, every: u64| {
+        let mut members = Members::new(SizingSettings::default());
+        members.run(4, seconds(60), STEP);
+        assert_eq!(members.ready, 5);
+        for _ in 0..3600 / every {
+            members.run(4, seconds(peak), STEP);
+            members.run(1, seconds(every - peak), STEP);
+        }
+        members
+    };
+    assert_eq!(over_an_hour(1, 50).ready, 2, "for one second in fifty four would be used");
+    let busy = over_an_hour(3, 15);
+    assert_eq!((busy.ready, busy.changes), (5, 5), "no change but those at the beginning");
+}
+
+#[test]
+fn headroom_is_what_is_left_idle_at_least() {
+    for headroom in [0.5, 1.0, 2.5] {
+        let settings =
+            SizingSettings { headroom, idle_members: headroom + 1.15, ..SizingSettings::default() };
+        let mut members = Members::new(settings);
+        members.run(3, seconds(60), STEP);
+        let idle = number(members.ready) - 3.0;
+        assert!(idle >= headroom && idle < headroom + 1.0, "{} with {headroom}", members.ready);
+        assert_eq!(members.run(3, seconds(3600), STEP), 0, "it stays");
+    }
 }
 
 #[test]
@@ -188,10 +223,11 @@ fn settings_out_of_their_range_are_refused() {
     for (bad, message) in [
         (SizingSettings { min: 0, ..good }, "min is 0"),
         (SizingSettings { min: 11, ..good }, "min is 11, above max, which is 10"),
-        (SizingSettings { grow_above: 0.0, ..good }, "grow_above is 0"),
-        (SizingSettings { grow_above: 1.1, ..good }, "grow_above is 1.1"),
-        (SizingSettings { grow_above: f64::NAN, ..good }, "grow_above is NaN"),
-        (SizingSettings { idle_members: 1.0, ..good }, "idle_members is 1; give a number above 1"),
+        (SizingSettings { headroom: 0.0, ..good }, "headroom is 0"),
+        (SizingSettings { headroom: f64::INFINITY, ..good }, "headroom is inf"),
+        (SizingSettings { headroom: f64::NAN, ..good }, "headroom is NaN"),
+        (SizingSettings { idle_members: 1.0, ..good }, "idle_members is 1; give a number above 1.1"),
+        (SizingSettings { headroom: 2.0, ..good }, "idle_members is 1.25; give a number above 3"),
         (SizingSettings { idle_members: f64::INFINITY, ..good }, "idle_members is inf"),
         (SizingSettings { idle_time: Duration::ZERO, ..good }, "idle_time takes no time"),
         (SizingSettings { smoothing: Duration::ZERO, ..good }, "smoothing takes no time"),
@@ -240,7 +276,7 @@ fn within_the_band_nothing_is_decided_and_beyond_it_something_is() {
     let mut sizing = Sizing::new(settings, Duration::ZERO).expect("in range");
     sizing.observe(Duration::ZERO, Usage::averaged(3, 0, 2.0, 0.0));
     let (from, to) = sizing.band();
-    assert!((1.6..1.75).contains(&from) && (2.6..2.75).contains(&to), "{from} {to}");
+    assert!((1.74..1.76).contains(&from) && (2.89..2.91).contains(&to), "{from} {to}");
     for (demand, decided) in
         [(from + 0.01, false), (to - 0.01, false), (from - 0.01, true), (to + 0.01, true)]
     {

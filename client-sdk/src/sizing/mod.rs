@@ -4,20 +4,36 @@
 //! whoever drives it tells what is used and when, and does what it decides. So it sizes whatever can be counted.
 //!
 //! The estimate is the demand, averaged over time with exponentially fading weight: after a time t what was before weighs
-//! e^(−t/τ). How often it is told makes no difference, for what was told holds until it is told something else.
+//! e^(−t/τ). How often it is told makes no difference, for what was told holds until it is told something else. What the demand
+//! leaves of the members is idle.
 //!
 //! ```text
-//!   members
-//!     4 |                      grow:   estimate > grow_above × members (with those that come)
-//!     3 |   ____/~~~~\____     hold:   between the two, at no cost
-//!     2 |__/              \__  shrink: more than one is idle, for the idle time, outside the cool-down
-//!       +--------------------> time
+//!   idle members, those that come included
+//!     2 |                ___
+//!       |   ____/~~~~\__/      shrink: more than `idle_members`, over an idle time, whatever the noise
+//!     1 |__/                   hold:   between the two, at no cost
+//!       |                      grow:   fewer than `headroom`, at once
+//!     0 +--------------------> time
 //! ```
 //!
+//! Both are numbers of members, not shares: a steady demand for k members ends with k or one more, however many they are.
+//!
 //! Why it settles: growing counts members that are still to come, so that waiting for one does not ask for the next. Growing
-//! and shrinking have thresholds apart. And a shrink that had to be taken back doubles the idle time until the next, so that a
-//! demand at the very edge between two sizes makes ever fewer changes.
+//! goes by the estimate, which a step moves within moments; shrinking by what it was in the mean over a whole idle time, so that
+//! no passing peak keeps a member, and by how much it varied, so that peaks that come all the time do: what is left by a shrink
+//! is to be enough for the estimate at four standard deviations above its mean. Demand that comes at random has its noise in
+//! reserve that way, as in the square-root staffing rule (S. Halfin and W. Whitt, *Heavy-Traffic Limits for Queues with Many
+//! Exponential Servers*, Operations Research 1981), and demand without noise has none. And a shrink that had to be taken
+//! back quadruples the idle time until the next, so that a demand at the very edge between two sizes makes ever fewer changes.
+//!
+//! | file | what it owns |
+//! |---|---|
+//! | `usage` | what members are used for, as demand |
+//! | `average` | the estimate, and what it was over a time |
+//! | `error` | what is wrong with a setting |
 
+mod average;
+mod error;
 mod usage;
 
 #[cfg(test)]
@@ -25,18 +41,20 @@ mod tests;
 
 use std::time::Duration;
 
-pub use self::usage::Usage;
+use self::average::{Fading, Period};
+pub(crate) use self::error::{at_least_one, in_order, share, some_time};
 use self::usage::number;
-use super::error::{SettingsError, at_least_one, in_order, share, some_time};
+pub use self::{error::SettingsError, usage::Usage};
 
-/// Shrinking is to leave the members this much below what lets them grow, so that it does not ask for growth at once.
-const APART: f64 = 0.95;
+/// How many standard deviations above its mean the estimate is not to ask for growth after a shrink. An estimate whose
+/// deviation was itself measured over one idle time, and that one member less makes noisier, is within that nearly always.
+const DEVIATIONS: f64 = 4.0;
 
-/// How often the idle time is doubled at most: 32 times as long.
-const MOST_PATIENT: u32 = 5;
+/// How often the idle time is quadrupled at most: 64 times as long.
+const MOST_PATIENT: u32 = 3;
 
 /// For so many idle times a shrink may turn out to have been wrong: bursts come again, if not at once.
-const PROBATION: u32 = 8;
+const PROBATION: u32 = 32;
 
 /// How far beyond a threshold, in members, is beyond it: more than what rounding makes of a demand right at it. Such a demand
 /// would cross it only by rounding, when nobody can say.
@@ -53,11 +71,13 @@ pub struct SizingSettings {
     pub min: usize,
     /// Never more members; at least `min`. Default: 10.
     pub max: usize,
-    /// Grow with the estimate above this share of the members, those that come included. In (0, 1]. Default: 0.9.
-    pub grow_above: f64,
-    /// Shrink with more than so many members idle; above 1, for one is to be left to those that come next. Default: 1.25.
+    /// Grow with fewer than so many members idle, those that come counted as idle. Above 0. Default: 0.1.
+    pub headroom: f64,
+    /// Shrink with more than so many members idle; above 1 + `headroom`, for a shrink leaves one idle member less, and that is
+    /// not to ask for growth. Default: 1.25.
     pub idle_members: f64,
-    /// For so long they must have been idle. Default: 30 s.
+    /// Over so long they must have been idle: what the estimate was in the mean, and four standard deviations, left so many.
+    /// Default: 30 s.
     pub idle_time: Duration,
     /// No shrinking within this time after growing. Default: 30 s.
     pub cool_down: Duration,
@@ -69,16 +89,18 @@ pub struct SizingSettings {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sizing {
     settings: SizingSettings,
-    estimate: f64,
+    estimate: Fading,
     /// What was told last, and when.
     usage: Usage,
     at: Duration,
-    /// Since when so many are idle that one may go.
-    idle_since: Option<Duration>,
+    /// The estimate in this idle time. `None`: not so many are idle that one might go.
+    idle: Option<Period>,
+    /// How many idle times in a row ended with so many idle.
+    idle_times: u32,
     grown_at: Option<Duration>,
     /// The last shrink of which it is not known yet whether it was right.
     shrunk_at: Option<Duration>,
-    /// How often the idle time is doubled.
+    /// How often the idle time is quadrupled.
     patience: u32,
 }
 
@@ -96,12 +118,26 @@ pub enum Decision {
     Shrink,
 }
 
+/// A change of the size, for whoever shows what was decided last.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct SizeChange {
+    /// How many members there were until then, those that were to come included.
+    pub from: usize,
+    /// How many from then on.
+    pub to: usize,
+    /// The estimate of the demand by which it was decided, in members.
+    pub estimate: f64,
+    /// When, by the clock of the runtime.
+    pub at: Duration,
+}
+
 impl Default for SizingSettings {
     fn default() -> Self {
         Self {
             min: 1,
             max: 10,
-            grow_above: 0.9,
+            headroom: 0.1,
             idle_members: 1.25,
             idle_time: Duration::from_secs(30),
             cool_down: Duration::from_secs(30),
@@ -115,9 +151,8 @@ impl SizingSettings {
     pub fn check(&self) -> Result<(), SettingsError> {
         at_least_one("min", self.min)?;
         in_order(("min", number(self.min)), ("max", number(self.max)))?;
-        share("grow_above", self.grow_above)?;
-        above("grow_above", self.grow_above, 0.0)?;
-        above("idle_members", self.idle_members, 1.0)?;
+        above("headroom", self.headroom, 0.0)?;
+        above("idle_members", self.idle_members, 1.0 + self.headroom)?;
         some_time("idle_time", self.idle_time)?;
         some_time("smoothing", self.smoothing)
     }
@@ -130,17 +165,18 @@ impl Sizing {
     }
 
     /// With the defaults, which are in their ranges.
-    pub(super) fn with_defaults(now: Duration) -> Self {
+    pub(crate) fn with_defaults(now: Duration) -> Self {
         Self::of(SizingSettings::default(), now)
     }
 
     fn of(settings: SizingSettings, now: Duration) -> Self {
         Self {
             settings,
-            estimate: 0.0,
+            estimate: Fading::new(settings.smoothing),
             usage: Usage::default(),
             at: now,
-            idle_since: None,
+            idle: None,
+            idle_times: 0,
             grown_at: None,
             shrunk_at: None,
             patience: 0,
@@ -152,7 +188,11 @@ impl Sizing {
     /// A decision counts as carried out: tell the usage that it led to, in the same moment, for that may lead to a further one.
     pub fn observe(&mut self, now: Duration, usage: Usage) -> Decision {
         let now = now.max(self.at);
-        self.estimate = self.estimate_at(now);
+        let passed = now.saturating_sub(self.at);
+        if let Some(idle) = &mut self.idle {
+            idle.pass(&self.estimate, self.usage.demand(), passed);
+        }
+        self.estimate.pass(self.usage.demand(), passed);
         (self.at, self.usage) = (now, usage);
         if self.shrunk_at.is_some_and(|at| now.saturating_sub(at) >= self.probation()) {
             // It was right, and so the next may be sooner again.
@@ -166,21 +206,17 @@ impl Sizing {
     pub fn next_look(&self) -> Option<Duration> {
         let size = self.usage.size();
         let growth = (size < self.settings.max).then(|| self.crossing(self.grown_beyond(size))).flatten();
-        let shrinking = match self.idle_since {
+        let shrinking = match self.idle {
             Some(_) => self.due(),
             None if self.may_shrink() => self.crossing(self.idle_below(size)),
             None => None,
         };
-        // At its end the idle time may become shorter.
-        let proven = self.shrunk_at.filter(|_| self.idle_since.is_some()).map(|at| at + self.probation());
-        growth.into_iter().chain(shrinking).chain(proven).min()
+        growth.into_iter().chain(shrinking).min()
     }
 
     /// The demand in members, averaged, as it is at this time.
     pub fn estimate_at(&self, now: Duration) -> f64 {
-        let passed = now.saturating_sub(self.at).as_secs_f64() / self.settings.smoothing.as_secs_f64();
-        let demand = self.usage.demand();
-        demand + (self.estimate - demand) * (-passed).exp()
+        self.estimate.after(self.usage.demand(), now.saturating_sub(self.at))
     }
 
     /// What was used since it was told last turns out to have been this, on average: from then to now it is reckoned with. Says
@@ -210,47 +246,68 @@ impl Sizing {
         &self.usage
     }
 
-    /// How long members must be idle until the next shrink: the setting, doubled for each shrink that had to be taken back.
+    /// How long members must be idle until the next shrink: the setting, quadrupled for each shrink that had to be taken back,
+    /// up to 64 times as long.
     pub fn idle_time(&self) -> Duration {
-        self.settings.idle_time.saturating_mul(1 << self.patience)
+        self.settings.idle_time.saturating_mul(self.idle_times_needed())
+    }
+
+    fn idle_times_needed(&self) -> u32 {
+        1 << (2 * self.patience)
     }
 
     fn decide(&mut self) -> Decision {
-        let (size, SizingSettings { min, max, grow_above, .. }) = (self.usage.size(), self.settings);
+        let (size, SizingSettings { min, max, headroom, .. }) = (self.usage.size(), self.settings);
         if size < min {
             return Decision::Grow { to: min };
         }
-        if size < max && self.estimate > self.grown_beyond(size) {
+        let estimate = self.estimate.value();
+        if size < max && estimate > self.grown_beyond(size) {
             if self.shrunk_at.take().is_some() {
                 self.patience = (self.patience + 1).min(MOST_PATIENT);
             }
-            (self.idle_since, self.grown_at) = (None, Some(self.at));
-            return Decision::Grow { to: at_least(self.estimate / grow_above).clamp(size + 1, max) };
+            (self.idle, self.idle_times, self.grown_at) = (None, 0, Some(self.at));
+            return Decision::Grow { to: at_least(estimate + headroom).clamp(size + 1, max) };
         }
-        if !self.may_shrink() || self.estimate > self.idle_below(size) {
-            self.idle_since = None;
-            return Decision::Hold;
+        if self.is_idle_for_long() { Decision::Shrink } else { Decision::Hold }
+    }
+
+    /// Whether so many were idle for so long that one is to go now.
+    fn is_idle_for_long(&mut self) -> bool {
+        if !self.may_shrink() {
+            (self.idle, self.idle_times) = (None, 0);
+            return false;
         }
-        self.idle_since.get_or_insert(self.at);
-        if self.due().is_none_or(|due| self.at < due) {
-            return Decision::Hold;
+        let below = self.idle_below(self.usage.size());
+        let is_below = self.estimate.value() <= below;
+        let next = is_below.then(|| Period::new(self.at));
+        let ended = self.idle.filter(|_| self.due().is_some_and(|due| self.at >= due));
+        let Some(idle) = ended else {
+            self.idle = self.idle.or(next);
+            return false;
+        };
+        self.idle = next;
+        let was_below = idle.mean() + DEVIATIONS * idle.deviation() <= below;
+        self.idle_times = if is_below && was_below { self.idle_times + 1 } else { 0 };
+        if self.idle_times < self.idle_times_needed() {
+            return false;
         }
         if self.shrunk_at.is_some() {
             // The one before was right: even one less is enough.
             self.patience = self.patience.saturating_sub(1);
         }
-        (self.idle_since, self.shrunk_at) = (None, Some(self.at));
-        Decision::Shrink
+        (self.idle, self.idle_times, self.shrunk_at) = (None, 0, Some(self.at));
+        true
     }
 
     fn may_shrink(&self) -> bool {
         self.usage.size() > self.settings.min
     }
 
-    /// When those that are idle were so for long enough.
+    /// When this idle time ends.
     fn due(&self) -> Option<Duration> {
         let cool = self.grown_at.map_or(Duration::ZERO, |at| at.saturating_add(self.settings.cool_down));
-        self.idle_since.map(|since| since.saturating_add(self.idle_time()).max(cool))
+        self.idle.map(|idle| idle.since().saturating_add(self.settings.idle_time).max(cool))
     }
 
     /// Growth within this time after a shrink shows that the shrink was wrong.
@@ -259,22 +316,19 @@ impl Sizing {
     }
 
     fn grown_beyond(&self, size: usize) -> f64 {
-        self.settings.grow_above * number(size) + EDGE
+        number(size) - self.settings.headroom + EDGE
     }
 
     fn idle_below(&self, size: usize) -> f64 {
-        let one_less = APART * self.grown_beyond(size.saturating_sub(1));
-        one_less.min(number(size) - self.settings.idle_members) + EDGE
+        number(size) - self.settings.idle_members + EDGE
     }
 
     /// When the estimate will have crossed the threshold, if it moves towards it.
     fn crossing(&self, threshold: f64) -> Option<Duration> {
         let demand = self.usage.demand();
-        let share = (self.estimate - demand) / (threshold - demand);
-        // Not beyond 1 if it moves away, has crossed already, or stays where it is.
-        let moves = share.is_finite() && share > 1.0;
-        let after = self.settings.smoothing.as_secs_f64() * share.ln();
-        moves.then(|| Duration::try_from_secs_f64(after).ok()).flatten().map(|after| self.at + after + SLACK)
+        self.estimate
+            .crossing(demand, threshold)
+            .map(|after| self.at.saturating_add(after).saturating_add(SLACK))
     }
 }
 

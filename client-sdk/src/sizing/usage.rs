@@ -1,5 +1,8 @@
 //! What a pool is used for right now, as demand in members' worth.
 
+/// More than this no demand is: it could not be reckoned with.
+const MOST: f64 = 1e9;
+
 /// How many members there are, and how much of them is used, at one moment.
 ///
 /// Demand is counted in members: 2.5 is what two members and a half are needed for. A member's worth is its limit of requests
@@ -36,9 +39,12 @@ impl Usage {
     }
 
     /// What is used on average: `used` and `waiting` in members' worth, of `ready` members, with `coming` ones in the making. For
-    /// whoever measures it over time, instead of looking at one moment. What is no demand (below 0, not a number) is none.
+    /// whoever measures it over time, instead of looking at one moment. What is no demand (below 0, not a number) is none, and
+    /// none is more than a billion.
     pub fn averaged(ready: usize, coming: usize, used: f64, waiting: f64) -> Self {
-        Self { ready, coming, used: used.max(0.0), waiting: waiting.max(0.0) }
+        // Not a number is none, too.
+        let demand = |it: f64| if it > 0.0 { it.min(MOST) } else { 0.0 };
+        Self { ready, coming, used: demand(used), waiting: demand(waiting) }
     }
 
     /// How many members there are, those that come included.

@@ -1,0 +1,174 @@
+//! `load`: what a registry takes, beside etcd, ZooKeeper and bare gRPC, in one run on one machine.
+//!
+//! ```text
+//!   main ──► scenarios ──► peers ──► process: servers, started, watched, killed
+//!     └────► report ◄───────┘
+//! ```
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`scenarios`] | what is asked of the servers, and what of it is measured |
+//! | [`peers`] | who is asked, in one vocabulary |
+//! | [`process`] | server processes, their processor time and memory |
+//! | [`report`] | figures: JSON lines, and the table |
+//! | [`stats`] | percentiles and medians |
+//! | [`clock`] | the real clock |
+//! | [`failure`] | what went wrong, for people |
+//!
+//! The table goes to standard output, progress to standard error. Every run measures every peer, so that the machine's moods
+//! are shared; what counts is the ratio within one run.
+#![allow(clippy::print_stdout, clippy::print_stderr)] // a command, which prints
+
+mod clock;
+mod failure;
+mod peers;
+mod process;
+mod report;
+mod scenarios;
+mod stats;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Parser, ValueEnum};
+
+use crate::{
+    failure::{Failure, Result},
+    peers::Setup,
+    report::Report,
+    scenarios::{Scenario, Who},
+};
+
+/// Measures a registry beside etcd, ZooKeeper and bare gRPC: starts and ends the servers by itself, on empty directories,
+/// on this machine only.
+///
+/// Everything takes about ten minutes a run. A peer whose program is not there is left out, and that is said.
+#[derive(Debug, Parser)]
+#[command(version, name = "load")]
+struct Args {
+    /// What to measure; all of it if none is named
+    #[arg(value_enum)]
+    scenarios: Vec<Scenario>,
+
+    /// Whom to measure
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Who::value_variants().to_vec())]
+    peers: Vec<Who>,
+
+    /// How often to measure everything, 1 to 100; the table has the medians
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    runs: u32,
+
+    /// A file to write every figure to, a line of JSON each
+    #[arg(long)]
+    json: Option<PathBuf>,
+
+    /// Divide all counts and times by this, 1 to 1,000: for trying out
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    less: u32,
+
+    /// Where the servers keep their data: on the disk that is to be measured
+    #[arg(long, default_value_os_t = std::env::temp_dir())]
+    dir: PathBuf,
+
+    /// The program of etcd
+    #[arg(long, default_value = "/usr/bin/etcd")]
+    etcd: PathBuf,
+
+    /// The archive of ZooKeeper; it needs `java`
+    #[arg(long, default_value = "/usr/share/java/zookeeper.jar")]
+    zookeeper: PathBuf,
+}
+
+/// Servers give leases in seconds; and in less, nobody has registered and renewed anything.
+const SHORTEST_TTL: Duration = Duration::from_secs(4);
+
+/// What is measured, and how much of it.
+#[derive(Clone, Debug)]
+struct Plan {
+    setup: Setup,
+    less: u32,
+}
+
+impl Plan {
+    /// A count, of instances or changes, as the user wants it scaled; never nothing.
+    fn size(&self, count: u32) -> u32 {
+        (count / self.less).max(count.min(1))
+    }
+
+    /// A count of watchers or connections, likewise.
+    fn many(&self, count: usize) -> usize {
+        (count / self.less as usize).max(1)
+    }
+
+    /// How long a lease is that is to run out: no shorter than servers give it.
+    fn ttl(&self, ttl: Duration) -> Duration {
+        (ttl / self.less).max(ttl.min(SHORTEST_TTL))
+    }
+
+    /// A length of time, likewise.
+    fn time(&self, time: Duration) -> Duration {
+        time / self.less
+    }
+}
+
+/// Says how far it is.
+fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let program = arguments.next().unwrap_or_default();
+    let mut rest: Vec<_> = arguments.collect();
+    let told = rest.first().and_then(|first| first.to_str()).unwrap_or_default();
+    if told == peers::ours::SERVE {
+        rest[0] = program;
+        return registry_server::cli::main_with(rest);
+    }
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return refuse(&format!("cannot start threads: {error}")),
+    };
+    let done = if told == peers::floor::SERVE {
+        let address = rest.get(1).and_then(|text| text.to_str()?.parse::<SocketAddr>().ok());
+        match address {
+            Some(address) => runtime.block_on(peers::floor::serve(address)),
+            None => Err(Failure("the floor wants an address".to_owned())),
+        }
+    } else {
+        runtime.block_on(measure(Args::parse()))
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => refuse(&failure.to_string()),
+    }
+}
+
+async fn measure(args: Args) -> Result<()> {
+    let setup = Setup { directory: args.dir, etcd: args.etcd, zookeeper: args.zookeeper, hold: false };
+    let mut peers = args.peers;
+    for (who, program) in [(Who::Etcd, &setup.etcd), (Who::Zookeeper, &setup.zookeeper)] {
+        if peers.contains(&who) && !program.is_file() {
+            say(&format!("{who:?} is left out: {} is not there", program.display()));
+            peers.retain(|peer| *peer != who);
+        }
+    }
+    let scenarios =
+        if args.scenarios.is_empty() { Scenario::value_variants().to_vec() } else { args.scenarios };
+    let plan = Plan { setup, less: args.less };
+    let mut report = Report::new(args.json.as_deref())?;
+    for run in 1..=args.runs {
+        report.begin(run);
+        for scenario in &scenarios {
+            for who in &peers {
+                scenarios::run(*scenario, *who, &plan, &mut report).await?;
+            }
+        }
+    }
+    print!("{}", report.table());
+    Ok(())
+}
+
+fn refuse(problem: &str) -> ExitCode {
+    eprintln!("load: {problem}");
+    ExitCode::FAILURE
+}

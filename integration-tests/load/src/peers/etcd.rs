@@ -1,0 +1,315 @@
+//! etcd, one member, as Debian's package or any other build of it has it, with its defaults.
+//!
+//! The messages are the few that are needed, by their published field numbers: a generated client wants `protoc`, and opens a
+//! stream for every lease and every watch.
+
+use std::{ffi::OsString, time::Duration};
+
+use http::uri::PathAndQuery;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{IntoRequest, Request, Streaming, client::Grpc, transport::Channel};
+use tonic_prost::ProstCodec;
+
+use super::{Connection, News, Peer, Place, Renewals, Setup, Watch, channel, instance_number, service_name};
+use crate::{
+    failure::{During, Failure, Result},
+    process::{Process, Recipe, free_address},
+};
+
+/// An etcd server.
+#[derive(Debug)]
+pub(crate) struct Etcd(Process);
+
+impl Peer for Etcd {
+    const NAME: &'static str = "etcd";
+    type Connection = Client;
+
+    async fn start(setup: &Setup) -> Result<Self> {
+        let process = Process::start(&setup.directory, |directory| {
+            let (address, peers) = (free_address()?, free_address()?);
+            let (client, peer) = (format!("http://{address}"), format!("http://{peers}"));
+            let mut arguments: Vec<OsString> = [
+                "--listen-client-urls",
+                &client,
+                "--advertise-client-urls",
+                &client,
+                "--listen-peer-urls",
+                &peer,
+                "--initial-advertise-peer-urls",
+                &peer,
+                "--initial-cluster",
+                &format!("default={peer}"),
+                "--data-dir",
+            ]
+            .map(OsString::from)
+            .into();
+            arguments.push(directory.join("data").into());
+            Ok(Recipe { name: Self::NAME, program: setup.etcd.clone(), arguments, address })
+        });
+        Ok(Self(process.await?))
+    }
+
+    fn process(&self) -> &Process {
+        &self.0
+    }
+
+    fn process_mut(&mut self) -> &mut Process {
+        &mut self.0
+    }
+
+    async fn connect(&self) -> Result<Client> {
+        Ok(Client(channel(&self.0).await?))
+    }
+}
+
+/// A connection to etcd.
+#[derive(Clone, Debug)]
+pub(crate) struct Client(Channel);
+
+impl Client {
+    async fn call<Q, A>(&self, method: &'static str, request: Q) -> Result<A>
+    where
+        Q: prost::Message + Default + 'static,
+        A: prost::Message + Default + 'static,
+    {
+        let mut grpc = Grpc::new(self.0.clone()).max_decoding_message_size(1 << 30);
+        grpc.ready().await.during("etcd is out of reach")?;
+        let path = PathAndQuery::from_static(method);
+        let answer = grpc.unary(request.into_request(), path, ProstCodec::<Q, A>::default()).await;
+        Ok(answer.during(&format!("etcd: {method}"))?.into_inner())
+    }
+
+    /// Opens a stream with its first message: etcd answers nothing before that, not even that the stream is open.
+    async fn stream<Q, A>(&self, method: &'static str, first: Q) -> Result<(mpsc::Sender<Q>, Streaming<A>)>
+    where
+        Q: prost::Message + Default + 'static,
+        A: prost::Message + Default + 'static,
+    {
+        let (requests, sent) = mpsc::channel(1);
+        requests.try_send(first).during("a new queue has room")?;
+        let mut grpc = Grpc::new(self.0.clone());
+        grpc.ready().await.during("etcd is out of reach")?;
+        let path = PathAndQuery::from_static(method);
+        let request = Request::new(ReceiverStream::new(sent));
+        let answer = grpc.streaming(request, path, ProstCodec::<Q, A>::default()).await;
+        Ok((requests, answer.during(&format!("etcd: {method}"))?.into_inner()))
+    }
+}
+
+impl Connection for Client {
+    type Lease = i64;
+    type Renewals = KeepAlive;
+    type Watch = Range;
+
+    async fn register(&self, place: Place, ttl: Duration) -> Result<i64> {
+        let grant = wire::LeaseGrant { ttl: i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX), id: 0 };
+        let granted: wire::LeaseGranted = self.call("/etcdserverpb.Lease/LeaseGrant", grant).await?;
+        self.register_under(place, &granted.id).await?;
+        Ok(granted.id)
+    }
+
+    async fn register_under(&self, place: Place, lease: &i64) -> Result<()> {
+        let (key, value) = (key(place).into_bytes(), place.address().into_bytes());
+        let put = wire::Put { key, value, lease: *lease };
+        let _: wire::Done = self.call("/etcdserverpb.KV/Put", put).await?;
+        Ok(())
+    }
+
+    async fn deregister(&self, _: Place, lease: &i64) -> Result<()> {
+        let revoke = wire::LeaseRevoke { id: *lease };
+        let _: wire::Done = self.call("/etcdserverpb.Lease/LeaseRevoke", revoke).await?;
+        Ok(())
+    }
+
+    async fn discover(&self, service: u32) -> Result<usize> {
+        let (key, range_end) = range(service);
+        let range: wire::Found = self.call("/etcdserverpb.KV/Range", wire::Range { key, range_end }).await?;
+        Ok(range.kvs.len())
+    }
+
+    async fn renewals(&self) -> Result<KeepAlive> {
+        Ok(KeepAlive { client: self.clone(), stream: None })
+    }
+
+    async fn watch(&self, service: u32) -> Result<Range> {
+        let (key, range_end) = range(service);
+        let create = wire::WatchCreate { key: key.clone(), range_end: range_end.clone(), start_revision: 0 };
+        let first = wire::Watch { create: Some(create) };
+        let (requests, mut events) =
+            self.stream::<_, wire::Events>("/etcdserverpb.Watch/Watch", first).await?;
+        // Created; what comes from here on is told.
+        events.message().await.during("etcd: a watch failed")?;
+        let range: wire::Found = self.call("/etcdserverpb.KV/Range", wire::Range { key, range_end }).await?;
+        let first = range.kvs.iter().filter_map(|kv| number(&kv.key)).map(News::There).collect();
+        Ok(Range { events, first, _requests: requests })
+    }
+}
+
+/// A stream of renewals; each message renews one lease. Opened by the first.
+#[derive(Debug)]
+pub(crate) struct KeepAlive {
+    client: Client,
+    stream: Option<(mpsc::Sender<wire::LeaseKeepAlive>, Streaming<wire::LeaseKept>)>,
+}
+
+impl Renewals<i64> for KeepAlive {
+    const AT_ONCE: usize = 1;
+
+    async fn renew(&mut self, leases: &[i64]) -> Result<()> {
+        for id in leases {
+            let message = wire::LeaseKeepAlive { id: *id };
+            if let Some((requests, _)) = &self.stream {
+                requests.send(message).await.during("etcd: a keepalive has ended")?;
+            } else {
+                self.stream = Some(self.client.stream("/etcdserverpb.Lease/LeaseKeepAlive", message).await?);
+            }
+            let Some((_, answers)) = &mut self.stream else { continue };
+            let answer = answers.message().await.during("etcd: LeaseKeepAlive")?;
+            if answer.is_none_or(|answer| answer.ttl <= 0) {
+                return Err(Failure("etcd: a lease was not renewed".to_owned()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A watched range of keys.
+#[derive(Debug)]
+pub(crate) struct Range {
+    events: Streaming<wire::Events>,
+    first: Vec<News>,
+    _requests: mpsc::Sender<wire::Watch>,
+}
+
+impl Watch for Range {
+    async fn next(&mut self, news: &mut Vec<News>) -> Result<()> {
+        if !self.first.is_empty() {
+            news.append(&mut self.first);
+            return Ok(());
+        }
+        let events = self.events.message().await.during("etcd: a watch failed")?;
+        let events = events.ok_or_else(|| Failure("etcd: a watch has ended".to_owned()))?;
+        news.extend(events.events.iter().filter_map(|event| {
+            let number = number(&event.kv.as_ref()?.key)?;
+            Some(if event.kind == 0 { News::There(number) } else { News::Gone(number) })
+        }));
+        Ok(())
+    }
+}
+
+fn key(place: Place) -> String {
+    format!("/services/{}/{}", place.service_name(), place.id())
+}
+
+/// All keys of a service: up to the one after its last possible.
+fn range(service: u32) -> (Vec<u8>, Vec<u8>) {
+    let name = service_name(service);
+    (format!("/services/{name}/").into_bytes(), format!("/services/{name}0").into_bytes())
+}
+
+fn number(key: &[u8]) -> Option<u32> {
+    instance_number(std::str::from_utf8(key).ok()?)
+}
+
+/// The messages, by etcd's published field numbers.
+mod wire {
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct LeaseGrant {
+        #[prost(int64, tag = "1")]
+        pub(crate) ttl: i64,
+        #[prost(int64, tag = "2")]
+        pub(crate) id: i64,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct LeaseGranted {
+        #[prost(int64, tag = "2")]
+        pub(crate) id: i64,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct LeaseRevoke {
+        #[prost(int64, tag = "1")]
+        pub(crate) id: i64,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct LeaseKeepAlive {
+        #[prost(int64, tag = "1")]
+        pub(crate) id: i64,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct LeaseKept {
+        #[prost(int64, tag = "3")]
+        pub(crate) ttl: i64,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct Put {
+        #[prost(bytes = "vec", tag = "1")]
+        pub(crate) key: Vec<u8>,
+        #[prost(bytes = "vec", tag = "2")]
+        pub(crate) value: Vec<u8>,
+        #[prost(int64, tag = "3")]
+        pub(crate) lease: i64,
+    }
+
+    /// An answer of which only its coming matters.
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct Done {}
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct Range {
+        #[prost(bytes = "vec", tag = "1")]
+        pub(crate) key: Vec<u8>,
+        #[prost(bytes = "vec", tag = "2")]
+        pub(crate) range_end: Vec<u8>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct Found {
+        #[prost(message, repeated, tag = "2")]
+        pub(crate) kvs: Vec<KeyValue>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct KeyValue {
+        #[prost(bytes = "vec", tag = "1")]
+        pub(crate) key: Vec<u8>,
+        #[prost(bytes = "vec", tag = "5")]
+        pub(crate) value: Vec<u8>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct Watch {
+        #[prost(message, optional, tag = "1")]
+        pub(crate) create: Option<WatchCreate>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct WatchCreate {
+        #[prost(bytes = "vec", tag = "1")]
+        pub(crate) key: Vec<u8>,
+        #[prost(bytes = "vec", tag = "2")]
+        pub(crate) range_end: Vec<u8>,
+        #[prost(int64, tag = "3")]
+        pub(crate) start_revision: i64,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct Events {
+        #[prost(message, repeated, tag = "11")]
+        pub(crate) events: Vec<Event>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct Event {
+        /// 0: put, 1: delete.
+        #[prost(int32, tag = "1")]
+        pub(crate) kind: i32,
+        #[prost(message, optional, tag = "2")]
+        pub(crate) kv: Option<KeyValue>,
+    }
+}

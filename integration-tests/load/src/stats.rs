@@ -1,0 +1,70 @@
+//! Figures out of measurements: percentiles, medians, spreads.
+
+use std::time::Duration;
+
+/// Many durations, of which the order does not matter.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Latencies(Vec<Duration>);
+
+impl Latencies {
+    /// Takes one in.
+    pub(crate) fn push(&mut self, latency: Duration) {
+        self.0.push(latency);
+    }
+
+    /// Takes others in.
+    pub(crate) fn append(&mut self, mut others: Self) {
+        self.0.append(&mut others.0);
+    }
+
+    /// How many.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The least that so many percent are not above. Zero if there are none.
+    pub(crate) fn percentile(&mut self, percent: usize) -> Duration {
+        self.0.sort_unstable();
+        let rank = (self.0.len() * percent).div_ceil(100).max(1) - 1;
+        self.0.get(rank).copied().unwrap_or_default()
+    }
+
+    /// The largest. Zero if there are none.
+    pub(crate) fn most(&self) -> Duration {
+        self.0.iter().max().copied().unwrap_or_default()
+    }
+}
+
+/// The middle one, or the mean of the two in the middle. `None` of nothing.
+pub(crate) fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => None,
+        count if count % 2 == 1 => Some(sorted[middle]),
+        _ => Some(f64::midpoint(sorted[middle - 1], sorted[middle])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_of_the_nearest_rank() {
+        let mut latencies = Latencies::default();
+        assert_eq!(latencies.percentile(99), Duration::ZERO);
+        (1..=200).rev().for_each(|ms| latencies.push(Duration::from_millis(ms)));
+        assert_eq!(latencies.percentile(50), Duration::from_millis(100));
+        assert_eq!(latencies.percentile(99), Duration::from_millis(198));
+        assert_eq!(latencies.most(), Duration::from_millis(200));
+    }
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between() {
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+    }
+}

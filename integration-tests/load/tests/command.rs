@@ -1,0 +1,69 @@
+//! The command itself, with little load: real servers, every scenario, the table, the JSON lines.
+
+use std::process::{Command, Output};
+
+fn load(arguments: &[&str]) -> Output {
+    let directory = tempfile::tempdir().expect("a directory");
+    Command::new(env!("CARGO_BIN_EXE_load"))
+        .args(["--less", "100", "--runs", "1", "--dir"])
+        .arg(directory.path())
+        .args(arguments)
+        .output()
+        .expect("it can be started")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn every_scenario_measures_ours_and_the_floor_and_nothing_is_lost() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let json = directory.path().join("figures");
+    let done = load(&["--peers", "ours,floor", "--json", &json.display().to_string()]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let table = text(&done.stdout);
+    let has = |row: &str| table.lines().any(|line| line.starts_with(row));
+    for scenario in
+        ["register", "renew", "discover", "watch", "burst", "churn", "expiry", "recover", "memory", "flat"]
+    {
+        assert!(has(&format!("| {scenario} | ")), "{scenario} is not in the table:\n{table}");
+    }
+    assert!(has("| scenario | case | figure | ours | floor | ours / floor |"), "{table}");
+    let lines = std::fs::read_to_string(json).expect("figures");
+    let figures: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();
+    let of = |name: &str| -> Vec<f64> {
+        let named = figures.iter().filter(|figure| figure["figure"] == name);
+        named.map(|figure| figure["value"].as_f64().expect("a number")).collect()
+    };
+    assert_eq!(of("lost"), [0.0, 0.0], "killed twice");
+    assert!(of("early").iter().all(|early| *early == 0.0), "no lease ends early: {lines}");
+    assert!(of("held").iter().any(|held| *held > 0.0), "the guard holds: {lines}");
+}
+
+#[test]
+fn a_peer_that_is_not_there_is_left_out_and_that_is_said() {
+    let done = load(&[
+        "register",
+        "--peers",
+        "ours,etcd,zookeeper",
+        "--etcd",
+        "/nowhere/etcd",
+        "--zookeeper",
+        "/nowhere/zk",
+    ]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let said = text(&done.stderr);
+    for (who, program) in [("Etcd", "/nowhere/etcd"), ("Zookeeper", "/nowhere/zk")] {
+        assert!(said.contains(&format!("{who} is left out: {program} is not there")), "{said}");
+    }
+    assert!(text(&done.stdout).contains("| register |"));
+}
+
+#[test]
+fn a_server_that_cannot_start_is_an_error_with_its_own_words() {
+    let done = load(&["register", "--peers", "etcd", "--etcd", "/bin/false"]);
+    assert!(!done.status.success());
+    assert!(text(&done.stderr).contains("etcd ended at its start"), "{}", text(&done.stderr));
+}
