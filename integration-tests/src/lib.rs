@@ -11,7 +11,7 @@
 //! | [`registrant`] | a registrant that goes on renewing |
 //! | [`writers`] | writers whose every effect can be recognised later |
 //! | [`validate`] | one validator for each promise, which prints the promise's name when it breaks |
-//! | [`floors`] | parts of the server on simulated time, from a seed: the rules alone, and the writer's loop on a bad disk |
+//! | [`floors`] | parts of the server on simulated time, from a seed: the rules alone, the writer's loop on a bad disk; and whole systems |
 //! | [`fleet`] | real processes that are called, well or badly behaved, and callers that count |
 //! | [`sim`] | whole systems, servers and SDK, on simulated time, network and disks, from a seed |
 //!
@@ -36,7 +36,7 @@
 //!
 //! | test | what it shows, with the SDK |
 //! |---|---|
-//! | `simulated` | in [`sim`]: the same seed, the same history; L1, C1, C3, W5 and W9 through crashes and partitions |
+//! | `simulated` | in [`sim`]: the same seed, the same history; every promise through crashes, partitions, drains and wrong clocks |
 //! | `sdk` | on real sockets and processes: C1–C4, L3, L4, W8 as a service and its callers see them |
 //! | `rolling_restart` | 20 processes are restarted in turn under load, without a sleep, and no call fails: C4 |
 //! | `fleet` | 20 processes that are restarted, killed and go bad under 200 callers: no call fails that a retry can save |

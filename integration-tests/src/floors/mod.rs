@@ -1,4 +1,5 @@
-//! The lower floors of simulation: parts of the server on simulated time, from a seed, thousands of them in seconds.
+//! The floors of simulation: parts of the server on simulated time, from a seed, thousands of them in seconds; and whole
+//! systems on a simulated network.
 //!
 //! ```text
 //!   seed ──► play ──► History ──► validate::judge ──► Verdict: which promises were broken, by name
@@ -15,8 +16,7 @@
 //! | `watching` | watchers and readers of a hub |
 //! | `witness` | what the registry committed, as everyone is to see it |
 //! | `recording` | the history in the making |
-//!
-//! The floor above, whole systems on a simulated network, is [`crate::sim`].
+//! | [`system`] | servers, SDK clients and registrants in a [`crate::sim`] |
 
 mod clients;
 mod core;
@@ -24,6 +24,7 @@ mod disk;
 mod draw;
 mod process;
 mod recording;
+pub mod system;
 mod watching;
 mod witness;
 mod writer;

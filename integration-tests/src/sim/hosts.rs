@@ -1,16 +1,15 @@
-//! What runs on a host: a registry, an instance, a watcher, a caller. Each is an `async fn` of what it needs, so that a
-//! host can be started again.
+//! What runs on a host: a registry, a watcher, a caller (an instance is in [`super::instance`]). Each is an `async fn` of
+//! what it needs, so that a host can be started again.
 
 use std::{sync::Arc, time::Duration};
 
 use client_sdk::{
     balance::WeightedRandom,
     channel::{BalancedChannel, ChannelError, RouteError},
-    client::{MissingRegistry, RegistryClient},
+    client::RegistryClient,
     discover::{Discover, RegistryDiscover},
     model::{Address, Endpoint, Instance, InstanceList, Status as InstanceStatus},
     outlier::OutlierDetection,
-    registration::Registration,
     runtime::Runtime,
 };
 use registry_server::{
@@ -18,24 +17,24 @@ use registry_server::{
     store::{EmbeddedOptions, EmbeddedStore, MemoryStore, Store},
 };
 use tokio::{sync::watch, time::sleep};
-use tonic::{Request, Response, Status, transport::Server};
-use tonic_health::pb::{
-    HealthCheckRequest, HealthCheckResponse,
-    health_client::HealthClient,
-    health_server::{Health, HealthServer},
-};
+use tonic::{Request, Response};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_client::HealthClient};
 
 use super::{
     disk::SimulatedDisk,
-    net::{REGISTRY_PORT, SERVICE_PORT, incoming},
+    instance::WHO,
+    net::{REGISTRY_PORT, incoming},
     trace::{Event, Seen, Trace},
-    world,
+    world::{self, Clock},
 };
 
 /// The service that instances register and callers call.
 pub const SERVICE: &str = "greeter";
 /// A log grows in such steps.
 const GROW_BYTES: u64 = 4_096;
+/// For how long a registry that stops waits for its callers.
+const GRACE: Duration = Duration::from_secs(4);
+const BETWEEN_RUNS: Duration = Duration::from_millis(50);
 
 /// What a host's software ends with.
 pub type Ended = Result<(), Box<dyn std::error::Error>>;
@@ -49,85 +48,66 @@ pub enum Storage {
     Disk(SimulatedDisk),
 }
 
-/// A registry server.
-pub async fn registry(name: String, storage: Storage, seed: u64, trace: Trace) -> Ended {
-    let runtime = world::of_server(seed);
-    let incoming = incoming(REGISTRY_PORT).await?;
-    let new_epoch = runtime.random_u128();
-    let (store, named): (Box<dyn Store>, _) = match storage {
-        Storage::Memory => (Box::new(MemoryStore::new(new_epoch)), server::Storage::Memory),
-        Storage::Disk(disk) => {
-            let options = EmbeddedOptions {
-                grow_bytes: GROW_BYTES,
-                ..EmbeddedOptions::new(server::fold(&Config::default().core), new_epoch)
-            };
-            let store = EmbeddedStore::open_on(Arc::new(disk), options)?;
-            // Its compactor has a thread of its own: nothing of it may be left to chance.
-            store.settle();
-            (Box::new(store), server::Storage::Embedded)
-        }
-    };
-    let config = Config { storage: named, ..Config::default() };
-    server::run_on(store, config, incoming, runtime, std::future::pending(), |found| {
-        trace.saw(Event::Started {
-            who: name,
-            epoch: found.epoch.clone(),
-            revision: found.revision,
-            instances: found.instances,
-        });
-    })
-    .await?;
+/// What every host is given at a start: its name, its seed, its clock, and where it says what it sees.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// Its name.
+    pub name: String,
+    /// Another one at each start.
+    pub seed: u64,
+    /// Its clock.
+    pub clock: Clock,
+    /// The record.
+    pub trace: Trace,
+}
+
+/// A registry server. It stops in good order whenever `stops` changes, and is started again.
+pub async fn registry(given: Given, storage: Storage, stops: watch::Receiver<u64>) -> Ended {
+    let Given { name, seed, clock, trace } = given;
+    for turn in 0.. {
+        let runtime = world::of_server(seed.wrapping_add(turn), clock);
+        let incoming = incoming(REGISTRY_PORT).await?;
+        let new_epoch = runtime.random_u128();
+        let (store, named): (Box<dyn Store>, _) = match &storage {
+            Storage::Memory => (Box::new(MemoryStore::new(new_epoch)), server::Storage::Memory),
+            Storage::Disk(disk) => {
+                let options = EmbeddedOptions {
+                    grow_bytes: GROW_BYTES,
+                    ..EmbeddedOptions::new(server::fold(&Config::default().core), new_epoch)
+                };
+                let store = EmbeddedStore::open_on(Arc::new(disk.clone()), options)?;
+                // Its compactor has a thread of its own: nothing of it may be left to chance.
+                store.settle();
+                (Box::new(store), server::Storage::Embedded)
+            }
+        };
+        let config = Config { storage: named, grace: GRACE, ..Config::default() };
+        let (mut stops, who, seen) = (stops.clone(), name.clone(), trace.clone());
+        stops.mark_unchanged();
+        let stop = async move {
+            if stops.changed().await.is_ok() {
+                seen.saw(Event::Stopping { who });
+            }
+        };
+        server::run_on(store, config, incoming, runtime, stop, |found| {
+            trace.saw(Event::Started {
+                who: name.clone(),
+                epoch: found.epoch.clone(),
+                revision: found.revision,
+                instances: found.instances,
+            });
+        })
+        .await?;
+        // Whoever listened for it has to let go of the port.
+        sleep(BETWEEN_RUNS).await;
+    }
     Ok(())
 }
 
-/// An instance of [`SERVICE`]: serves, and is registered at each of `registries`, with the weight asked for last and, so
-/// that they can be told apart, the registry's number (from 0) times 1,000 on top.
-pub async fn instance(
-    name: String,
-    registries: Vec<String>,
-    mut weight: watch::Receiver<u32>,
-    ttl: Duration,
-    seed: u64,
-    trace: Trace,
-) -> Ended {
-    let serving = Server::builder().add_service(HealthServer::new(Greeter(name.clone())));
-    tokio::spawn(serving.serve_with_incoming(incoming(SERVICE_PORT).await?));
-    let mut registrations = Vec::new();
-    for (number, registry) in (0u32..).zip(registries) {
-        let client = client(&[registry], seed.wrapping_add(u64::from(number)))?;
-        let instance = Instance::builder(address(&name, SERVICE_PORT)?)
-            .id(&*name)
-            .weight(number * 1_000 + *weight.borrow())
-            .build();
-        let builder = Registration::builder(client).service(SERVICE).instance(instance).ttl(ttl);
-        let registration = builder.missing_registry(MissingRegistry::Wait).register().await?;
-        let (mut events, trace, who) = (registration.events(), trace.clone(), name.clone());
-        tokio::spawn(async move {
-            loop {
-                let state = format!("{:?}", events.borrow_and_update().state);
-                trace.saw(Event::Registration { who: who.clone(), state });
-                if events.changed().await.is_err() {
-                    return;
-                }
-            }
-        });
-        registrations.push((number, registration));
-    }
-    loop {
-        weight.changed().await?;
-        let weight = *weight.borrow_and_update();
-        for (number, registration) in &registrations {
-            let weight = number * 1_000 + weight;
-            // If it did not reach the registry now, it will: the SDK keeps the words.
-            let _ = registration.update(move |instance| instance.weight = weight).await;
-        }
-    }
-}
-
 /// Follows [`SERVICE`], and says all that it is told.
-pub async fn watcher(name: String, registries: Vec<String>, seed: u64, trace: Trace) -> Ended {
-    let discover = RegistryDiscover::builder(client(&registries, seed)?).build();
-    follow(name, &discover, trace).await
+pub async fn watcher(given: Given, registries: Vec<String>) -> Ended {
+    let discover = RegistryDiscover::builder(client(&registries, &given)?).build();
+    follow(given.name, &discover, given.trace).await
 }
 
 /// Says all that this discovery tells of [`SERVICE`].
@@ -162,14 +142,9 @@ async fn follow(name: String, discover: &RegistryDiscover, trace: Trace) -> Ende
 
 /// Calls [`SERVICE`] again and again, each call within its deadline, with this pause between them; and says all that it
 /// is told meanwhile of those it may call.
-pub async fn caller(
-    name: String,
-    registries: Vec<String>,
-    seed: u64,
-    pause: Duration,
-    trace: Trace,
-) -> Ended {
-    let client = client(&registries, seed)?;
+pub async fn caller(given: Given, registries: Vec<String>, pause: Duration) -> Ended {
+    let client = client(&registries, &given)?;
+    let Given { name, trace, .. } = given;
     let runtime: Runtime = client.runtime().clone();
     let discover = RegistryDiscover::builder(client).build();
     // Whoever is ejected while it is cut off is to be back within the longest backoff.
@@ -211,39 +186,24 @@ async fn call(name: String, channel: BalancedChannel, pause: Duration, trace: Tr
     }
 }
 
-/// Says its name.
-struct Greeter(String);
-
-#[tonic::async_trait]
-impl Health for Greeter {
-    async fn check(&self, _: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
-        let mut response = Response::new(HealthCheckResponse { status: 1 });
-        let name = self.0.parse().map_err(|_| Status::internal("the name is not ASCII"))?;
-        response.metadata_mut().insert("who", name);
-        Ok(response)
-    }
-
-    type WatchStream = tokio_stream::Pending<Result<HealthCheckResponse, Status>>;
-
-    async fn watch(&self, _: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Ok(Response::new(tokio_stream::pending()))
-    }
-}
-
 fn said(response: &Response<HealthCheckResponse>) -> String {
-    let who = response.metadata().get("who").and_then(|who| who.to_str().ok());
+    let who = response.metadata().get(WHO).and_then(|who| who.to_str().ok());
     who.unwrap_or_default().to_owned()
 }
 
-fn client(registries: &[String], seed: u64) -> Result<RegistryClient, Box<dyn std::error::Error>> {
-    let mut builder = RegistryClient::builder().runtime(world::of_client(seed));
+/// A client of these registries, in the world of this host.
+pub(super) fn client(
+    registries: &[String],
+    given: &Given,
+) -> Result<RegistryClient, Box<dyn std::error::Error>> {
+    let mut builder = RegistryClient::builder().runtime(world::of_client(given.seed, given.clock));
     for registry in registries {
         builder = builder.endpoint(address(registry, REGISTRY_PORT)?);
     }
     Ok(builder.build()?)
 }
 
-fn address(host: &str, port: u16) -> Result<Address, client_sdk::model::AddressError> {
+pub(super) fn address(host: &str, port: u16) -> Result<Address, client_sdk::model::AddressError> {
     format!("{host}:{port}").parse()
 }
 

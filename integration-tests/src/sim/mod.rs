@@ -10,27 +10,34 @@
 //! | module | what it owns |
 //! |---|---|
 //! | [`net`] | connector and accept stream over the simulated network |
-//! | [`world`] | clocks, randomness and spawning of each side |
+//! | [`world`] | clocks, right and wrong, randomness and spawning of each side |
 //! | [`disk`] | a disk in memory that loses power |
-//! | [`hosts`] | what runs on a host |
+//! | [`hosts`] | what runs on a host: registries, watchers, callers |
+//! | [`instance`] | an instance, which serves, is registered, and drains |
+//! | [`raw`] | hosts that speak the protocol by hand |
+//! | [`notebook`] | what those wrote down |
 //! | [`script`] | faults, written down or drawn from a seed |
 //! | [`simulation`] | the hosts together, stepped through a script |
 //! | [`trace`] | what everyone saw |
-//! | [`promises`] | promises, checked on a trace |
+//!
+//! Promises are judged by [`crate::validate`]: on the trace what callers see, and on what raw hosts wrote down the rest.
 //!
 //! The same seed gives the same trace, to the millisecond. What is beyond the seed: the order in which hyper and tonic
 //! poll their own futures, which shows in no trace as long as only one of them is ready.
 
 pub mod disk;
 pub mod hosts;
+pub mod instance;
 pub mod net;
-pub mod promises;
+pub mod notebook;
+pub mod raw;
 pub mod script;
 pub mod simulation;
 pub mod trace;
 pub mod world;
 
 pub use disk::SimulatedDisk;
+pub use raw::Stage;
 pub use script::{Fault, Script};
-pub use simulation::{Settings, Simulation, Storage};
+pub use simulation::{Recorded, Settings, Simulation, Storage};
 pub use trace::{Event, Trace};

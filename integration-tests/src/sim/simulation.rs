@@ -9,14 +9,26 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     disk::SimulatedDisk,
-    hosts,
+    hosts::{self, Given},
+    instance::{InstanceSettings, Orders, instance},
+    notebook::Notebook,
+    raw::{self, Raw, Stage},
     script::{Fault, Hosts, Script},
     trace::{Event, Trace},
+    world::Clock,
 };
+use crate::history::History;
+
+/// Messages take up to this long.
+const USUAL_LATENCY: Duration = Duration::from_millis(20);
+/// Processes that end within a millisecond at most.
+const ENDED: usize = 1_024;
+/// By then everyone is at work.
+const AT_WORK: Duration = Duration::from_secs(5);
 
 /// Whether registries keep what they hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +37,8 @@ pub enum Storage {
     Memory,
     /// Over power losses.
     Disk,
+    /// The first one does, over power losses; the others do not.
+    Mixed,
 }
 
 /// How many of everything there are.
@@ -40,12 +54,19 @@ pub struct Settings {
     pub instances: usize,
     /// Their TTL.
     pub ttl: Duration,
+    /// A request takes an instance up to this long.
+    pub work: Duration,
     /// Watchers: `watcher-0` and so on.
     pub watchers: usize,
     /// Callers: `caller-0` and so on.
     pub callers: usize,
     /// The pause between two calls.
     pub pause: Duration,
+    /// By what share clocks run too fast or too slow at most; walls are off by up to an hour. 0: all clocks are right.
+    pub drift: f64,
+    /// Whether there are hosts that speak the protocol by hand (see [`raw`]), with the first registry, and a witness on
+    /// every registry's host. The first registry has to be on a disk then.
+    pub raw: bool,
 }
 
 impl Settings {
@@ -57,11 +78,43 @@ impl Settings {
             storage: Storage::Disk,
             instances: 3,
             ttl: Duration::from_secs(15),
+            work: Duration::ZERO,
             watchers: 1,
             callers: 1,
             pause: Duration::from_millis(100),
+            drift: 0.0,
+            raw: false,
         }
     }
+
+    /// A system drawn from the seed, with everything that there is.
+    pub fn random(seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed ^ 0x5eed);
+        Self {
+            registries: random.usize(1..=2),
+            storage: if random.bool() { Storage::Disk } else { Storage::Mixed },
+            instances: random.usize(3..=6),
+            ttl: Duration::from_secs(random.u64(5..=15)),
+            work: Duration::from_millis(random.u64(..=150)),
+            watchers: random.usize(1..=2),
+            callers: random.usize(1..=2),
+            pause: Duration::from_millis(random.u64(80..=250)),
+            drift: 0.02,
+            raw: true,
+            ..Self::new(seed)
+        }
+    }
+}
+
+/// What a simulation leaves.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// What everyone saw.
+    pub trace: Trace,
+    /// What those who speak the protocol by hand wrote down.
+    pub history: History,
+    /// When it ended.
+    pub until: Duration,
 }
 
 /// A running system.
@@ -69,75 +122,156 @@ pub struct Simulation {
     sim: turmoil::Sim<'static>,
     settings: Settings,
     trace: Trace,
+    notebook: Notebook,
+    stage: watch::Sender<Stage>,
     disks: BTreeMap<String, SimulatedDisk>,
     weights: BTreeMap<String, watch::Sender<u32>>,
+    /// Drains of instances and stops of registries.
+    orders: BTreeMap<String, watch::Sender<u64>>,
+    /// Whose process ended in good order.
+    ended: (mpsc::Sender<String>, mpsc::Receiver<String>),
 }
 
 impl Simulation {
     /// All hosts, started.
     pub fn new(settings: Settings) -> Self {
-        let mut sim = turmoil::Builder::new()
+        let sim = turmoil::Builder::new()
             .rng_seed(settings.seed)
             .tick_duration(Duration::from_millis(1))
             .min_message_latency(Duration::from_millis(1))
-            .max_message_latency(Duration::from_millis(20))
+            .max_message_latency(USUAL_LATENCY)
             .tcp_capacity(1 << 16)
             .simulation_duration(Duration::MAX)
             .enable_random_order()
             .build();
-        let trace = Trace::default();
-        let mut random = fastrand::Rng::with_seed(settings.seed);
-        let registries = names("registry", settings.registries);
-        let mut disks = BTreeMap::new();
-        for name in registries.clone() {
-            let storage = match settings.storage {
-                Storage::Memory => hosts::Storage::Memory,
-                Storage::Disk => {
-                    let disk = SimulatedDisk::default();
-                    disks.insert(name.clone(), disk.clone());
-                    hosts::Storage::Disk(disk)
-                }
-            };
-            let (seeds, trace) = (Seeds::new(&mut random), trace.clone());
-            sim.host(name.clone(), move || {
-                hosts::registry(name.clone(), storage.clone(), seeds.next(), trace.clone())
-            });
+        let mut it = Self {
+            sim,
+            trace: Trace::default(),
+            notebook: Notebook::default(),
+            stage: watch::channel(Stage::Work).0,
+            disks: BTreeMap::new(),
+            weights: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            ended: mpsc::channel(ENDED),
+            settings,
+        };
+        let mut random = fastrand::Rng::with_seed(it.settings.seed);
+        it.start_registries(&mut random);
+        it.start_instances(&mut random);
+        it.start_clients(&mut random);
+        if it.settings.raw {
+            it.start_raw(&mut random);
         }
-        let mut weights = BTreeMap::new();
-        for name in names("instance", settings.instances) {
-            let (asked, weight) = watch::channel(1);
-            weights.insert(name.clone(), asked);
-            let (seeds, trace, ttl) = (Seeds::new(&mut random), trace.clone(), settings.ttl);
-            let registries = registries.clone();
-            sim.host(name.clone(), move || {
-                let (registries, weight) = (registries.clone(), weight.clone());
-                hosts::instance(name.clone(), registries, weight, ttl, seeds.next(), trace.clone())
-            });
-        }
-        for name in names("watcher", settings.watchers) {
-            let (seeds, trace, registries) = (Seeds::new(&mut random), trace.clone(), registries.clone());
-            sim.host(name.clone(), move || {
-                hosts::watcher(name.clone(), registries.clone(), seeds.next(), trace.clone())
-            });
-        }
-        for name in names("caller", settings.callers) {
-            let (seeds, trace, registries) = (Seeds::new(&mut random), trace.clone(), registries.clone());
-            let pause = settings.pause;
-            sim.host(name.clone(), move || {
-                hosts::caller(name.clone(), registries.clone(), seeds.next(), pause, trace.clone())
-            });
-        }
-        Self { sim, settings, trace, disks, weights }
+        it
     }
 
-    /// So many faults from the seed, on these hosts, beginning when everyone is at work.
+    fn start_registries(&mut self, random: &mut fastrand::Rng) {
+        for (number, name) in names("registry", self.settings.registries).into_iter().enumerate() {
+            let storage = match (self.settings.storage, number) {
+                (Storage::Disk, _) | (Storage::Mixed, 0) => {
+                    let disk = SimulatedDisk::default();
+                    self.disks.insert(name.clone(), disk.clone());
+                    hosts::Storage::Disk(disk)
+                }
+                (Storage::Memory | Storage::Mixed, _) => hosts::Storage::Memory,
+            };
+            let (order, stops) = watch::channel(0);
+            self.orders.insert(name.clone(), order);
+            let host = self.host(&name, random);
+            let notebook = self.settings.raw.then(|| self.notebook.clone());
+            self.sim.host(name, move || {
+                let (given, storage, stops) = (host.given(), storage.clone(), stops.clone());
+                let notebook = notebook.clone();
+                async move {
+                    if let Some(notebook) = notebook {
+                        tokio::spawn(raw::witness(given.clone(), notebook));
+                    }
+                    hosts::registry(given, storage, stops).await
+                }
+            });
+        }
+    }
+
+    fn start_instances(&mut self, random: &mut fastrand::Rng) {
+        for name in names("instance", self.settings.instances) {
+            let (asked, weight) = watch::channel(1);
+            self.weights.insert(name.clone(), asked);
+            let (order, drains) = watch::channel(0);
+            self.orders.insert(name.clone(), order);
+            let orders = Orders { weight, drains, ended: self.ended.0.clone() };
+            let settings = InstanceSettings {
+                registries: names("registry", self.settings.registries),
+                ttl: self.settings.ttl,
+                work: self.settings.work,
+            };
+            let host = self.host(&name, random);
+            self.sim.host(name, move || instance(host.given(), settings.clone(), orders.clone()));
+        }
+    }
+
+    fn start_clients(&mut self, random: &mut fastrand::Rng) {
+        let registries = names("registry", self.settings.registries);
+        for name in names("watcher", self.settings.watchers) {
+            let (host, registries) = (self.host(&name, random), registries.clone());
+            self.sim.host(name, move || hosts::watcher(host.given(), registries.clone()));
+        }
+        for name in names("caller", self.settings.callers) {
+            let (host, registries) = (self.host(&name, random), registries.clone());
+            let pause = self.settings.pause;
+            self.sim.host(name, move || hosts::caller(host.given(), registries.clone(), pause));
+        }
+    }
+
+    fn start_raw(&mut self, random: &mut fastrand::Rng) {
+        let raw = |it: &Self, name: &str, random: &mut fastrand::Rng| {
+            let (host, stage, notebook) = (it.host(name, random), it.stage.subscribe(), it.notebook.clone());
+            move || Raw {
+                given: host.given(),
+                registry: "registry-0".to_owned(),
+                notebook: notebook.clone(),
+                stage: stage.clone(),
+            }
+        };
+        let trace = self.trace.clone();
+        let run = move || trace.starts("registry-0");
+        let watchers = raw(self, "raw-watchers", random);
+        self.sim.host("raw-watchers", move || raw::watchers(watchers()));
+        let (writers, runs) = (raw(self, "raw-writers", random), run.clone());
+        self.sim.host("raw-writers", move || raw::writers(writers(), runs.clone()));
+        let office = raw(self, "raw-office", random);
+        self.sim.host("raw-office", move || raw::office(office(), run.clone()));
+    }
+
+    fn host(&self, name: &str, random: &mut fastrand::Rng) -> Host {
+        let seeds = Seeds(Arc::new(AtomicU64::new(random.u64(..))));
+        // Seeds of everything else stay what they are without drift.
+        let clock = Clock::drawn(&mut fastrand::Rng::with_seed(seeds.next()), self.settings.drift);
+        Host { name: name.to_owned(), seeds, clock, trace: self.trace.clone() }
+    }
+
+    /// So many faults from the seed, on these hosts, beginning when everyone is at work, each over before the next.
     pub fn random_script(&self, faults: usize) -> Script {
+        self.script(|hosts| Script::random(self.settings.seed, AT_WORK, faults, hosts))
+    }
+
+    /// Whatever may go wrong, for so long, from the seed.
+    pub fn chaos(&self, lasts: Duration) -> Script {
+        self.script(|hosts| Script::chaos(self.settings.seed, AT_WORK, lasts, hosts))
+    }
+
+    /// Everyone is replaced in turn.
+    pub fn rolling(&self) -> Script {
+        self.script(|hosts| Script::rolling(self.settings.seed, AT_WORK, hosts))
+    }
+
+    fn script(&self, draw: impl FnOnce(&Hosts<'_>) -> Script) -> Script {
         let (registries, instances) =
             (names("registry", self.settings.registries), names("instance", self.settings.instances));
         let mut clients = names("watcher", self.settings.watchers);
         clients.extend(names("caller", self.settings.callers));
-        let hosts = Hosts { registries: &registries, instances: &instances, clients: &clients };
-        Script::random(self.settings.seed, Duration::from_secs(5), faults, &hosts)
+        let raw: &[String] =
+            if self.settings.raw { &["raw-watchers".to_owned(), "raw-writers".to_owned()] } else { &[] };
+        draw(&Hosts { registries: &registries, instances: &instances, clients: &clients, raw })
     }
 
     /// Time since the start.
@@ -181,9 +315,14 @@ impl Simulation {
         self.trace.add(self.now(), Event::Fault(fault.clone()));
         match fault {
             Fault::Partition(a, b) => self.sim.partition(a.clone(), b.clone()),
+            Fault::OneWay(from, to) => self.sim.partition_oneway(from.clone(), to.clone()),
             Fault::Loss(a, b, share) => self.sim.set_link_fail_rate(a.clone(), b.clone(), *share),
+            Fault::Slow(a, b, latency) => {
+                self.sim.set_link_max_message_latency(a.clone(), b.clone(), *latency);
+            }
             Fault::Repair(a, b) => {
                 self.sim.set_link_fail_rate(a.clone(), b.clone(), 0.0);
+                self.sim.set_link_max_message_latency(a.clone(), b.clone(), USUAL_LATENCY);
                 self.sim.repair(a.clone(), b.clone());
             }
             Fault::Crash(host) => {
@@ -198,12 +337,31 @@ impl Simulation {
                 }
                 self.sim.bounce(host.clone());
             }
+            Fault::Restart(host) | Fault::Drain(host) => {
+                if let Some(order) = self.orders.get(host) {
+                    order.send_modify(|count| *count += 1);
+                }
+            }
             Fault::Weight(instance, weight) => {
                 if let Some(asked) = self.weights.get(instance) {
                     asked.send_replace(*weight);
                 }
             }
         }
+    }
+
+    /// Goes on to a later stage.
+    pub fn enter(&mut self, stage: Stage) {
+        self.stage.send_replace(stage);
+    }
+
+    /// Ends it.
+    pub fn finish(self) -> Recorded {
+        let until = self.now();
+        let Self { sim, trace, notebook, .. } = self;
+        // Whoever is still at work puts back what it wrote.
+        drop(sim);
+        Recorded { trace, history: notebook.into_history(), until }
     }
 
     /// The weights asked for last, of all instances.
@@ -215,6 +373,9 @@ impl Simulation {
         if let Err(error) = self.sim.step() {
             panic!("a host ended with {error}\n{}", self.trace);
         }
+        while let Ok(host) = self.ended.1.try_recv() {
+            self.sim.bounce(host);
+        }
     }
 }
 
@@ -224,15 +385,25 @@ impl std::fmt::Debug for Simulation {
     }
 }
 
+/// What a host is given at each start.
+struct Host {
+    name: String,
+    seeds: Seeds,
+    clock: Clock,
+    trace: Trace,
+}
+
+impl Host {
+    fn given(&self) -> Given {
+        let (name, trace) = (self.name.clone(), self.trace.clone());
+        Given { name, seed: self.seeds.next(), clock: self.clock, trace }
+    }
+}
+
 /// A host's seeds: another one at each start.
-#[derive(Clone)]
 struct Seeds(Arc<AtomicU64>);
 
 impl Seeds {
-    fn new(random: &mut fastrand::Rng) -> Self {
-        Self(Arc::new(AtomicU64::new(random.u64(..))))
-    }
-
     fn next(&self) -> u64 {
         self.0.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed)
     }

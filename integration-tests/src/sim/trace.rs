@@ -75,6 +75,38 @@ pub enum Event {
         /// The state.
         state: String,
     },
+    /// What a registry holds of the service is another set: the truth, as told to a watcher on the registry's own host.
+    Holds {
+        /// The registry.
+        who: String,
+        /// The name of its history.
+        epoch: String,
+        /// What it holds.
+        all: Seen,
+    },
+    /// A registry ends in good order, and calls and streams in flight are asked to.
+    Stopping {
+        /// Its host.
+        who: String,
+    },
+    /// An instance goes on with its drain.
+    Drain {
+        /// The instance.
+        who: String,
+        /// How far it is.
+        step: DrainStep,
+    },
+}
+
+/// How far a drain is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DrainStep {
+    /// It begins: the instance is to be marked at every registry.
+    Began,
+    /// The registry of this name said that its watchers have applied the mark, or can not be waited for any longer.
+    Told(String),
+    /// Nothing is in flight and no registry has it any longer, or can be told: its process ends.
+    Left,
 }
 
 /// The record. Clones are the same one.
@@ -104,6 +136,14 @@ impl Trace {
             Event::View { who, all, .. } if who == watcher => Some(all.clone()),
             _ => None,
         })
+    }
+
+    /// How often a registry started so far.
+    pub fn starts(&self, registry: &str) -> u32 {
+        let events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let started =
+            |(_, event): &&(_, Event)| matches!(event, Event::Started { who, .. } if who == registry);
+        u32::try_from(events.iter().filter(started).count()).unwrap_or(u32::MAX)
     }
 
     /// Whether something like this was seen.

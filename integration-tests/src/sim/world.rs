@@ -1,5 +1,8 @@
-//! The outside world of each side on a simulated host: tokio's paused time, randomness from the seed, tasks on the host's
-//! one thread.
+//! The outside world of each side on a simulated host: tokio's paused time read from a clock that may be wrong, randomness
+//! from the seed, tasks on the host's one thread.
+//!
+//! Every host has a [`Clock`] of its own: it runs too fast or too slow, and the wall it shows is off. Sleeping is tokio's
+//! and true, so that whoever sleeps for as long as the clock says wakes too early or too late by that clock.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -7,7 +10,7 @@ use std::{
 };
 
 use client_sdk::runtime as sdk;
-use registry_server::runtime as server;
+use registry_server::{core::Now, runtime as server};
 use tokio::time::sleep;
 
 use super::net::Network;
@@ -17,16 +20,73 @@ const WALL_AT_START: u64 = 1_767_225_600_000;
 /// A write to the disk takes up to so many milliseconds.
 const SLOWEST_WRITE: u64 = 8;
 
-/// A server's world. Wall time goes on over restarts of the host.
-pub fn of_server(seed: u64) -> server::Runtime {
-    let wall = WALL_AT_START + u64::try_from(now().as_millis()).unwrap_or(u64::MAX);
+/// A host's clock: how wrong it is. It shows time since the start of the simulation, on all of the host's starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Clock {
+    /// How much it shows for a true second, in seconds: 1.01 is a clock that gains 36 s an hour.
+    pub rate: f64,
+    /// How much its wall is ahead, or behind, in milliseconds.
+    pub ahead: i64,
+}
+
+impl Default for Clock {
+    /// Right.
+    fn default() -> Self {
+        Self { rate: 1.0, ahead: 0 }
+    }
+}
+
+impl Clock {
+    /// A clock that gains or loses this share at most, and whose wall is off by an hour at most; a right one if the share
+    /// is 0.
+    pub fn drawn(random: &mut fastrand::Rng, share: f64) -> Self {
+        let rate = 1.0 + share * (2.0 * random.f64() - 1.0);
+        let ahead = random.i64(-3_600_000..=3_600_000);
+        if share > 0.0 { Self { rate, ahead } } else { Self::default() }
+    }
+
+    /// The clock on the host that this runs on.
+    fn on_host(self) -> Running {
+        Running { clock: self, before: now(), since: tokio::time::Instant::now() }
+    }
+}
+
+/// A clock on a started host.
+struct Running {
+    clock: Clock,
+    /// Time since the simulation began, when the host started.
+    before: Duration,
+    since: tokio::time::Instant,
+}
+
+impl Running {
+    fn shown(&self) -> Duration {
+        (self.before + self.since.elapsed()).mul_f64(self.clock.rate)
+    }
+}
+
+impl sdk::Clock for Running {
+    fn now(&self) -> Duration {
+        self.shown()
+    }
+}
+
+impl server::Clock for Running {
+    fn now(&self) -> Now {
+        let mono = u64::try_from(self.shown().as_millis()).unwrap_or(u64::MAX);
+        Now { mono, wall: WALL_AT_START.saturating_add_signed(self.clock.ahead) + mono }
+    }
+}
+
+/// A server's world.
+pub fn of_server(seed: u64, clock: Clock) -> server::Runtime {
     let spawn = Tasks { disk: Mutex::new(fastrand::Rng::with_seed(seed)) };
-    server::Runtime::new(server::SimulatedClock::starting_at(wall), spawn, seed)
+    server::Runtime::new(clock.on_host(), spawn, seed)
 }
 
 /// A client's world.
-pub fn of_client(seed: u64) -> sdk::Runtime {
-    sdk::Runtime::new(sdk::TokioClock::default(), Network, sdk::TokioSpawn, seed)
+pub fn of_client(seed: u64, clock: Clock) -> sdk::Runtime {
+    sdk::Runtime::new(clock.on_host(), Network, sdk::TokioSpawn, seed)
 }
 
 /// Time since the simulation began, on the host that this runs on.

@@ -6,6 +6,8 @@
 //! | `streams` | one watcher by itself | W1–W3, W5, W8 |
 //! | `views` | watchers beside each other and beside the writers | W4, W6, W7, W9 |
 //! | `writes` | answers and readings | D1–D3 |
+//! | [`callers`] | what callers on the SDK saw, on a simulated network | C1–C4 |
+//! | [`applications`] | what applications on the SDK saw, and that it ends with the truth | W2, W8, L1 |
 //! | `leases` | what became of leases, overrides and holds, as watchers saw it | L1–L5 |
 //! | `store` | what the commits prove of the store, and gauges of the hub | D1, D3, D4, W10 |
 //! | `truth` | what every view is to show, by the commits | beneath W2, W4–W7, W9, D1, D2 |
@@ -16,6 +18,8 @@
 //! commits and simulated time too, and is judged to the revision and the millisecond. None of them knows a real clock, so
 //! they cannot fail on a slow machine.
 
+pub mod applications;
+pub mod callers;
 mod expiry;
 mod fences;
 mod guard;
@@ -64,6 +68,12 @@ pub enum Promise {
     L3,
     L4,
     L5,
+    C1,
+    C2,
+    C3,
+    C4,
+    /// Not one of the design's: nothing panics, and no host ends by itself.
+    Sound,
 }
 
 impl fmt::Display for Promise {
@@ -88,6 +98,11 @@ impl fmt::Display for Promise {
             Self::L3 => "L3 fenced",
             Self::L4 => "L4 overrides last",
             Self::L5 => "L5 blast radius",
+            Self::C1 => "C1 last known good",
+            Self::C2 => "C2 no dead picks",
+            Self::C3 => "C3 never deaf",
+            Self::C4 => "C4 drain without a sleep",
+            Self::Sound => "soundness",
         })
     }
 }
@@ -103,7 +118,7 @@ pub struct Broken {
 }
 
 impl Promise {
-    fn broken(self, what: impl Into<String>) -> Broken {
+    pub(crate) fn broken(self, what: impl Into<String>) -> Broken {
         Broken { promise: self, what: what.into() }
     }
 }
