@@ -53,6 +53,9 @@ pub mod bridge;
 pub mod channel;
 pub mod client;
 pub mod discover;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod layer;
 pub mod members;
 pub mod model;

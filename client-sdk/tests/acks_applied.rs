@@ -23,6 +23,9 @@ use registry_proto::v1::{self, InstanceStatus, subscribe_request::Request};
 use support::{Fake, Net, Subscription, adding, endpoint, instance, snapshot, soon};
 use tower::{Service as _, service_fn};
 
+/// The gate opens by itself after this, which no test that holds lasts for.
+const GATE: Duration = Duration::from_secs(30);
+
 /// Lets through so many, and knows how many have come.
 #[derive(Clone, Default)]
 struct Gate(Arc<(Mutex<(usize, usize)>, Condvar)>);
@@ -45,10 +48,12 @@ impl Gate {
         let mut state = lock.lock().expect("not poisoned");
         state.1 += 1;
         told.notify_all();
-        while state.0 == 0 {
-            state = told.wait(state).expect("not poisoned");
+        // Bounded, so that a test that fails ends, too: its runtime waits for this thread.
+        let (mut state, out_of_time) =
+            told.wait_timeout_while(state, GATE, |state| state.0 == 0).expect("not poisoned");
+        if !out_of_time.timed_out() {
+            state.0 -= 1;
         }
-        state.0 -= 1;
     }
 
     /// Waits until so many have come.

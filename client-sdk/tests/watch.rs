@@ -701,3 +701,24 @@ async fn a_registry_that_asks_for_a_day_is_asked_again_within_a_minute() {
     alive(&stream, "e", 65).await;
     assert_eq!(stream.subscribe().await.0, id);
 }
+
+/// C1, C3: what cannot be decoded is a broken stream, however often it happens.
+#[tokio::test(start_paused = true)]
+async fn what_is_no_message_breaks_the_stream_and_the_last_good_view_stays() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let discover = discover(&net, &["r:1"]);
+    let (mut view, mut stream, _) = following(&mut fake, &discover).await;
+    for garbage in [vec![0xFF; 40], vec![0x12, 0x05, 0x1A], vec![0x12, 0x04, 0x1A, 0x02, 0xFF, 0xFE]] {
+        stream.raw(garbage).await;
+        troubled(&mut view).await;
+        stream.closed().await;
+        assert_eq!(ids(&view.borrow().view.as_ref().expect("the last good one").instances), ["a"]);
+        stream = fake.subscription().await;
+        let (id, _, watch) = stream.subscribe().await;
+        assert_eq!(watch.cursor.map(|cursor| cursor.revision), Some(5), "it resumes where it was");
+        stream.change(id, snapshot("e", 5, vec![instance("a", 1, 5)])).await;
+        stream.bookmark("e", 5).await;
+        healthy(&mut view).await;
+    }
+}

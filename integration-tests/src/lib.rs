@@ -18,6 +18,7 @@
 //! | test | what it shows, on real processes |
 //! |---|---|
 //! | `crash` | `kill -9` under load: D1, D3, W5, W9 |
+//! | `data_directory` | a second server, something in the way, damaged files, no room: D1, D4 and what is said |
 //! | `restarts` | rolling the server under 1,000 watchers, within its history and beyond it: W5 |
 //! | `fanout` | many watchers, slow ones among them: W2, W6, W10 |
 //! | `bounds` | bad input of every kind: its error, and nothing changed |

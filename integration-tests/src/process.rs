@@ -48,6 +48,8 @@ pub struct Setup {
     flags: Vec<String>,
     variables: Vec<(String, String)>,
     listen: SocketAddr,
+    /// In units of 512 bytes.
+    largest_file: Option<u64>,
     /// Removed with the last copy.
     data: Arc<TempDir>,
 }
@@ -79,6 +81,7 @@ impl Setup {
             flags: Vec::new(),
             variables: Vec::new(),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            largest_file: None,
             data: Arc::new(data),
         }
     }
@@ -113,6 +116,21 @@ impl Setup {
         self
     }
 
+    /// Lets no file of the server grow beyond so many bytes: the system then writes a part and refuses the rest, for root
+    /// too, as a disk does that has become full.
+    #[must_use]
+    pub fn with_files_up_to(mut self, bytes: u64) -> Self {
+        self.largest_file = Some(bytes / 512);
+        self
+    }
+
+    /// The same server in the same directory, whose files may grow.
+    #[must_use]
+    pub fn with_room_again(mut self) -> Self {
+        self.largest_file = None;
+        self
+    }
+
     /// The data directory.
     pub fn data_dir(&self) -> PathBuf {
         self.data.path().join("data")
@@ -140,7 +158,17 @@ impl Setup {
     }
 
     fn spawn(&self) -> (Child, watch::Receiver<Vec<String>>) {
-        let mut child = Command::new(&self.program)
+        let mut command = match self.largest_file {
+            None => Command::new(&self.program),
+            // The limit comes with a signal that would end the server instead.
+            Some(blocks) => {
+                let mut shell = Command::new("/bin/sh");
+                let limited = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+                shell.args(["-c", &limited]).arg(&self.program);
+                shell
+            }
+        };
+        let mut child = command
             .env_clear()
             .envs(self.variables.iter().cloned())
             .args(["--listen", &self.listen.to_string()])

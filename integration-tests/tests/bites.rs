@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use integration_tests::{
     floors,
-    history::{Answer, Ask, Asked, Commit, Event, History, Item, Placed, Stamp, Told},
+    history::{Answer, Ask, Asked, Commit, Event, History, Item, Millis, Name, Placed, Stamp, Told},
     validate::{self as judge, Promise, Validator},
 };
 use registry_proto::v1::ResetReason;
@@ -46,7 +46,7 @@ fn a_planted_bug_is_found_by_the_promise_that_it_breaks() {
         match bitten {
             None => toothless.push(format!("{promise}: no seed has a place for {what}")),
             Some((seed, Err(broken), _)) => {
-                toothless.push(format!("{promise}: seed {seed} breaks it: {broken}"))
+                toothless.push(format!("{promise}: seed {seed} breaks it: {broken}"));
             }
             Some((seed, _, Ok(()))) => toothless.push(format!("{promise}: seed {seed} with {what} passes")),
             Some((seed, _, Err(broken))) => {
@@ -223,22 +223,31 @@ const BUGS: [Bug; 39] = bugs! {
     L1 l1_no_early_expiry Core "an expiry just after a renewal" early_expiry;
     L1 l1_no_early_expiry Writer "an expiry just after a renewal" early_expiry;
     L1 l1_no_early_expiry Writer "a renewal that waits for the disk" |it| {
-        let renewals = it.asked.iter_mut().filter(|asked| matches!(asked.ask, Ask::Renew(_)));
-        renewals.filter_map(|asked| asked.answer.as_mut()).next().is_some_and(|answer| {
+        let mut renewals = it.asked.iter_mut().filter(|asked| matches!(asked.ask, Ask::Renew(_)));
+        renewals.find_map(|asked| asked.answer.as_mut()).is_some_and(|answer| {
             answer.1 += 5;
             true
         })
     };
     L2 l2_prompt_expiry Core "an expiry that never came" |it| {
         let last = it.commits.last().map_or(0, |commit| commit.at);
-        let due = |commit: &Commit| commit.cause == Cause::Expire && commit.at + 5_000 < last;
-        let Some(at) = it.commits.iter().position(due) else { return false };
-        let gone: Vec<_> = it.commits[at].changes.iter().map(|it| it.name.clone()).collect();
-        let again = it.commits[at + 1..].iter().any(|it| it.changes.iter().any(|it| gone.contains(&it.name)));
-        let restarts = it.runs.last().is_some_and(|run| run.began.1 > it.commits[at].at);
-        let stalls = it.stalls.iter().any(|stall| stall.until > it.commits[at].decided);
-        let alone = !gone.is_empty() && !again && !restarts && !stalls;
-        alone && { it.commits.remove(at); true }
+        let fits = it.commits.iter().position(|commit| {
+            // Nothing else happens to what was to go until it is overdue.
+            let soon = |at: Millis| at >= commit.decided && at < commit.at + 3_000;
+            let gone = |name: &Name| commit.changes.iter().any(|it| it.name == *name);
+            let again = |other: &Commit| {
+                other.revision != commit.revision
+                    && soon(other.at)
+                    && other.changes.iter().any(|changed| gone(&changed.name))
+            };
+            commit.cause == Cause::Expire
+                && !commit.changes.is_empty()
+                && commit.at + 3_000 < last
+                && !it.commits.iter().any(again)
+                && !it.runs.iter().any(|run| soon(run.began.1))
+                && !it.stalls.iter().any(|stall| soon(stall.until))
+        });
+        fits.is_some_and(|at| { it.commits.remove(at); true })
     };
     L2 l2_prompt_expiry Writer "a lease that ended in pieces" |it| {
         let pieces = |commit: &&mut Commit| {

@@ -15,12 +15,12 @@ fn kept(floor: fn(u64) -> Verdict, seeds: std::ops::Range<u64>) {
 
 #[test]
 fn every_promise_is_kept_by_the_rules_alone() {
-    kept(floors::core, 0..300);
+    kept(floors::core, 0..200);
 }
 
 #[test]
 fn every_promise_is_kept_by_the_writers_loop_on_a_bad_disk() {
-    kept(floors::writer, 0..150);
+    kept(floors::writer, 0..100);
 }
 
 /// What a history shows that happened, in words.

@@ -288,15 +288,15 @@ async fn time_in_which_the_server_was_frozen_does_not_count_against_leases() {
     let mut watcher = watching(&server, &recorder).await;
     let mut leases = Vec::new();
     for lease in 0..8 {
-        leases.push(registered(&client, lease, 3_000).await);
+        leases.push(registered(&client, lease, 2_000).await);
     }
     watcher.until("all instances", |view| view.items.len() == 16).await;
     let all = (0..8).map(requests::lease).collect();
     let registrant = Registrant::start(&client, all, Duration::from_millis(400)).await.expect("renewals");
     registrant.renewed(2).await;
     server.freeze();
-    // Not to wait for anything: this is how long the server is frozen, which is well beyond the TTL.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // Not to wait for anything: this is how long the server is frozen, which is three times the TTL.
+    tokio::time::sleep(Duration::from_secs(6)).await;
     server.thaw();
     server.logged("the server could not run").await;
     // Well beyond another TTL.

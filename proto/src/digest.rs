@@ -26,7 +26,41 @@ pub fn of(id: &str, create_revision: u64, mod_revision: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*, sample};
+
     use super::of;
+
+    fn sum(view: &[(String, u64, u64)]) -> u64 {
+        view.iter().fold(0, |sum: u64, (id, created, changed)| sum.wrapping_add(of(id, *created, *changed)))
+    }
+
+    fn entry() -> impl Strategy<Value = (String, u64, u64)> {
+        ("[ab\\x00]{0,4}", prop_oneof![0..4_u64, any::<u64>()], prop_oneof![0..4_u64, any::<u64>()])
+    }
+
+    proptest! {
+        /// What holds of the sum lets it be kept up to date; what holds of the hash lets it notice.
+        #[test]
+        fn it_is_free_of_order_undone_by_subtraction_and_another_for_another_instance(
+            view in vec(entry(), 1..20),
+            other in entry(),
+            at in any::<sample::Index>(),
+        ) {
+            let at = at.index(view.len());
+            let mut turned = view.clone();
+            turned.rotate_left(at);
+            turned.reverse();
+            prop_assert_eq!(sum(&turned), sum(&view));
+
+            let mut rest = view.clone();
+            let gone = rest.remove(at);
+            prop_assert_eq!(sum(&view).wrapping_sub(of(&gone.0, gone.1, gone.2)), sum(&rest));
+            let incremental = sum(&rest).wrapping_add(of(&other.0, other.1, other.2));
+            rest.push(other.clone());
+            prop_assert_eq!(incremental, sum(&rest));
+            prop_assert_eq!(incremental == sum(&view), other == gone);
+        }
+    }
 
     #[test]
     fn the_wire_definition_is_fixed() {

@@ -18,6 +18,9 @@
 pub mod applied;
 pub mod cli;
 pub mod core;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod grpc;
 pub mod hub;
 pub mod registry;

@@ -223,6 +223,28 @@ fn temporary(path: &Path) -> io::Result<PathBuf> {
     Ok(path.with_file_name(name))
 }
 
+/// What holds of any bytes in the file's place: they are views or are ignored, and views are written as they were read.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn check(bytes: &[u8]) {
+    let same = |one: &HashMap<ViewKey, Restored>, other: &HashMap<ViewKey, Restored>| {
+        one.len() == other.len()
+            && one.iter().all(|(key, view)| {
+                other
+                    .get(key)
+                    .is_some_and(|it| (&it.cursor, &it.instances) == (&view.cursor, &view.instances))
+            })
+    };
+    // No fuzzer guesses a checksum: the bytes are tried as a body, too.
+    let mut whole = [MAGIC.as_slice(), &VERSION.to_le_bytes(), &xxh3_64(bytes).to_le_bytes()].concat();
+    whole.extend_from_slice(bytes);
+    for file in [bytes, &whole] {
+        if let Ok(saved) = decode(file) {
+            let again = decode(&encode(&saved)).expect("what was written can be read");
+            assert!(same(&saved, &again), "views came back as others");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@
 
 mod applied;
 pub(crate) mod broadcast;
-mod cache_file;
+pub(crate) mod cache_file;
 mod follow;
 mod registry;
 mod static_discover;

@@ -33,12 +33,15 @@ impl Selector {
         self
     }
 
-    /// Only instances of these statuses. None: any.
+    /// Only instances of these statuses. None, or all there are: any.
     #[must_use]
     pub fn statuses(mut self, statuses: impl IntoIterator<Item = Status>) -> Self {
         self.statuses = statuses.into_iter().map(number).collect();
         self.statuses.sort_unstable();
         self.statuses.dedup();
+        if self.statuses.len() == STATUSES {
+            self.statuses.clear();
+        }
         self
     }
 
@@ -69,6 +72,9 @@ impl Selector {
     }
 }
 
+/// How many there are.
+const STATUSES: usize = 3;
+
 fn number(status: Status) -> u8 {
     match status {
         Status::Up => 0,
@@ -88,6 +94,8 @@ mod tests {
         let two = Selector::all().tag("b", "2").tag("a", "1").statuses([Status::Up, Status::Down]);
         assert_eq!(one, two);
         assert_eq!(Selector::all().zone(""), Selector::all());
+        let any = Selector::all().statuses([Status::Up, Status::Draining, Status::Down]);
+        assert_eq!(any, Selector::all(), "whatever the status");
     }
 
     #[test]

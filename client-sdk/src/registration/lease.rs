@@ -9,6 +9,8 @@ use crate::{model::Instance, view::wire, wire_duration::from_wire};
 
 /// No registry grants less.
 const SHORTEST_TTL: Duration = Duration::from_secs(1);
+/// No registry grants more.
+const LONGEST_TTL: Duration = Duration::from_hours(24);
 
 /// Which instance.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,8 +73,9 @@ impl Lease {
         let granted = response.ttl.and_then(from_wire);
         self.revision = response.revision;
         self.epoch.clone_from(&response.epoch);
-        // A third of it is slept between renewals, so one that is next to nothing would be a hot loop.
-        self.granted = granted.unwrap_or(self.ttl).max(SHORTEST_TTL);
+        // A third of it is slept between renewals, so one that is next to nothing would be a hot loop, and one of centuries
+        // a lease that nobody renews.
+        self.granted = granted.unwrap_or(self.ttl).clamp(SHORTEST_TTL, LONGEST_TTL);
         self.taken.clone_from(&self.instances);
     }
 

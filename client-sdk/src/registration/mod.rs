@@ -9,6 +9,8 @@ mod builder;
 mod command;
 mod drain;
 mod driver;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod lease;
 mod stream;
 

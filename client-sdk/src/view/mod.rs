@@ -2,7 +2,8 @@
 //!
 //! Owns the acceptance rule (W2), the assembling of parts (W4), the check of the digest (W8) and the disbelief in
 //! emptiness (W9). Does not own streams: what to do about a [`Resync`] is [`watch`](crate::watch)'s business. Whatever a
-//! server sends, the last good view stays until a better one is complete, and memory stays bounded.
+//! server sends, the last good view stays until a better one is complete, and memory stays bounded: a view and what is half
+//! received of its next one are each at most a million instances and 256 MiB (`size`).
 //!
 //! ```text
 //!            complete snapshot, digest true
@@ -13,16 +14,22 @@
 //!   Resync: deltas and bookmarks are ignored, the last good view stays, until a snapshot is good
 //! ```
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod parts;
+pub(crate) mod size;
 pub(crate) mod wire;
 
+#[cfg(test)]
+pub(crate) mod samples;
 #[cfg(test)]
 mod tests;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use parts::{MAX_INSTANCES, Parts};
-use registry_proto::{digest, v1};
+use parts::Parts;
+use registry_proto::v1;
+use size::{Limits, MAX_BYTES, MAX_INSTANCES, Total};
 
 use crate::model::{Change, Endpoint, Instance, InstanceList, Selector};
 
@@ -97,8 +104,8 @@ pub enum Resync {
     /// The parts of a change do not fit together.
     #[error("the parts of a change do not fit together: {0}")]
     Parts(&'static str),
-    /// More instances than any view can have.
-    #[error("more than {MAX_INSTANCES} instances")]
+    /// More than any view can have.
+    #[error("more than {MAX_INSTANCES} instances or {MAX_BYTES} bytes")]
     TooLarge,
     /// A change that no registry sends: of no known kind, or with an instance twice.
     #[error("a malformed change: {0}")]
@@ -114,7 +121,8 @@ pub struct LocalView {
     /// Instances that this version of the SDK cannot call (their address is of a form it does not know), by id, with
     /// their revisions: they count for the digest.
     unreadable: BTreeMap<Arc<str>, (u64, u64)>,
-    digest: u64,
+    total: Total,
+    limits: Limits,
     cursor: Option<Cursor>,
     /// The revision of the last snapshot or delta that was applied.
     applied: u64,
@@ -145,7 +153,8 @@ impl LocalView {
             key,
             all: [].into(),
             unreadable: BTreeMap::new(),
-            digest: 0,
+            total: Total::default(),
+            limits: Limits::default(),
             cursor: None,
             applied: 0,
             parts: Parts::default(),
@@ -162,8 +171,8 @@ impl LocalView {
         let by_id: BTreeMap<Arc<str>, Arc<Instance>> =
             instances.into_iter().map(|instance| (Arc::clone(&instance.id), instance)).collect();
         let all: InstanceList = by_id.into_values().collect();
-        let (digest, applied) = (sum(&all), cursor.revision);
-        Self { all, digest, cursor: Some(cursor), applied, ..Self::new(key) }
+        let (total, applied) = (Total::of(&*all), cursor.revision);
+        Self { all, total, cursor: Some(cursor), applied, ..Self::new(key) }
     }
 
     /// Which view it is.
@@ -191,6 +200,23 @@ impl LocalView {
         self.parts.clear();
     }
 
+    /// About what is half received of a change takes up, in bytes.
+    pub(crate) fn pending_bytes(&self) -> usize {
+        self.parts.bytes()
+    }
+
+    /// Other limits than the usual ones.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Forgets what is half received: a snapshot is needed.
+    pub(crate) fn give_up_parts(&mut self) {
+        self.parts.clear();
+        self.needs_snapshot = true;
+    }
+
     /// Takes a change in. `Some`: the view is another one, stamped with the version that `version` gives; the first
     /// snapshot always is one, and so is every later one, even if its lists of differences are empty.
     pub fn apply(
@@ -200,8 +226,7 @@ impl LocalView {
     ) -> Result<Option<Change<ViewKey>>, Resync> {
         let applied = self.try_apply(message, version);
         if applied.is_err() {
-            self.parts.clear();
-            self.needs_snapshot = true;
+            self.give_up_parts();
         }
         applied
     }
@@ -223,7 +248,7 @@ impl LocalView {
         version: impl FnOnce() -> u64,
     ) -> Result<Option<Change<ViewKey>>, Resync> {
         match message.kind() {
-            v1::ChangeKind::Snapshot => match self.parts.add(message)? {
+            v1::ChangeKind::Snapshot => match self.parts.add(message, self.limits)? {
                 Some(whole) => self.snapshot(whole, version).map(Some),
                 None => Ok(None),
             },
@@ -232,7 +257,7 @@ impl LocalView {
                 if !self.is_due(&message)? {
                     return Ok(None);
                 }
-                match self.parts.add(message)? {
+                match self.parts.add(message, self.limits)? {
                     Some(whole) => self.delta(whole, version),
                     None => Ok(None),
                 }
@@ -278,25 +303,25 @@ impl LocalView {
         }
         let mut all = Vec::with_capacity(count);
         let mut unreadable = BTreeMap::new();
-        let mut digest = 0u64;
+        let mut total = Total::default();
         for (id, edit) in read {
             match edit {
                 Edit::Put(instance) => {
-                    digest = digest.wrapping_add(hash(&instance));
+                    total.add(&instance);
                     all.push(instance);
                 }
                 Edit::Unreadable(created, modified) => {
-                    digest = digest.wrapping_add(digest::of(&id, created, modified));
+                    total.add_unreadable(&id, (created, modified));
                     unreadable.insert(id, (created, modified));
                 }
                 Edit::Remove(_) => {}
             }
         }
-        self.check(count, digest, &claim)?;
+        self.check(count, total, &claim)?;
         let change = Change::between(self.key.clone(), &self.all, all.into(), Some(version()));
         self.all = Arc::clone(&change.all);
         self.unreadable = unreadable;
-        self.moved(whole.epoch.into(), whole.revision, digest);
+        self.moved(whole.epoch.into(), whole.revision, total);
         Ok(change)
     }
 
@@ -315,7 +340,7 @@ impl LocalView {
 
         let mut all = Vec::with_capacity(self.all.len() + edits.len());
         let mut unreadable = self.unreadable.clone();
-        let mut sum = self.digest;
+        let mut total = self.total;
         let (mut added, mut updated, mut removed) = (Vec::new(), Vec::new(), Vec::new());
         let mut rest: &[Arc<Instance>] = &self.all;
         for (id, edit) in edits {
@@ -332,13 +357,13 @@ impl LocalView {
                 continue;
             }
             if let Some(old) = old {
-                sum = sum.wrapping_sub(hash(old));
+                total.subtract(old);
             }
             if let Some(revisions) = unreadable.remove(&id) {
-                sum = sum.wrapping_sub(digest::of(&id, revisions.0, revisions.1));
+                total.subtract_unreadable(&id, revisions);
             }
             if let Edit::Put(new) = edit {
-                sum = sum.wrapping_add(hash(&new));
+                total.add(&new);
                 match old {
                     None => added.push(Arc::clone(&new)),
                     Some(old) if *old != new => updated.push(Arc::clone(&new)),
@@ -349,16 +374,16 @@ impl LocalView {
             }
             removed.extend(old.cloned());
             if let Edit::Unreadable(created, modified) = edit {
-                sum = sum.wrapping_add(digest::of(&id, created, modified));
+                total.add_unreadable(&id, (created, modified));
                 unreadable.insert(id, (created, modified));
             }
         }
         all.extend_from_slice(rest);
-        self.check(all.len() + unreadable.len(), sum, &claim)?;
+        self.check(all.len() + unreadable.len(), total, &claim)?;
 
         self.all = all.into();
         self.unreadable = unreadable;
-        self.moved(whole.epoch.into(), whole.revision, sum);
+        self.moved(whole.epoch.into(), whole.revision, total);
         if added.is_empty() && updated.is_empty() && removed.is_empty() {
             return Ok(None);
         }
@@ -389,12 +414,12 @@ impl LocalView {
         instances.into_iter().map(read).collect()
     }
 
-    /// Whether a view of `count` instances that add up to `sum` may be believed.
-    fn check(&self, count: usize, sum: u64, claim: &Claim) -> Result<(), Resync> {
-        if count > MAX_INSTANCES {
+    /// Whether a view of `count` instances that add up to `total` may be believed.
+    fn check(&self, count: usize, total: Total, claim: &Claim) -> Result<(), Resync> {
+        if count > self.limits.instances || total.bytes > self.limits.bytes {
             return Err(Resync::TooLarge);
         }
-        if sum != claim.digest {
+        if total.digest != claim.digest {
             return Err(Resync::Digest(claim.revision));
         }
         if count == 0 && self.key.selector == Selector::all() && claim.service_instances > 0 {
@@ -403,22 +428,14 @@ impl LocalView {
         Ok(())
     }
 
-    fn moved(&mut self, epoch: Arc<str>, revision: u64, digest: u64) {
+    fn moved(&mut self, epoch: Arc<str>, revision: u64, total: Total) {
         self.cursor = Some(Cursor { epoch, revision });
         self.applied = revision;
-        self.digest = digest;
+        self.total = total;
         self.needs_snapshot = false;
     }
 }
 
 fn claim(whole: &v1::Change) -> Claim {
     Claim { digest: whole.digest, revision: whole.revision, service_instances: whole.service_instances }
-}
-
-fn hash(instance: &Instance) -> u64 {
-    digest::of(&instance.id, instance.create_revision, instance.mod_revision)
-}
-
-fn sum(instances: &[Arc<Instance>]) -> u64 {
-    instances.iter().fold(0, |sum, instance| sum.wrapping_add(hash(instance)))
 }

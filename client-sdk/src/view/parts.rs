@@ -2,29 +2,31 @@
 
 use registry_proto::v1;
 
-use super::Resync;
-
-/// At most this many parts: of 1 MiB each, a gibibyte.
-pub(crate) const MAX_PARTS: u32 = 1024;
-/// At most this many instances in one change or one view: far more than any service has.
-pub(crate) const MAX_INSTANCES: usize = 1_000_000;
+use super::{
+    Resync,
+    size::{self, Limits, MAX_PARTS},
+};
 
 /// The change being received. Messages of other views may come in between; another change of the same view may not,
 /// except one that starts over from part 0.
 #[derive(Debug, Default)]
 pub(crate) struct Parts {
     pending: Option<v1::Change>,
+    /// About what `pending` takes up.
+    bytes: usize,
 }
 
 impl Parts {
     /// Adds a part. `Some`: the change is complete.
-    pub(crate) fn add(&mut self, part: v1::Change) -> Result<Option<v1::Change>, Resync> {
+    pub(crate) fn add(&mut self, part: v1::Change, limits: Limits) -> Result<Option<v1::Change>, Resync> {
         if part.part == 0 {
             // Whatever was half there was replaced.
-            self.pending = None;
+            self.clear();
         }
+        let bytes = std::mem::take(&mut self.bytes).saturating_add(size::of_change(&part));
         let mut whole = match (self.pending.take(), part.part) {
             (None, 0) => head(&part),
+            // No overflow: a pending part was not the last one, and there are few.
             (Some(pending), n) if continues(&pending, &part) && n == pending.part + 1 => pending,
             _ => return Err(Resync::Parts("a part is missing, or of another change")),
         };
@@ -36,7 +38,8 @@ impl Parts {
         whole.added.extend(part.added);
         whole.updated.extend(part.updated);
         whole.removed.extend(part.removed);
-        if whole.all.len() + whole.added.len() + whole.updated.len() + whole.removed.len() > MAX_INSTANCES {
+        let count = whole.all.len() + whole.added.len() + whole.updated.len() + whole.removed.len();
+        if count > limits.instances || bytes > limits.bytes {
             return Err(Resync::TooLarge);
         }
         if whole.part == whole.last_part {
@@ -46,7 +49,7 @@ impl Parts {
             whole.exists = part.exists;
             return Ok(Some(whole));
         }
-        self.pending = Some(whole);
+        (self.pending, self.bytes) = (Some(whole), bytes);
         Ok(None)
     }
 
@@ -57,7 +60,12 @@ impl Parts {
 
     /// Forgets a half change, as a new stream starts over.
     pub(crate) fn clear(&mut self) {
-        self.pending = None;
+        (self.pending, self.bytes) = (None, 0);
+    }
+
+    /// About what is half received takes up, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 }
 

@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    fuzzing::{Checked, LIMITS},
+    samples::{any_change, instance, wire_digest},
+    *,
+};
 
 /// What a registry would say about one service, revision by revision.
 #[derive(Clone, Debug, Default)]
@@ -86,21 +90,6 @@ impl Model {
     fn view(&self, revision: u64) -> Vec<Arc<Instance>> {
         self.at(revision).values().map(|i| Arc::new(wire::instance(i.clone()).expect("readable"))).collect()
     }
-}
-
-fn instance(id: &str, weight: u32, create_revision: u64, mod_revision: u64) -> v1::Instance {
-    v1::Instance {
-        id: id.into(),
-        address: "127.0.0.1:80".into(),
-        weight: Some(weight),
-        create_revision,
-        mod_revision,
-        ..v1::Instance::default()
-    }
-}
-
-fn wire_digest(all: &[v1::Instance]) -> u64 {
-    all.iter().fold(0, |sum, i| sum.wrapping_add(digest::of(&i.id, i.create_revision, i.mod_revision)))
 }
 
 /// Cuts a change into `n` parts, the claims on the last one only.
@@ -312,41 +301,6 @@ fn edits() -> impl Strategy<Value = Vec<(u8, Option<u32>)>> {
     prop::collection::vec((0..6u8, prop::option::weighted(0.7, 0..4u32)), 1..60)
 }
 
-fn any_change() -> impl Strategy<Value = v1::Change> {
-    let id = || prop_oneof![Just(String::new()), "[a-c]"];
-    let instance = (id(), prop_oneof![Just("a:1".to_owned()), Just("?".to_owned())], 0..4u64, 0..4u64)
-        .prop_map(|(id, address, c, m)| v1::Instance { address, ..instance(&id, 1, c, m) });
-    let list = || prop::collection::vec(instance.clone(), 0..3);
-    let removed = (id(), 0..4u64).prop_map(|(id, create_revision)| v1::Removed { id, create_revision });
-    let number = || prop_oneof![0..6u64, Just(u64::MAX)];
-    let part = || prop_oneof![0..3u32, Just(u32::MAX)];
-    (
-        (-1..5i32, "[ef]", number(), number()),
-        (list(), list(), list(), prop::collection::vec(removed, 0..3)),
-        (any::<bool>(), part(), part(), 0..2u32),
-    )
-        .prop_map(
-            |((kind, epoch, revision, previous_revision), lists, (honest, part, last_part, count))| {
-                let (all, added, updated, removed) = lists;
-                v1::Change {
-                    kind,
-                    epoch,
-                    revision,
-                    previous_revision,
-                    digest: if honest { wire_digest(&all) } else { 1 },
-                    all,
-                    added,
-                    updated,
-                    removed,
-                    part,
-                    last_part,
-                    service_instances: count,
-                    ..v1::Change::default()
-                }
-            },
-        )
-}
-
 proptest! {
     #[test]
     fn whatever_is_valid_gives_exactly_the_models_view(edits in edits(), steps in steps()) {
@@ -400,18 +354,100 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_sent_nothing_panics_and_nothing_bad_is_shown(messages in prop::collection::vec(any_change(), 1..30)) {
-        let mut view = view();
+    fn whatever_is_sent_nothing_panics_or_is_emptied_or_grows(messages in prop::collection::vec(any_change(), 1..40)) {
+        let mut view = Checked::new();
         for message in messages {
-            let before = view.instances().clone();
-            if view.apply(message, || 1).is_err() {
-                prop_assert!(view.needs_snapshot());
-                prop_assert_eq!(&before, view.instances());
-            }
-            let ids: Vec<_> = view.instances().iter().map(|i| Arc::clone(&i.id)).collect();
-            prop_assert!(ids.is_sorted());
-            prop_assert_eq!(view.digest, sum(view.instances()).wrapping_add(
-                view.unreadable.iter().fold(0, |s, (id, (c, m))| s.wrapping_add(digest::of(id, *c, *m)))));
+            let _ = view.apply(message);
         }
     }
+}
+
+/// C2 before C1: what is gone is not called, although what is there instead cannot be.
+#[test]
+fn instances_that_cannot_be_called_do_not_keep_those_alive_that_are_gone() {
+    let (model, mut view) = (three(), view());
+    view.apply(model.snapshot("e", 1), || 1).expect("good");
+    let strange = v1::Instance { address: "vsock:3:80".into(), ..instance("i9", 1, 2, 2) };
+    let mut delta = model.delta("e", 1, 4);
+    delta.removed = vec![v1::Removed { id: "i1".to_owned(), create_revision: 1 }];
+    (delta.added, delta.updated, delta.digest) = (vec![strange.clone()], Vec::new(), wire_digest(&[strange]));
+    let change = view.apply(delta, || 2).expect("good").expect("a change");
+    assert_eq!((change.all.len(), change.removed.len()), (0, 1));
+}
+
+/// A part of a snapshot that never ends, of about a kilobyte.
+fn endless(part: u32) -> v1::Change {
+    let mut large = instance(&format!("i{part}"), 1, 1, 1);
+    large.tags.insert("k".to_owned(), "v".repeat(1_000));
+    v1::Change { all: vec![large], part, last_part: 1_000, ..three().snapshot("e", 1) }
+}
+
+#[test]
+fn parts_that_never_end_are_kept_up_to_the_limit_and_then_forgotten() {
+    let mut view = Checked::new();
+    let mut given_up = 0;
+    for part in 0..1_000 {
+        // It starts over whenever it was given up.
+        let accepted = view.apply(endless(part)).or_else(|error| {
+            assert!(matches!(error, Resync::TooLarge | Resync::Parts(_)), "{error}");
+            given_up += 1;
+            view.apply(endless(0))
+        });
+        assert_eq!(accepted, Ok(None));
+    }
+    assert!(given_up > 10, "it is only tried {given_up} times");
+    assert!(view.view.instances().is_empty() && view.view.cursor().is_none());
+}
+
+#[test]
+fn a_view_that_would_take_more_than_its_limit_is_refused_and_the_last_good_one_stays() {
+    let mut view = Checked::new();
+    let mut all = Vec::new();
+    let mut refused = None;
+    for revision in 1..=1_000 {
+        let mut large = instance(&format!("i{revision:04}"), 1, revision, revision);
+        large.tags.insert("k".to_owned(), "v".repeat(1_500));
+        all.push(large.clone());
+        let delta = v1::Change {
+            kind: v1::ChangeKind::Delta.into(),
+            epoch: "e".to_owned(),
+            previous_revision: revision - 1,
+            revision,
+            added: vec![large],
+            digest: wire_digest(&all),
+            ..v1::Change::default()
+        };
+        if revision == 1 {
+            let first =
+                v1::Change { kind: v1::ChangeKind::Snapshot.into(), all: delta.added.clone(), ..delta };
+            view.apply(first).expect("good");
+        } else if let Err(error) = view.apply(delta) {
+            refused = Some((revision, error));
+            break;
+        }
+    }
+    let (revision, error) = refused.expect("nothing bounds what deltas add up to");
+    assert_eq!(error, Resync::TooLarge);
+    let kept = view.view.instances().len();
+    assert_eq!(kept as u64, revision - 1);
+    assert!(kept < LIMITS.instances, "the bytes were to be the limit");
+    // One that fits is taken again.
+    view.apply(v1::Change { revision: 2_000, ..three().snapshot("e", 2) }).expect("good").expect("a change");
+}
+
+#[test]
+fn the_ends_of_all_numbers_are_numbers() {
+    let model = three();
+    let mut view = Checked::new();
+    let last = v1::Change { revision: u64::MAX, previous_revision: u64::MAX, ..model.snapshot("e", 2) };
+    view.apply(last.clone()).expect("good").expect("the first");
+    view.view.bookmark("e", u64::MAX);
+    let beyond = v1::Change { kind: v1::ChangeKind::Delta.into(), added: last.all.clone(), ..last };
+    assert_eq!(view.apply(beyond), Ok(None), "nothing is newer than the newest");
+    for (part, last_part) in [(u32::MAX, u32::MAX), (0, u32::MAX), (u32::MAX, 0), (1, 0)] {
+        let parts = v1::Change { part, last_part, ..model.snapshot("f", 1) };
+        assert!(matches!(view.apply(parts), Err(Resync::Parts(_))), "{part} of {last_part}");
+    }
+    // A younger history may begin after it.
+    view.apply(model.snapshot("f", 1)).expect("good").expect("a change");
 }

@@ -8,7 +8,7 @@
 
 mod acks;
 mod machine;
-mod views;
+pub(crate) mod views;
 
 use std::{
     collections::BTreeMap,

@@ -7,6 +7,9 @@
 //! Keeps C1 where a registry loses its data: it then truly has nothing until registrants come back, which takes them a
 //! third of their TTL. So an empty view that opens a new epoch is doubted: what was known before stays, until something
 //! is there or the registry has insisted for twice the default TTL.
+//!
+//! Whatever comes, what is kept is bounded by the number of views: of half received changes no more is kept, of all views
+//! together, than one view may have.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -25,7 +28,7 @@ use crate::{
     client::Refusal,
     model::{Change, Instance, InstanceList},
     runtime::Runtime,
-    view::{Cursor, LocalView, ViewKey, wire},
+    view::{Cursor, LocalView, Resync, ViewKey, size, wire},
     wire_duration::from_wire,
 };
 
@@ -57,6 +60,8 @@ pub(super) struct Views<S> {
     /// When something is due, by view. An entry that its view no longer knows of means nothing.
     deadlines: BTreeSet<(Duration, u32)>,
     acks: Acks,
+    /// How many bytes of half received changes are kept, of all views together.
+    most_pending: usize,
 }
 
 /// How far a view is on this stream.
@@ -122,6 +127,7 @@ impl<S: Sink> Views<S> {
             to_unsubscribe: VecDeque::new(),
             deadlines: BTreeSet::new(),
             acks: Acks::default(),
+            most_pending: size::MAX_BYTES,
         }
     }
 
@@ -201,7 +207,9 @@ impl<S: Sink> Views<S> {
         self.to_unsubscribe.clear();
         self.to_subscribe = self.by_id.keys().copied().collect();
         let doubt_until = self.runtime.now().saturating_add(DOUBT);
+        self.deadlines.clear();
         for (id, followed) in &mut self.by_id {
+            self.deadlines.extend(followed.bridge_at.map(|at| (at, *id)));
             if let Some(doubt) = &mut followed.doubt {
                 doubt.until = Some(doubt_until);
                 self.deadlines.insert((doubt_until, *id));
@@ -307,8 +315,10 @@ impl<S: Sink> Views<S> {
         if !followed.is_queued() {
             followed.subscription = Subscription::Heard;
         }
+        let in_parts = message.part < message.last_part;
         let before = followed.view.cursor().cloned().zip(Some(Arc::clone(followed.view.instances())));
         match followed.view.apply(message, || self.runtime.next_version()) {
+            Ok(None) if in_parts => self.bound_pending(),
             Ok(None) => {}
             Ok(Some(change)) if change.all.is_empty() && followed.doubt.is_some() => {}
             // A snapshot may be a little old: what brings it to the head follows at once.
@@ -330,6 +340,7 @@ impl<S: Sink> Views<S> {
                     return;
                 }
                 if let Some(doubt) = followed.doubt.take() {
+                    self.deadlines.retain(|(at, of)| *of != id || doubt.until != Some(*at));
                     change = Change::between(change.key, &doubt.instances, change.all, change.version);
                 }
                 if !followed.announced {
@@ -345,6 +356,19 @@ impl<S: Sink> Views<S> {
                 self.failed(id, WatchError::Resync(resync));
             }
         }
+    }
+
+    /// If too much is half received, the view with the most of it starts over; the others are to go on.
+    fn bound_pending(&mut self) {
+        let pending = || self.by_id.iter().map(|(id, followed)| (followed.view.pending_bytes(), *id));
+        if pending().map(|(bytes, _)| bytes).sum::<usize>() <= self.most_pending {
+            return;
+        }
+        let Some((_, id)) = pending().max() else { return };
+        let Some(followed) = self.by_id.get_mut(&id) else { return };
+        followed.view.give_up_parts();
+        self.counters.resyncs.fetch_add(1, Ordering::Relaxed);
+        self.failed(id, WatchError::Resync(Resync::TooLarge));
     }
 
     fn bookmark(&mut self, bookmark: &v1::Bookmark) {
@@ -416,3 +440,8 @@ impl<S: Sink> Views<S> {
         self.sink.update(Update::Failed { key: followed.view.key().clone(), error });
     }
 }
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
+#[cfg(test)]
+mod tests;

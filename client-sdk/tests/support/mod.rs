@@ -250,6 +250,11 @@ impl Subscription {
         self.responses.send(Ok(Frame::of(&message))).await.expect("open");
     }
 
+    /// Bytes in the place of a message.
+    pub async fn raw(&self, bytes: Vec<u8>) {
+        self.responses.send(Ok(Frame { prefix: bytes.into(), ..Frame::default() })).await.expect("open");
+    }
+
     pub async fn change(&self, view_id: u32, change: v1::Change) {
         self.send(view_id, subscribe_response::Response::Change(change)).await;
     }

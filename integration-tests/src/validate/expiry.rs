@@ -110,7 +110,8 @@ impl Judge for Expiry<'_> {
             let since: Millis = since.map(|(from, until)| until - from).sum();
             let earliest = self.ends.get(&before.lease).map_or(0, |ends| ends.earliest);
             let earliest = earliest.saturating_sub(since);
-            if commit.decided < earliest && self.promise == Promise::L1 {
+            // What was found by a restart nobody had heard of: renewals may have been acknowledged since it was decided.
+            if commit.decided < earliest && commit.run > 0 && self.promise == Promise::L1 {
                 return Err(Promise::L1.broken(format!(
                     "{:?} expired at {} ms by revision {}, and its lease {} lives until {earliest} ms",
                     changed.name, commit.decided, commit.revision, before.lease

@@ -7,6 +7,7 @@
 //! | `outages` | the registry killed, restarted, missing (C1, C3) |
 //! | `authority` | who may change what: operators, generations, old leases (L3, L4) |
 //! | `foreign` | a `Discover` and a `LoadBalance` by somebody else |
+//! | `partition` | a network cut to a part of a fleet (L5) |
 //! | `large` | 50,000 instances (W8) |
 #![allow(missing_docs, clippy::disallowed_methods)] // tests begin what runs beside them
 
@@ -17,3 +18,4 @@ mod kit;
 mod large;
 mod lifecycle;
 mod outages;
+mod partition;

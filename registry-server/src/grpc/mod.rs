@@ -20,6 +20,8 @@ use tokio::{sync::watch, time::timeout};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::decode::fuzzing::any_request;
 pub(crate) use self::streams::leave_margin;
 use self::{
     decode::Awaited,

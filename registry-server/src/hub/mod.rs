@@ -280,7 +280,7 @@ impl Hub {
         feed.map_or_else(forgotten, |feed| feed.is_known(revision))
     }
 
-    /// How many services have a feed here, for tests of what is dropped.
+    /// How many services have a feed here.
     pub fn feeds(&self) -> usize {
         self.inner.feeds.len()
     }

@@ -56,14 +56,12 @@ impl RealDisk {
     /// however it ends; the empty file `lock` stays and means nothing by itself.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let failed = |what: &str, error: &io::Error| {
-            StoreError::Io(format!(
-                "could not {what} the data directory {}: {error}; check that the path is right and writable",
-                directory.display()
-            ))
+            StoreError::Io(format!("could not {what} the data directory {}: {error}", directory.display()))
         };
+        let parents = parents(directory);
         fs::create_dir_all(directory).map_err(|error| failed("create", &error))?;
-        if let Some(parent) = directory.canonicalize().ok().as_deref().and_then(Path::parent) {
-            // Not every user may open the parent: then the directory was not created just now either.
+        for parent in parents {
+            // Not every user may open the parents: then the directory was not created just now either.
             if let Ok(parent) = File::open(parent) {
                 parent.sync_all().map_err(|error| failed("create", &error))?;
             }
@@ -82,6 +80,15 @@ impl RealDisk {
             Err(TryLockError::Error(error)) => Err(failed("lock", &error)),
         }
     }
+}
+
+/// The directories that have to be synced for this one to be certainly there: its parent, even if all are there already
+/// (a start before this one may have been interrupted), and those above it as far as they are to be created.
+fn parents(directory: &Path) -> Vec<PathBuf> {
+    let absolute = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+    let above: Vec<_> = absolute.ancestors().skip(1).map(Path::to_owned).collect();
+    let there = above.iter().position(|parent| parent.is_dir());
+    above.into_iter().take(there.map_or(1, |at| at + 1)).collect()
 }
 
 impl Disk for RealDisk {
@@ -146,5 +153,8 @@ impl DiskFile for RealFile {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code))] // fuzzers need no faults
 pub(super) mod faulty;
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,9 @@ pub(super) const FRAME: usize = 20;
 /// The most that one frame's payload may have.
 pub(super) const MAX_PAYLOAD: usize = 1 << 30;
 
+/// The least that a disk writes as a whole.
+const SECTOR: usize = 512;
+
 const MARKER: [u8; 4] = [0xF5, 0x52, 0x47, 0xFE];
 
 // Where in a frame what stands after the marker begins.
@@ -160,6 +163,30 @@ pub(super) fn written_after(bytes: &[u8], at: usize) -> Option<usize> {
     (at + 1..bytes.len()).find(|&at| bytes[at..].starts_with(&MARKER) && whole(&bytes[at..], at).is_ok())
 }
 
+/// Whether what is bad at `at` may be the rest of a write that was interrupted. A log is written where nothing but zeros
+/// was, or beyond its end: so of such a write all is zero from some byte on, or whole sectors are. What is bad with all of
+/// its sectors there was written whole and damaged later. (etcd's write-ahead log tells the two apart in this way, too.)
+pub(super) fn is_unfinished(bytes: &[u8], at: usize) -> bool {
+    let rest = bytes.get(at..).unwrap_or_default();
+    let head = at + FRAME;
+    // How far it certainly goes: of a frame whose head is damaged or missing nobody knows more than that.
+    let (sure, end) = match sound_length(rest, at) {
+        Some(length) => (head + length, head + length),
+        None => (head, bytes.len()),
+    };
+    if sure > bytes.len() {
+        return true;
+    }
+    // No payload of a log ends with a zero: the last thing in it is the last byte of a number that is not 0.
+    let ends_in_zeros =
+        if sure == end { bytes[end - 1] == 0 } else { bytes[head..].iter().all(|byte| *byte == 0) };
+    let first = at / SECTOR * SECTOR;
+    ends_in_zeros
+        || (first..sure)
+            .step_by(SECTOR)
+            .any(|sector| bytes[sector.max(at)..(sector + SECTOR).min(end)].iter().all(|byte| *byte == 0))
+}
+
 fn whole(rest: &[u8], offset: usize) -> Result<&[u8], &'static str> {
     if rest.len() < FRAME {
         return Err("a frame is incomplete");
@@ -264,6 +291,41 @@ mod tests {
             let _ = Header::decode("f", Kind::Base, &bytes);
             let _ = next(&bytes, at);
             let _ = written_after(&bytes, at);
+            let _ = is_unfinished(&bytes, at);
+        }
+
+        #[test]
+        fn what_an_interrupted_write_leaves_is_told_from_what_was_damaged(
+            before in 0..1_100_usize,
+            size in 1..1_600_usize,
+            cut in any::<prop::sample::Index>(),
+            survive in any::<u8>(),
+            flipped in any::<prop::sample::Index>(),
+        ) {
+            let mut whole = vec![0xEE; before];
+            push(&mut whole, before as u64, |out| out.resize(out.len() + size, 0x55)).unwrap();
+            let end = whole.len();
+            whole.resize(end + 700, 0);
+
+            let cut = before + cut.index(end - before);
+            let mut prefix = whole.clone();
+            prefix[cut..end].fill(0);
+            prop_assert!(cut == before || is_unfinished(&prefix, before), "zeros from {} on", cut);
+            prefix.truncate(cut);
+            prop_assert!(is_unfinished(&prefix, before), "cut at {}", cut);
+
+            let mut holes = whole.clone();
+            for (nth, sector) in (before / SECTOR * SECTOR..end).step_by(SECTOR).enumerate() {
+                if (survive >> nth) & 1 == 0 {
+                    holes[sector.max(before)..(sector + SECTOR).min(end)].fill(0);
+                }
+            }
+            let lost_none = holes == whole;
+            prop_assert!(lost_none || next(&holes, before) == Next::End || is_unfinished(&holes, before));
+
+            let flipped = before + flipped.index(end - before);
+            whole[flipped] ^= 0x10;
+            prop_assert!(!is_unfinished(&whole, before), "a bit flipped at {}", flipped);
         }
 
         #[test]

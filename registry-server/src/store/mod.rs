@@ -18,6 +18,8 @@ mod conformance;
 pub mod disk;
 mod embedded;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod memory;
 mod record;
 #[cfg(test)]
@@ -68,8 +70,11 @@ pub trait Store: Send + 'static {
 /// Why a store cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// The operating system refused, while the store was opened.
-    #[error("{0}")]
+    /// The operating system refused, while the store was opened. Carries what was done to which file, and its word.
+    #[error(
+        "{0}; nothing that was acknowledged is lost by this: see that the path is right, that this user may read and \
+         write there, and that the disk works and has room, then start the server again"
+    )]
     Io(String),
     /// A write or an fsync failed. Writes go on only after a restart, which reads what really is on the disk.
     #[error(

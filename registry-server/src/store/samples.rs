@@ -27,6 +27,18 @@ pub(super) fn record(n: u64) -> Record {
     Record { wall: n, cause: Cause::Register, actor: "uid#1".into(), events: vec![registered] }
 }
 
+/// As [`record`], with so much text that groups of them go over several sectors of a disk.
+pub(super) fn large_record(n: u64) -> Record {
+    let mut large = record(n);
+    for event in &mut large.events {
+        if let Event::Registered { spec, .. } = event {
+            let text = "padding ".repeat(usize::try_from(n % 4).expect("small") * 50);
+            Arc::make_mut(spec).tags.insert("text".into(), text.into());
+        }
+    }
+    large
+}
+
 /// The removal of what the nth record registered.
 pub(super) fn removal(n: u64) -> Record {
     let key = ServiceKey { namespace: "default".into(), service: format!("service-{}", n % 3).into() };

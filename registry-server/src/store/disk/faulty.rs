@@ -3,7 +3,7 @@
 //! ```text
 //! write ──► current, dirty sectors ──sync──► durable         a failed sync leaves sectors clean and not durable,
 //! create, rename, remove ──► names, pending ──sync_dir──► durable names                   as real systems do
-//! power loss: any subset of dirty sectors, any prefix of pending names, any size between
+//! power loss: any subset of dirty sectors, any prefix or any subset of pending names, any size between
 //! ```
 
 use std::{
@@ -14,8 +14,8 @@ use std::{
 
 use super::{Disk, DiskFile};
 
-/// Small, so that small writes tear too.
-const SECTOR: usize = 32;
+/// What is written as a whole.
+const SECTOR: usize = 512;
 
 /// Clones are the same disk.
 #[derive(Clone, Default)]
@@ -28,6 +28,8 @@ pub(in super::super) enum Fault {
     PowerLoss,
     /// It fails, and everything works afterwards.
     Error,
+    /// It and all that needs room after it fail, until the end: a write after half of it.
+    Full,
 }
 
 #[derive(Default)]
@@ -40,6 +42,9 @@ struct Inner {
     operations: usize,
     fault: Option<(usize, Fault)>,
     off: bool,
+    full: bool,
+    /// What is read of this file is an error.
+    unreadable: Option<String>,
 }
 
 #[derive(Clone, Default)]
@@ -73,6 +78,11 @@ impl FaultyDisk {
         inner.fault = Some((operation, fault));
     }
 
+    /// From now on this file cannot be read; or, if the name is empty, the directory cannot be listed.
+    pub(in super::super) fn fail_reads_of(&self, name: &str) {
+        self.inner().unreadable = Some(name.to_owned());
+    }
+
     /// Whether the chosen operation was reached.
     pub(in super::super) fn faulted(&self) -> bool {
         let inner = self.inner();
@@ -84,9 +94,13 @@ impl FaultyDisk {
         let mut random = fastrand::Rng::with_seed(seed);
         let inner = self.inner();
         let mut names = inner.durable_names.clone();
-        let kept = random.usize(..=inner.pending.len());
-        for naming in &inner.pending[..kept] {
-            apply(&mut names, naming);
+        // A journal keeps names in order; a system without one may not.
+        let (kept, likely) = (random.usize(..=inner.pending.len()), random.f64());
+        let in_order = random.bool();
+        for (at, naming) in inner.pending.iter().enumerate() {
+            if if in_order { at < kept } else { random.f64() < likely } {
+                apply(&mut names, naming);
+            }
         }
         let files = inner.files.iter().map(|(id, content)| {
             let bytes = content.after_power_loss(&mut random);
@@ -136,17 +150,22 @@ impl FaultyDisk {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap()
+        self.0.lock().expect("nothing panics while it is held")
     }
 }
 
 impl Inner {
-    fn turn(&mut self) -> Turn {
+    /// `room`: whether it needs any.
+    fn turn(&mut self, room: bool) -> Turn {
         if self.off {
             return Turn::Nothing;
         }
         self.operations += 1;
         match self.fault {
+            Some((at, Fault::Full)) if at < self.operations => {
+                self.full = true;
+                if room { Turn::Half } else { Turn::Whole }
+            }
             Some((at, fault)) if at == self.operations - 1 => {
                 self.off = fault == Fault::PowerLoss;
                 Turn::Half
@@ -155,13 +174,29 @@ impl Inner {
         }
     }
 
+    fn done(&self, turn: &Turn) -> io::Result<()> {
+        match turn {
+            Turn::Whole => Ok(()),
+            _ if self.full => Err(io::ErrorKind::StorageFull.into()),
+            _ => Err(io::Error::other("injected fault")),
+        }
+    }
+
+    fn readable(&self, name: &str) -> io::Result<()> {
+        if self.unreadable.as_deref() == Some(name) {
+            Err(io::Error::other("injected fault"))
+        } else {
+            Ok(())
+        }
+    }
+
     fn name(&mut self, naming: Naming) -> io::Result<()> {
-        let turn = self.turn();
+        let turn = self.turn(!matches!(naming, Naming::Remove(_)));
         if turn == Turn::Whole {
             apply(&mut self.names, &naming);
             self.pending.push(naming);
         }
-        done(&turn)
+        self.done(&turn)
     }
 
     fn id(&self, name: &str) -> io::Result<u64> {
@@ -183,10 +218,6 @@ fn apply(names: &mut BTreeMap<String, u64>, naming: &Naming) {
             names.remove(name);
         }
     }
-}
-
-fn done(turn: &Turn) -> io::Result<()> {
-    if *turn == Turn::Whole { Ok(()) } else { Err(io::Error::other("injected fault")) }
 }
 
 impl Content {
@@ -239,11 +270,14 @@ fn copy_sector(from: &[u8], to: &mut [u8], sector: usize) {
 
 impl Disk for FaultyDisk {
     fn list(&self) -> io::Result<Vec<String>> {
-        Ok(self.inner().names.keys().cloned().collect())
+        let inner = self.inner();
+        inner.readable("")?;
+        Ok(inner.names.keys().cloned().collect())
     }
 
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
         let inner = self.inner();
+        inner.readable(name)?;
         Ok(inner.files[&inner.id(name)?].current.clone())
     }
 
@@ -277,12 +311,12 @@ impl Disk for FaultyDisk {
 
     fn sync_dir(&self) -> io::Result<()> {
         let mut inner = self.inner();
-        let turn = inner.turn();
+        let turn = inner.turn(false);
         if turn == Turn::Whole {
             inner.durable_names = inner.names.clone();
             inner.pending.clear();
         }
-        done(&turn)
+        inner.done(&turn)
     }
 
     fn describe(&self, name: &str) -> String {
@@ -296,18 +330,19 @@ struct FaultyFile {
 }
 
 impl FaultyFile {
-    fn act(&self, act: impl FnOnce(&mut Content, &Turn)) -> io::Result<()> {
+    fn act(&self, end: Option<usize>, act: impl FnOnce(&mut Content, &Turn)) -> io::Result<()> {
         let mut inner = self.disk.inner();
-        let turn = inner.turn();
-        act(inner.files.get_mut(&self.id).unwrap(), &turn);
-        done(&turn)
+        let grows = end.is_some_and(|end| end > inner.files[&self.id].current.len());
+        let turn = inner.turn(grows);
+        act(inner.files.get_mut(&self.id).expect("files are never forgotten"), &turn);
+        inner.done(&turn)
     }
 }
 
 impl DiskFile for FaultyFile {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let offset = usize::try_from(offset).unwrap();
-        self.act(|content, turn| match turn {
+        let offset = usize::try_from(offset).expect("it fits into memory");
+        self.act(Some(offset + bytes.len()), |content, turn| match turn {
             Turn::Whole => content.write(offset, bytes),
             Turn::Half => content.write(offset, &bytes[..bytes.len() / 2]),
             Turn::Nothing => {}
@@ -315,7 +350,7 @@ impl DiskFile for FaultyFile {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.act(|content, turn| match turn {
+        self.act(None, |content, turn| match turn {
             Turn::Whole => content.sync(),
             // The system forgets that these sectors are not durable.
             Turn::Half => content.dirty.clear(),
@@ -324,8 +359,8 @@ impl DiskFile for FaultyFile {
     }
 
     fn truncate(&mut self, size: u64) -> io::Result<()> {
-        let size = usize::try_from(size).unwrap();
-        self.act(|content, turn| {
+        let size = usize::try_from(size).expect("it fits into memory");
+        self.act(Some(size), |content, turn| {
             if *turn == Turn::Whole {
                 content.current.resize(size, 0);
             }

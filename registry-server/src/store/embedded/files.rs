@@ -151,6 +151,12 @@ pub(super) fn read_log(
                         format!("{what}, and what was written later stands at offset {next}"),
                     ));
                 }
+                if !frame::is_unfinished(&bytes, at) {
+                    return Err(corrupt(
+                        at,
+                        format!("{what}, and nothing of it is missing as after a write that was interrupted"),
+                    ));
+                }
                 log.torn = Some(what);
                 break;
             }
@@ -246,7 +252,8 @@ pub(super) fn write_base(disk: &dyn Disk, epoch: u128, base: &Base) -> Result<u6
     Ok(offset)
 }
 
-/// Writes a file under a temporary name, and gives it its own when it is durable.
+/// Writes a file under a temporary name, and gives it its own when it is durable. What could not be finished is removed,
+/// since it may be what fills the disk.
 fn publish(
     disk: &dyn Disk,
     name: &str,
@@ -262,7 +269,11 @@ fn publish(
         disk.sync_dir()?;
         Ok(file)
     };
-    published().map_err(|error| io_error(disk, "create", name, &error))
+    published().map_err(|error| {
+        // If that fails too, the next start removes it.
+        let _ = disk.remove(&temporary);
+        io_error(disk, "create", name, &error)
+    })
 }
 
 fn read(disk: &dyn Disk, name: &str) -> Result<(Vec<u8>, String), StoreError> {

@@ -15,12 +15,12 @@
 //! A file gets its name only when its header is durable, and a log is sealed only when all of it is: so a name that
 //! ends in `.tmp` means nothing, and only the end of the newest log may be incomplete. There a *torn tail*, the rest
 //! of a group that was being written when the machine stopped, is cut off with a warning: it was never acknowledged.
-//! It is taken for one only if nothing after it was written later: no whole frame, and nothing but zeros beyond its own
-//! end.
+//! It is taken for one only if nothing after it was written later (no whole frame, and nothing but zeros beyond its own
+//! end) and if something of it is missing as an interrupted write leaves it: whole sectors, or all from some byte on.
 //!
-//! One case cannot be decided: if a log was not closed in order, damage that leaves nothing whole from some place to its
-//! end (to the last group, say) or that cuts it short looks like a torn tail, and is cut off as one. A log closed in
-//! order ends with a mark, so there damage is noticed. Any other damage is an error that leaves every file as it is.
+//! One case cannot be decided: if a log was not closed in order, what cuts it short, or fills it with zeros from some
+//! place in its last group on, looks like a torn tail, and is cut off as one. A log closed in order ends with a mark, so
+//! there the damage has to take away the mark as well. Any other damage is an error that leaves every file as it is.
 //!
 //! The last group may be in memory only, if its fsync failed and the process, not the machine, was restarted: then
 //! the system would take it for durable. Opening therefore writes the last group again, in its place.
@@ -96,6 +96,9 @@ impl fmt::Debug for EmbeddedOptions {
             .finish_non_exhaustive()
     }
 }
+
+/// No registry gets that far; what says that it did is damaged. Beyond it, counting would overflow some day.
+const LAST_REVISION: Revision = Revision::MAX / 2;
 
 /// Keeps records in a directory. Closing it, by dropping it, waits for a running compaction.
 pub struct EmbeddedStore {
@@ -223,7 +226,10 @@ impl EmbeddedStore {
         act(self).map_err(|error| match error {
             StoreError::TooLarge { .. } => error,
             error => {
-                let cause = error.to_string();
+                let cause = match error {
+                    StoreError::Io(cause) => cause,
+                    other => other.to_string(),
+                };
                 tracing::error!(%cause, "the store is closed to writes until a restart");
                 self.failed = Some(cause.clone());
                 StoreError::Closed { cause }
@@ -340,11 +346,15 @@ impl Found {
         let (Some(newest), Some(epoch)) = (last_log, epoch) else {
             return Ok(None);
         };
-        if newest.last < base.revision {
+        // A base is made of logs that others follow.
+        if newest.start < base.revision {
             return Err(missing(format!(
-                "the log ends at revision {}, before the base at revision {}",
-                newest.last, base.revision
+                "there is a base at revision {} but no log of what followed it: the newest begins after revision {}",
+                base.revision, newest.start
             )));
+        }
+        if newest.last > LAST_REVISION {
+            return Err(missing(format!("revision {} is beyond what any log reaches", newest.last)));
         }
         // The first group may begin before the base.
         records.retain(|committed| committed.revision > base.revision);
@@ -354,6 +364,9 @@ impl Found {
 
     /// Brings the directory in order, now that all of it was found sound.
     fn recover(self, disk: &dyn Disk) -> Result<(u128, Active, Loaded), StoreError> {
+        // What was found under its name is what is relied on when the rest goes: a crash may have come before its name
+        // was durable, or the system may have failed to make it so.
+        disk.sync_dir().map_err(|error| io_error(disk, "sync", "", &error))?;
         for leftover in self.leftovers {
             disk.remove(&leftover).map_err(|error| io_error(disk, "remove", &leftover, &error))?;
         }
@@ -387,6 +400,8 @@ impl Found {
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod damage_tests;
 #[cfg(test)]
 mod history_tests;
 #[cfg(test)]

@@ -1,9 +1,5 @@
 //! The embedded store on a sound disk, and on directories that are not.
 
-use std::collections::BTreeMap;
-
-use proptest::{collection, prelude::*};
-
 use super::*;
 use crate::store::{
     conformance,
@@ -246,90 +242,4 @@ fn a_later_format_is_refused_by_both_versions() {
     let error = open(&later, options()).unwrap_err();
     assert!(matches!(error, StoreError::FormatVersion { found: 2, known: 1, .. }), "{error}");
     assert_eq!(later.contents(), files);
-}
-
-type Files = BTreeMap<String, Vec<u8>>;
-
-/// The files of a killed store with a base, history, and a tail; and what it holds.
-fn filled() -> (Files, Vec<(Revision, u64)>) {
-    let disk = FaultyDisk::default();
-    let mut store = open(&disk, options()).unwrap();
-    for n in 0..20 {
-        store.append(&[record(n)]).unwrap();
-        store.settle();
-    }
-    kill(store);
-    (disk.contents(), (0..20).map(|n| (n + 1, n)).collect())
-}
-
-#[test]
-fn a_missing_file_is_noticed() {
-    let (files, all) = filled();
-    let newest_log = files.keys().rfind(|name| name.starts_with("log-")).unwrap();
-    for missing in files.keys() {
-        let mut left = files.clone();
-        left.remove(missing);
-        let disk = FaultyDisk::with(&left);
-        match open(&disk, options()) {
-            Err(error) => {
-                assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
-                assert_eq!(disk.contents(), left);
-            }
-            // Old history may go, and the newest log as a whole cannot be missed.
-            Ok(mut store) => {
-                let loaded = visible(&store.load().unwrap());
-                assert!(
-                    loaded == all || (missing == newest_log && all.starts_with(&loaded)),
-                    "{missing} is missing"
-                );
-            }
-        }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
-
-    #[test]
-    fn no_damage_panics_or_passes_unnoticed(
-        file in any::<prop::sample::Index>(),
-        at in any::<prop::sample::Index>(),
-        kind in 0..3_u8,
-        noise in collection::vec(any::<u8>(), 1..40),
-    ) {
-        let (files, all) = filled();
-        let names: Vec<_> = files.keys().cloned().collect();
-        let name = &names[file.index(names.len())];
-        let mut damaged = files.clone();
-        let bytes = damaged.get_mut(name).unwrap();
-        let at = at.index(bytes.len());
-        match kind {
-            0 => bytes[at] ^= 1 << (noise[0] % 8),
-            1 => bytes.truncate(at),
-            _ => { let end = bytes.len().min(at + noise.len()); bytes[at..end].copy_from_slice(&noise[..end - at]); }
-        }
-        let changed = damaged != files;
-        let disk = FaultyDisk::with(&damaged);
-        match open(&disk, options()) {
-            Err(error) => {
-                prop_assert!(changed, "{}", error);
-                prop_assert_eq!(disk.contents(), damaged);
-            }
-            Ok(mut store) => {
-                // Nothing but the end of the newest log may be taken for a torn tail.
-                let loaded = visible(&store.load().unwrap());
-                let newest = names.iter().rfind(|name| name.starts_with("log-")).unwrap();
-                prop_assert!(all.starts_with(&loaded));
-                let last_group_only = kind == 1 || loaded.len() + 1 >= all.len();
-                prop_assert!(loaded == all || (name == newest && last_group_only), "{} at {}", name, at);
-            }
-        }
-    }
-
-    #[test]
-    fn no_file_content_panics(bytes in collection::vec(any::<u8>(), 0..120), base in any::<bool>()) {
-        let name = if base { files::base_name(1) } else { log_name(0) };
-        let disk = FaultyDisk::with(&BTreeMap::from([(name, bytes)]));
-        prop_assert!(open(&disk, options()).is_err());
-    }
 }

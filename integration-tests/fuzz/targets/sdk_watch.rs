@@ -1,0 +1,4 @@
+//! All views of a stream that comes and goes, from a registry that may say anything.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| client_sdk::fuzzing::watch(bytes));

@@ -1,0 +1,226 @@
+//! What holds of any request, as checks that panic: for tests that make requests up, and for fuzzers. The rules of the
+//! protocol are written here a second time, as `docs/protocol.md` has them.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use prost::Message as _;
+use registry_proto::v1;
+use tonic::Status;
+
+use super::{Invalid, TtlBounds, fields::Path};
+use crate::core::{Command, Instance, LeaseId, Selector, ServiceKey, Spec};
+
+/// These bytes come as a request of some kind.
+pub(crate) fn any_request(kind: u8, bytes: &[u8]) {
+    match kind % 10 {
+        0 => v1::RegisterRequest::decode(bytes).map_or((), |it| register(&it)),
+        1 => v1::DeregisterRequest::decode(bytes).map_or((), |it| deregister(&it)),
+        2 => v1::SetOverrideRequest::decode(bytes).map_or((), |it| set_override(&it)),
+        3 => v1::ResolveHoldRequest::decode(bytes).map_or((), |it| resolve_hold(&it)),
+        4 => v1::KeepAliveRequest::decode(bytes).map_or((), |it| leases(&it)),
+        5 => v1::WatchRequest::decode(bytes).map_or((), |it| watch(&it)),
+        6 => v1::Selector::decode(bytes).map_or((), |it| selector(&it)),
+        7 => v1::ListServicesRequest::decode(bytes).map_or((), |it| list(&it)),
+        8 => v1::DiscoverRequest::decode(bytes).map_or((), |it| {
+            told(super::page_token(&it.page_token));
+            selector(&it.selector.unwrap_or_default());
+        }),
+        _ => v1::SubscribeRequest::decode(bytes).map_or((), |it| {
+            if let Some(v1::subscribe_request::Request::Subscribe(it)) = it.request {
+                watch(&it.watch.unwrap_or_default());
+            }
+        }),
+    }
+}
+
+/// What is refused is refused with the field and a problem that is fit for an answer.
+fn told<T>(result: Result<T, Invalid>) -> Option<T> {
+    result
+        .inspect_err(|invalid| {
+            assert!(!invalid.field.is_empty() && !invalid.problem.is_empty(), "{invalid:?}");
+            assert!(invalid.to_string().len() < 1_024, "an answer that repeats a large request: {invalid}");
+            let mut headers = tonic::codegen::http::HeaderMap::new();
+            Status::from(invalid.clone()).add_header(&mut headers).expect("an answer can be written");
+        })
+        .ok()
+}
+
+fn named(text: &str, beside: &str) {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || beside.contains(c);
+    assert!((1..=253).contains(&text.len()) && text.chars().all(allowed), "taken as a name: `{text}`");
+}
+
+fn key(key: &ServiceKey) {
+    named(&key.namespace, "._-");
+    named(&key.service, "._-/");
+}
+
+fn short(text: &str, limit: usize) {
+    assert!(text.len() <= limit, "a text of {} bytes", text.len());
+}
+
+pub(crate) fn register(request: &v1::RegisterRequest) {
+    let bounds = TtlBounds { least: Duration::from_secs(2), most: Duration::from_hours(1) };
+    let Some(command) = told(super::register(request, bounds)) else { return };
+    let Command::Register { registrant, ttl, instances, .. } = command else { panic!("another command") };
+    assert!(request.encoded_len() <= 4 << 20 && request.lease_id.len() == 16);
+    named(&registrant.uid, "._-:/@");
+    assert!((2_000..=3_600_000).contains(&ttl), "{ttl} ms");
+    assert!((1..=10_000).contains(&instances.len()) && instances.len() == request.registrations.len());
+    let mut seen = BTreeSet::new();
+    for (service, id, spec) in &instances {
+        key(service);
+        named(id, "._-:/@[]");
+        assert!(seen.insert((service, id)), "{service} {id} twice");
+        taken(spec);
+    }
+}
+
+fn taken(spec: &Spec) {
+    assert!(spec.address.len() <= 261);
+    let port = || spec.address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+    assert!(spec.address.starts_with("unix:/") || port().is_some_and(|it| it.is_ok_and(|port| port > 0)));
+    assert!(spec.tags.len() <= 64);
+    let bounded =
+        |(key, value): (&Arc<str>, &Arc<str>)| (1..=128).contains(&key.len()) && value.len() <= 4_096;
+    assert!(spec.tags.iter().all(bounded));
+    short(&spec.region, 253);
+    short(&spec.zone, 253);
+}
+
+pub(crate) fn deregister(request: &v1::DeregisterRequest) {
+    let Some(command) = told(super::deregister(request)) else { return };
+    let Command::Deregister { lease, instances, actor } = command else { panic!("another command") };
+    assert!(lease.is_some() || !instances.is_empty(), "asks for nothing");
+    assert!(instances.len() <= 10_000 && instances.len() == request.instances.len());
+    let mut seen = BTreeSet::new();
+    for (service, id, _) in &instances {
+        key(service);
+        named(id, "._-:/@[]");
+        assert!(seen.insert((service, id)), "{service} {id} twice");
+    }
+    short(&actor, 253);
+}
+
+pub(crate) fn set_override(request: &v1::SetOverrideRequest) {
+    let Some(command) = told(super::set_override(request)) else { return };
+    let Command::SetOverride { key: service, id, set, actor, reason } = command else {
+        panic!("another command")
+    };
+    key(&service);
+    named(&id, "._-:/@[]");
+    short(&actor, 253);
+    short(&reason, 1_024);
+    if let Some(set) = set {
+        assert!(set.weight.is_some() || set.status.is_some(), "sets nothing");
+        assert!(set.expires_in.is_none_or(|millis| (1_000..=8_760 * 3_600_000).contains(&millis)));
+    }
+}
+
+pub(crate) fn resolve_hold(request: &v1::ResolveHoldRequest) {
+    let Some(command) = told(super::resolve_hold(request)) else { return };
+    let Command::ResolveHold { key: service, ids, actor, .. } = command else { panic!("another command") };
+    key(&service);
+    assert!(ids.len() <= 10_000);
+    for id in &ids {
+        named(id, "._-:/@[]");
+    }
+    short(&actor, 253);
+}
+
+fn leases(request: &v1::KeepAliveRequest) {
+    if let Some(leases) = told(super::leases(request)) {
+        let same = |(lease, bytes): (&LeaseId, &Vec<u8>)| lease.0 == **bytes;
+        assert!(leases.len() <= 10_000 && leases.iter().zip(&request.lease_ids).all(same));
+    }
+}
+
+fn watch(request: &v1::WatchRequest) {
+    match super::watch(request, Path::Root) {
+        Ok(watched) => {
+            key(&watched.key);
+            canonical(&watched.selector);
+        }
+        Err(status) => {
+            let mut headers = tonic::codegen::http::HeaderMap::new();
+            status.add_header(&mut headers).expect("an answer can be written");
+        }
+    }
+}
+
+fn list(request: &v1::ListServicesRequest) {
+    told(super::of_namespace(&request.namespace));
+    if let Some(size) = told(super::page_size(request.page_size)) {
+        assert!((1..=1_000).contains(&size));
+    }
+    told(super::list_token(&request.page_token));
+    told(super::page_token(&request.page_token));
+}
+
+/// A selector: what is read is canonical, and selects what the request says, word by word.
+pub(crate) fn selector(request: &v1::Selector) {
+    let Some(read) = told(super::selector(Some(request), Path::Root.field("selector"))) else { return };
+    canonical(&read);
+    for instance in universe() {
+        assert_eq!(read.matches(&instance), naive(request, &instance), "{request:?} and {instance:?}");
+    }
+}
+
+fn canonical(selector: &Selector) {
+    let statuses = selector.statuses().iter().rev().chain(selector.statuses()).copied();
+    let tags = selector.tags().iter().rev().map(|(key, value)| (key.clone(), value.clone()));
+    assert_eq!(&Selector::new(tags, selector.zone(), statuses), selector, "the order of words matters");
+}
+
+/// What a selector selects, by its words.
+pub(crate) fn naive(request: &v1::Selector, instance: &Instance) -> bool {
+    let number = match instance.spec.status {
+        crate::core::Status::Up => 1,
+        crate::core::Status::Draining => 2,
+        crate::core::Status::Down => 3,
+    };
+    let tagged = |(key, value): (&String, &String)| {
+        instance.spec.tags.get(key.as_str()).is_some_and(|it| **it == **value)
+    };
+    request.tags.iter().all(tagged)
+        && (request.zone.is_empty() || *request.zone == *instance.spec.zone)
+        && (request.statuses.is_empty() || request.statuses.contains(&number))
+}
+
+/// Instances of all kinds of a small world: two tags with values or without, zones, statuses.
+pub(crate) fn universe() -> Vec<Instance> {
+    let values = [None, Some(""), Some("x"), Some("y")];
+    let mut all = Vec::new();
+    for a in values {
+        for b in values {
+            for zone in ["", "x", "y"] {
+                for status in
+                    [crate::core::Status::Up, crate::core::Status::Draining, crate::core::Status::Down]
+                {
+                    let tags = [("a", a), ("b", b)];
+                    let tags = tags.into_iter().filter_map(|(key, value)| Some((key.into(), value?.into())));
+                    let spec = Spec {
+                        address: "a:1".into(),
+                        weight: 1,
+                        tags: tags.collect(),
+                        region: "".into(),
+                        zone: zone.into(),
+                        status,
+                    };
+                    all.push(Instance {
+                        id: "i".into(),
+                        spec: Arc::new(spec),
+                        lease: LeaseId([0; 16]),
+                        create_revision: 1,
+                        mod_revision: 1,
+                        registered_at: 0,
+                        changed_at: 0,
+                        held: None,
+                        over: None,
+                    });
+                }
+            }
+        }
+    }
+    all
+}
