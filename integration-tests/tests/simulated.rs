@@ -278,14 +278,27 @@ fn replacing_everything_in_good_order_breaks_nothing_and_fails_no_call() {
     assert_eq!(rolled().judge(), [], "seed {ROLLING_SEED}\n{trace}");
     let drained = |_: &Duration, event: &Event| matches!(event, Event::Drain { step: DrainStep::Left, .. });
     assert!(trace.has(drained) && trace.starts("registry-0") > 1, "{trace}");
-    let mut served = false;
+    // What is not hindered takes no time: nobody sleeps for an instance to drain, and nobody's word is missing.
+    let mut began = BTreeMap::new();
+    let (mut served, mut unhindered) = (false, 0);
+    let restarts = trace.events().into_iter().find(|(_, event)| matches!(event, Event::Stopping { .. }));
+    let restarts = restarts.map_or(Duration::MAX, |(at, _)| at);
     for (at, event) in trace.events() {
         match event {
+            Event::Drain { who, step: DrainStep::Began } if at < restarts => _ = began.insert(who, at),
+            Event::Drain { who, step: DrainStep::Knew { all, .. } } if at < restarts => {
+                assert!(
+                    all && at < began[&who] + SECOND,
+                    "{who} was not told that all callers know\n{trace}"
+                );
+                unhindered += 1;
+            }
             Event::Called { outcome: Ok(_), .. } => served = true,
             Event::Called { outcome: Err(error), .. } if served => panic!("at {at:?}: {error}\n{trace}"),
             _ => {}
         }
     }
+    assert!(unhindered >= 3, "{trace}");
 }
 
 #[test]

@@ -15,7 +15,11 @@ use std::{
     time::Duration,
 };
 
-use client_sdk::{client::MissingRegistry, model::Instance, registration::Registration};
+use client_sdk::{
+    client::MissingRegistry,
+    model::Instance,
+    registration::{Drained, Registration},
+};
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::sleep,
@@ -179,12 +183,14 @@ async fn be_registered(
         // If it did not reach the registry now, it will: the SDK keeps the words.
         let _ = registration.update(move |instance| instance.weight = weight).await;
     }
+    let saw = |step| given.trace.saw(Event::Drain { who: given.name.clone(), step });
     let drained = registration.drain_after(async {
-        let step = DrainStep::Told(registry);
-        given.trace.saw(Event::Drain { who: given.name.clone(), step });
+        saw(DrainStep::Told(registry.clone()));
         in_flight.is_nothing().await;
     });
-    drained.await.map_err(|error| error.to_string())
+    let drained = drained.await.map_err(|error| error.to_string())?;
+    saw(DrainStep::Knew { registry, all: matches!(drained, Drained::Told(_)) });
+    Ok(())
 }
 
 /// The requests in flight.

@@ -23,7 +23,9 @@
 //! Promises are judged by [`crate::validate`]: on the trace what callers see, and on what raw hosts wrote down the rest.
 //!
 //! The same seed gives the same trace, to the millisecond. What is beyond the seed: the order in which hyper and tonic
-//! poll their own futures, which shows in no trace as long as only one of them is ready.
+//! poll their own futures, which shows in no trace as long as only one of them is ready; and whom of several a tokio `watch`
+//! wakes first, which shows where a registry stops in good order and its streams and connections hear of it. Built with
+//! `--cfg tokio_unstable`, turmoil seeds that too.
 
 pub mod disk;
 pub mod hosts;

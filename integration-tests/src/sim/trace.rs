@@ -103,8 +103,15 @@ pub enum Event {
 pub enum DrainStep {
     /// It begins: the instance is to be marked at every registry.
     Began,
-    /// The registry of this name said that its watchers have applied the mark, or can not be waited for any longer.
+    /// It goes on to what is in flight: callers were told by the registry of this name as well as they could be.
     Told(String),
+    /// What it was told there, known when it has left: whether all callers that can say so had said that they know.
+    Knew {
+        /// The registry.
+        registry: String,
+        /// Whether all had.
+        all: bool,
+    },
     /// Nothing is in flight and no registry has it any longer, or can be told: its process ends.
     Left,
 }

@@ -108,8 +108,9 @@ pub fn c3_never_deaf(trace: &Trace, until: Duration) -> Result<(), Broken> {
 pub fn c4_drain_without_a_sleep(trace: &Trace, _: Duration) -> Result<(), Broken> {
     let mut network = Network::default();
     let mut followers: BTreeMap<String, Follower> = BTreeMap::new();
-    let mut holds: BTreeMap<String, Seen> = BTreeMap::new();
     let mut views: BTreeMap<String, Seen> = BTreeMap::new();
+    // Who did not know when a drain went on.
+    let mut told: BTreeMap<(String, String), Option<(Duration, String)>> = BTreeMap::new();
     // Who was answered before, and since when nothing but drains, weights and restarts in good order happened.
     let (mut served, mut quiet_since) = (BTreeSet::new(), Duration::ZERO);
     for (at, event) in trace.events() {
@@ -117,16 +118,19 @@ pub fn c4_drain_without_a_sleep(trace: &Trace, _: Duration) -> Result<(), Broken
         hear(&mut followers, &network, &event);
         match event {
             Event::View { who, all, .. } => _ = views.insert(who, all),
-            Event::Holds { who, all, .. } => _ = holds.insert(who, all),
             Event::Drain { who: instance, step: DrainStep::Told(registry) } => {
-                // A mark that never reached the registry was not applied by anyone: the lease decides then.
-                let marked =
-                    holds.get(&registry).is_none_or(|all| all.get(&instance).is_none_or(|it| *it == 0));
                 let picks = |view: &Seen| view.get(&instance).is_some_and(|weight| *weight > 0);
                 let unaware = followers.iter().find(|(who, follower)| {
                     follower.surely_follows(&registry) && views.get(*who).is_some_and(picks)
                 });
-                if let Some((who, _)) = unaware.filter(|_| marked) {
+                let unaware = unaware.map(|(who, _)| (at, who.clone()));
+                told.insert((instance, registry), unaware);
+            }
+            Event::Drain { who: instance, step: DrainStep::Knew { registry, all } } => {
+                // Only if the registry said so does the drain promise anything.
+                if let Some(Some((at, who))) =
+                    told.remove(&(instance.clone(), registry.clone())).filter(|_| all)
+                {
                     return Err(Promise::C4.broken(format!(
                         "at {at:?} {instance} was told by {registry} that all callers know of its drain, and {who} does not"
                     )));

@@ -274,7 +274,7 @@ fn one_that_notices_and_does_not_resume_elsewhere_breaks_c3() {
 }
 
 /// The caller follows the first registry, and `a` drains.
-fn drains(unaware: bool, cut: bool, reached: bool) -> Trace {
+fn drains(unaware: bool, cut: bool, promised: bool) -> Trace {
     let trace = cut_off();
     trace.add(seconds(11), Event::Fault(Fault::Repair("caller".to_owned(), "registry-0".to_owned())));
     knows(&trace, 20, &[("a", 1), ("b", 1)]);
@@ -284,23 +284,23 @@ fn drains(unaware: bool, cut: bool, reached: bool) -> Trace {
     }
     let drain = |step| Event::Drain { who: "a".to_owned(), step };
     trace.add(seconds(22), drain(DrainStep::Began));
-    let (who, epoch) = ("registry-0".to_owned(), "e".to_owned());
-    let held = [("a".to_owned(), u32::from(!reached)), ("b".to_owned(), 1)].into();
-    trace.add(seconds(22), Event::Holds { who, epoch, all: held });
     if !unaware {
         knows(&trace, 22, &[("a", 0), ("b", 1)]);
     }
-    trace.add(seconds(23), drain(DrainStep::Told("registry-0".to_owned())));
+    let registry = || "registry-0".to_owned();
+    trace.add(seconds(23), drain(DrainStep::Told(registry())));
+    knows(&trace, 24, &[("b", 1)]);
+    trace.add(seconds(25), drain(DrainStep::Knew { registry: registry(), all: promised }));
     trace
 }
 
 #[test]
 fn a_drain_that_goes_on_before_a_caller_knows_of_it_breaks_c4() {
-    let judge = |unaware, cut, reached| said(c4_drain_without_a_sleep(&drains(unaware, cut, reached), NOW));
+    let judge = |unaware, cut, promised| said(c4_drain_without_a_sleep(&drains(unaware, cut, promised), NOW));
     assert_eq!(judge(false, false, true), "");
-    assert!(judge(true, false, true).contains("a was told by registry-0"));
+    assert!(judge(true, false, true).contains("at 23s a was told by registry-0"));
     assert_eq!(judge(true, true, true), "", "nobody can tell one that is cut off");
-    assert_eq!(judge(true, false, false), "", "nobody told the registry");
+    assert_eq!(judge(true, false, false), "", "the registry did not say that all know");
 }
 
 #[test]
