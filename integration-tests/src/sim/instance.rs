@@ -38,6 +38,8 @@ use super::{
 
 /// The name under which an answer says who gave it.
 pub(super) const WHO: &str = "who";
+/// The last answers are still under way when nothing is in flight any more.
+const CLOSING: Duration = Duration::from_secs(1);
 /// Orders that wait for a registration that is busy.
 const WAITING: usize = 64;
 
@@ -130,6 +132,7 @@ pub async fn instance(given: Given, settings: InstanceSettings, mut orders: Orde
     }
     in_flight.is_nothing().await;
     saw(DrainStep::Left);
+    sleep(CLOSING).await;
     orders.ended.send(given.name.clone()).await?;
     std::future::pending().await
 }

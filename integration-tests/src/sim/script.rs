@@ -21,7 +21,7 @@ pub enum Fault {
     Slow(String, String, Duration),
     /// The network between the two hosts is whole again.
     Repair(String, String),
-    /// The host's process is gone, its connections with it. A registry's disk loses power.
+    /// The host's process is gone, and nothing tells its peers. A registry's disk loses power.
     Crash(String),
     /// The host's process is started again.
     Start(String),

@@ -128,6 +128,9 @@ pub struct Simulation {
     weights: BTreeMap<String, watch::Sender<u32>>,
     /// Drains of instances and stops of registries.
     orders: BTreeMap<String, watch::Sender<u64>>,
+    hosts: Vec<String>,
+    /// What of the network is cut.
+    cuts: Vec<Fault>,
     /// Whose process ended in good order.
     ended: (mpsc::Sender<String>, mpsc::Receiver<String>),
 }
@@ -152,6 +155,8 @@ impl Simulation {
             disks: BTreeMap::new(),
             weights: BTreeMap::new(),
             orders: BTreeMap::new(),
+            hosts: Vec::new(),
+            cuts: Vec::new(),
             ended: mpsc::channel(ENDED),
             settings,
         };
@@ -223,7 +228,7 @@ impl Simulation {
     }
 
     fn start_raw(&mut self, random: &mut fastrand::Rng) {
-        let raw = |it: &Self, name: &str, random: &mut fastrand::Rng| {
+        let raw = |it: &mut Self, name: &str, random: &mut fastrand::Rng| {
             let (host, stage, notebook) = (it.host(name, random), it.stage.subscribe(), it.notebook.clone());
             move || Raw {
                 given: host.given(),
@@ -242,7 +247,8 @@ impl Simulation {
         self.sim.host("raw-office", move || raw::office(office(), run.clone()));
     }
 
-    fn host(&self, name: &str, random: &mut fastrand::Rng) -> Host {
+    fn host(&mut self, name: &str, random: &mut fastrand::Rng) -> Host {
+        self.hosts.push(name.to_owned());
         let seeds = Seeds(Arc::new(AtomicU64::new(random.u64(..))));
         // Seeds of everything else stay what they are without drift.
         let clock = Clock::drawn(&mut fastrand::Rng::with_seed(seeds.next()), self.settings.drift);
@@ -314,8 +320,10 @@ impl Simulation {
     pub fn apply(&mut self, fault: &Fault) {
         self.trace.add(self.now(), Event::Fault(fault.clone()));
         match fault {
-            Fault::Partition(a, b) => self.sim.partition(a.clone(), b.clone()),
-            Fault::OneWay(from, to) => self.sim.partition_oneway(from.clone(), to.clone()),
+            Fault::Partition(..) | Fault::OneWay(..) => {
+                self.cut(fault);
+                self.cuts.push(fault.clone());
+            }
             Fault::Loss(a, b, share) => self.sim.set_link_fail_rate(a.clone(), b.clone(), *share),
             Fault::Slow(a, b, latency) => {
                 self.sim.set_link_max_message_latency(a.clone(), b.clone(), *latency);
@@ -324,18 +332,19 @@ impl Simulation {
                 self.sim.set_link_fail_rate(a.clone(), b.clone(), 0.0);
                 self.sim.set_link_max_message_latency(a.clone(), b.clone(), USUAL_LATENCY);
                 self.sim.repair(a.clone(), b.clone());
+                self.cuts.retain(|cut| !on_link(cut, a, b));
             }
             Fault::Crash(host) => {
                 if let Some(disk) = self.disks.get(host) {
                     disk.cut_power();
                 }
-                self.sim.crash(host.clone());
+                self.silently(host, |sim, host| sim.crash(host));
             }
             Fault::Start(host) => {
                 if let Some(disk) = self.disks.get(host) {
                     disk.restore_power();
                 }
-                self.sim.bounce(host.clone());
+                self.silently(host, |sim, host| sim.bounce(host));
             }
             Fault::Restart(host) | Fault::Drain(host) => {
                 if let Some(order) = self.orders.get(host) {
@@ -374,7 +383,31 @@ impl Simulation {
             panic!("a host ended with {error}\n{}", self.trace);
         }
         while let Ok(host) = self.ended.1.try_recv() {
-            self.sim.bounce(host);
+            self.silently(&host, |sim, host| sim.bounce(host));
+        }
+    }
+
+    /// Ends a host's software, or starts it anew, without its connections saying so to anyone: as when the power goes. In
+    /// which order they would say so no seed rules, for tokio drops tasks in the order of numbers that all simulations of a process share.
+    fn silently(&mut self, host: &str, act: fn(&mut turmoil::Sim<'static>, String)) {
+        let others: Vec<String> = self.hosts.iter().filter(|other| *other != host).cloned().collect();
+        for other in &others {
+            self.sim.partition(host, other.clone());
+        }
+        act(&mut self.sim, host.to_owned());
+        for other in &others {
+            self.sim.repair(host, other.clone());
+        }
+        for fault in self.cuts.clone() {
+            self.cut(&fault);
+        }
+    }
+
+    fn cut(&self, fault: &Fault) {
+        match fault {
+            Fault::Partition(a, b) => self.sim.partition(a.clone(), b.clone()),
+            Fault::OneWay(from, to) => self.sim.partition_oneway(from.clone(), to.clone()),
+            _ => {}
         }
     }
 }
@@ -406,6 +439,13 @@ struct Seeds(Arc<AtomicU64>);
 impl Seeds {
     fn next(&self) -> u64 {
         self.0.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed)
+    }
+}
+
+fn on_link(fault: &Fault, one: &String, other: &String) -> bool {
+    match fault {
+        Fault::Partition(a, b) | Fault::OneWay(a, b) => (a, b) == (one, other) || (a, b) == (other, one),
+        _ => false,
     }
 }
 
