@@ -192,8 +192,11 @@ impl Soak {
 }
 
 fn floors(which: Which, from_seed: u64) -> Vec<Floor> {
-    let all: [(Which, &'static str, fn(u64) -> Verdict); 2] =
-        [(Which::Core, "core", floors::core), (Which::System, "system", floors::system::verdict)];
+    let all: [(Which, &'static str, fn(u64) -> Verdict); 3] = [
+        (Which::Core, "core", floors::core),
+        (Which::Writer, "writer", floors::writer),
+        (Which::System, "system", floors::system::verdict),
+    ];
     let chosen = all.into_iter().filter(|(floor, ..)| which == Which::All || which == *floor);
     let new = |(_, name, play)| Floor {
         name,
