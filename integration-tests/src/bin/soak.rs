@@ -144,6 +144,11 @@ fn main() -> ExitCode {
             verdict.floor, verdict.seed
         );
     }
+    let idle: Vec<&str> = floors.iter().filter(|floor| floor.runs == 0).map(|floor| floor.name).collect();
+    if !idle.is_empty() {
+        eprintln!("nothing was played of {}: give it more minutes", idle.join(", "));
+        return ExitCode::FAILURE;
+    }
     if floors.iter().all(|floor| floor.broken.is_empty()) {
         println!("no promise was broken");
         return ExitCode::SUCCESS;
