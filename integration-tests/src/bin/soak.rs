@@ -66,11 +66,14 @@ enum Which {
     System,
 }
 
+/// Plays a seed of a floor.
+type Play = fn(u64) -> Verdict;
+
 /// A floor and what became of it so far.
 #[derive(Debug)]
 struct Floor {
     name: &'static str,
-    play: fn(u64) -> Verdict,
+    play: Play,
     next: u64,
     runs: u64,
     commits: usize,
@@ -179,7 +182,7 @@ impl Soak {
     }
 
     /// The next seed of the floor that had the least time.
-    fn next(&self) -> Option<(usize, fn(u64) -> Verdict, u64)> {
+    fn next(&self) -> Option<(usize, Play, u64)> {
         let mut progress = self.progress();
         let floors = &mut progress.floors;
         let broken: usize = floors.iter().map(|floor| floor.broken.len()).sum();
@@ -197,7 +200,7 @@ impl Soak {
 }
 
 fn floors(which: Which, from_seed: u64) -> Vec<Floor> {
-    let all: [(Which, &'static str, fn(u64) -> Verdict); 3] = [
+    let all: [(Which, &'static str, Play); 3] = [
         (Which::Core, "core", floors::core),
         (Which::Writer, "writer", floors::writer),
         (Which::System, "system", floors::system::verdict),

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How long chaos lasts.
-const CHAOS: Duration = Duration::from_secs(60);
+const CHAOS: Duration = Duration::from_mins(1);
 /// How long calls are looked at when everyone is well.
 const WELL: Duration = Duration::from_secs(6);
 /// Longer than anyone takes who is cut off: to notice, to resume, and to register again.

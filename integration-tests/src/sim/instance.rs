@@ -146,7 +146,7 @@ async fn be_registered(
     in_flight: Arc<InFlight>,
 ) -> Result<(), String> {
     let text = |error: Box<dyn std::error::Error>| error.to_string();
-    let client = client(&[registry.clone()], &given).map_err(text)?;
+    let client = client(std::slice::from_ref(&registry), &given).map_err(text)?;
     let instance = Instance::builder(address(&given.name, SERVICE_PORT).map_err(|error| error.to_string())?)
         .id(&*given.name)
         .weight(weight_at(number, weight))

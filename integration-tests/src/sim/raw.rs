@@ -207,13 +207,13 @@ async fn write(
 ) {
     let mut at = client(&raw.registry);
     while *raw.stage.borrow() < Stage::Quiet {
-        match writer.write(&at, run()).await {
-            Ok(_) => sleep(Duration::from_millis(random.u64(20..600))).await,
-            Err(_) => {
-                at = client(&raw.registry);
-                sleep(AFTER_FAILURE).await;
-            }
-        }
+        let pause = if writer.write(&at, run()).await.is_ok() {
+            Duration::from_millis(random.u64(20..600))
+        } else {
+            at = client(&raw.registry);
+            AFTER_FAILURE
+        };
+        sleep(pause).await;
     }
 }
 

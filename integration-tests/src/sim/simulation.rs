@@ -338,13 +338,13 @@ impl Simulation {
                 if let Some(disk) = self.disks.get(host) {
                     disk.cut_power();
                 }
-                self.silently(host, |sim, host| sim.crash(host));
+                self.silently(host, turmoil::Sim::crash);
             }
             Fault::Start(host) => {
                 if let Some(disk) = self.disks.get(host) {
                     disk.restore_power();
                 }
-                self.silently(host, |sim, host| sim.bounce(host));
+                self.silently(host, turmoil::Sim::bounce);
             }
             Fault::Restart(host) | Fault::Drain(host) => {
                 if let Some(order) = self.orders.get(host) {
@@ -383,7 +383,7 @@ impl Simulation {
             panic!("a host ended with {error}\n{}", self.trace);
         }
         while let Ok(host) = self.ended.1.try_recv() {
-            self.silently(&host, |sim, host| sim.bounce(host));
+            self.silently(&host, turmoil::Sim::bounce);
         }
     }
 

@@ -16,7 +16,7 @@ use crate::sim::{
 
 /// C3: within this long it is noticed that a registry is out of reach: 15 s, by a clock that may be slow, after what was
 /// under way when the network broke.
-pub const NOTICED_WITHIN: Duration = Duration::from_millis(16_000);
+pub const NOTICED_WITHIN: Duration = Duration::from_secs(16);
 /// C3: within this long a registry that can be reached is followed: the SDK's longest backoff, and two attempts to connect.
 pub const RESUMED_WITHIN: Duration = Duration::from_secs(20);
 /// An empty view of a history that is new to a client may be right after this long: the SDK doubts it for 30 s by its own
@@ -184,7 +184,7 @@ impl Truth {
             self.was = Some(at);
         }
         self.epoch = epoch;
-        self.empty = all.is_empty().then(|| match self.empty {
+        self.empty = all.is_empty().then_some(match self.empty {
             Some((since, removed)) => (since, removed && same),
             None => (at, same),
         });
