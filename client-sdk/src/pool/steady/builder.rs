@@ -205,3 +205,30 @@ impl<MS, Target, Req> SteadyBuilder<MS, Target, Req> {
         Ok(SteadyPool::start(self.maker, self.target, &self.settings, sizing, &runtime))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_that_are_documented() {
+        let it = Settings::default();
+        assert_eq!(
+            (it.name.as_str(), it.limit, it.wait_for_ready, it.queue_limit),
+            ("pool", 100, false, 1024)
+        );
+        let seconds = Duration::from_secs;
+        assert_eq!((it.max_wait, it.make_timeout), (seconds(10), seconds(10)));
+        assert_eq!((it.backoff.base, it.backoff.max), (Duration::from_millis(100), seconds(30)));
+        let sizing = SizingSettings {
+            min: 1,
+            max: 10,
+            headroom: 0.1,
+            idle_members: 1.25,
+            idle_time: seconds(30),
+            cool_down: seconds(30),
+            smoothing: seconds(2),
+        };
+        assert_eq!(it.sizing, sizing);
+    }
+}
