@@ -168,6 +168,17 @@ fn a_shrink_that_had_to_be_taken_back_quadruples_the_idle_time() {
 }
 
 #[test]
+fn at_its_most_patient_it_still_comes_down() {
+    let mut members = Members::new(SizingSettings::default());
+    members.run(5, seconds(60), STEP);
+    members.sizing.patience = MOST_PATIENT;
+    members.run(1, seconds(31 * 60), STEP);
+    assert_eq!(members.ready, 6, "64 idle times");
+    members.run(1, seconds(49 * 60), STEP);
+    assert_eq!(members.ready, 2, "within 80 minutes");
+}
+
+#[test]
 fn a_member_that_is_lost_and_replaced_says_nothing_against_a_shrink() {
     let settings = SizingSettings::default();
     let mut members = Members::new(settings);

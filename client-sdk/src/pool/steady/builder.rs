@@ -88,7 +88,8 @@ impl<MS, Target, Req> SteadyBuilder<MS, Target, Req> {
         self
     }
 
-    /// Never more services, those included that are in the making; not those that drain. At least `min`. Default: 10.
+    /// Never more services, those in the making and those that drain included: one that drains is taken back before another one
+    /// is made. At least `min`. Default: 10.
     #[must_use]
     pub fn max(mut self, services: usize) -> Self {
         self.settings.sizing.max = services;
