@@ -98,8 +98,8 @@ pub struct Sizing {
     /// How many idle times in a row ended with so many idle.
     idle_times: u32,
     grown_at: Option<Duration>,
-    /// The last shrink of which it is not known yet whether it was right.
-    shrunk_at: Option<Duration>,
+    /// The last shrink of which it is not known yet whether it was right: when, and to how many.
+    shrunk: Option<(Duration, usize)>,
     /// How often the idle time is quadrupled.
     patience: u32,
 }
@@ -178,7 +178,7 @@ impl Sizing {
             idle: None,
             idle_times: 0,
             grown_at: None,
-            shrunk_at: None,
+            shrunk: None,
             patience: 0,
         }
     }
@@ -194,9 +194,9 @@ impl Sizing {
         }
         self.estimate.pass(self.usage.demand(), passed);
         (self.at, self.usage) = (now, usage);
-        if self.shrunk_at.is_some_and(|at| now.saturating_sub(at) >= self.probation()) {
+        if self.shrunk.is_some_and(|(at, _)| now.saturating_sub(at) >= self.probation()) {
             // It was right, and so the next may be sooner again.
-            self.shrunk_at = None;
+            self.shrunk = None;
             self.patience = self.patience.saturating_sub(1);
         }
         self.decide()
@@ -263,11 +263,13 @@ impl Sizing {
         }
         let estimate = self.estimate.value();
         if size < max && estimate > self.grown_beyond(size) {
-            if self.shrunk_at.take().is_some() {
+            let to = at_least(estimate + headroom).clamp(size + 1, max);
+            // Up to as many as the shrink left, those are replaced that were lost since.
+            if self.shrunk.take_if(|(_, left)| to > *left).is_some() {
                 self.patience = (self.patience + 1).min(MOST_PATIENT);
             }
             (self.idle, self.idle_times, self.grown_at) = (None, 0, Some(self.at));
-            return Decision::Grow { to: at_least(estimate + headroom).clamp(size + 1, max) };
+            return Decision::Grow { to };
         }
         if self.is_idle_for_long() { Decision::Shrink } else { Decision::Hold }
     }
@@ -292,11 +294,12 @@ impl Sizing {
         if self.idle_times < self.idle_times_needed() {
             return false;
         }
-        if self.shrunk_at.is_some() {
+        if self.shrunk.is_some() {
             // The one before was right: even one less is enough.
             self.patience = self.patience.saturating_sub(1);
         }
-        (self.idle, self.idle_times, self.shrunk_at) = (None, 0, Some(self.at));
+        let left = self.usage.size() - 1;
+        (self.idle, self.idle_times, self.shrunk) = (None, 0, Some((self.at, left)));
         true
     }
 

@@ -167,6 +167,37 @@ fn a_shrink_that_had_to_be_taken_back_quadruples_the_idle_time() {
     );
 }
 
+#[test]
+fn at_its_most_patient_it_still_comes_down() {
+    let mut members = Members::new(SizingSettings::default());
+    members.run(5, seconds(60), STEP);
+    members.sizing.patience = MOST_PATIENT;
+    members.run(1, seconds(31 * 60), STEP);
+    assert_eq!(members.ready, 6, "64 idle times");
+    members.run(1, seconds(49 * 60), STEP);
+    assert_eq!(members.ready, 2, "within 80 minutes");
+}
+
+#[test]
+fn a_member_that_is_lost_and_replaced_says_nothing_against_a_shrink() {
+    let settings = SizingSettings::default();
+    let mut members = Members::new(settings);
+    members.run(3, seconds(60), STEP);
+    assert_eq!(members.ready, 4);
+    members.run(2, seconds(120), STEP);
+    assert_eq!(members.ready, 3);
+    for _ in 0..3 {
+        members.ready -= 1;
+        members.run(2, seconds(10), STEP);
+        assert_eq!(members.ready, 3, "it is missed, and replaced");
+        assert_eq!(members.sizing.idle_time(), settings.idle_time, "the shrink was right");
+    }
+    // More than there were after the shrink: now it was wrong.
+    members.run(3, seconds(20), STEP);
+    assert_eq!(members.ready, 4);
+    assert_eq!(members.sizing.idle_time(), settings.idle_time * 4);
+}
+
 /// Members that were idle but for a moment are not needed; those that are in use now and again are.
 #[test]
 fn a_peak_that_passes_keeps_no_member_and_peaks_that_come_all_the_time_do() {

@@ -71,6 +71,8 @@ struct State {
     alive: usize,
     asked: usize,
     seen: Vec<Arc<Instance>>,
+    /// The requests that begin with a `#`, which tell themselves apart.
+    numbered: Vec<Req>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -210,6 +212,12 @@ impl Host {
         self.0.arrived.acquire().await.expect("never closed").forget();
     }
 
+    /// The requests that begin with a `#`, in the order in which they came.
+    #[allow(dead_code)] // for the soak of the pools
+    pub(crate) fn numbered(&self) -> Vec<Req> {
+        self.state().numbered.clone()
+    }
+
     pub(crate) fn calls(&self) -> usize {
         self.0.calls.load(Ordering::SeqCst)
     }
@@ -316,6 +324,9 @@ impl Service<Req> for Served {
         let host = self.host.clone();
         assert!(host.state().panics != Panics::InCall, "as the test wants it");
         host.0.calls.fetch_add(1, Ordering::SeqCst);
+        if request.starts_with('#') {
+            host.state().numbered.push(request);
+        }
         let place = Place(host.clone(), place);
         Box::pin(async move {
             let _place = place;

@@ -1,5 +1,7 @@
 //! What was wrong with the pool that tower had and is mended in classic mode. Each fails on the old behaviour.
 
+use std::sync::atomic::Ordering;
+
 use client_sdk::pool::{Builder, PoolError, SettingsError};
 use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
 use tower_test::assert_request_eq;
@@ -21,6 +23,12 @@ async fn c_an_error_of_the_maker_is_told_and_polling_again_tries_again() {
     let error = assert_ready!(pool.poll_ready()).expect_err("nothing to serve with");
     assert!(matches!(error, PoolError::Make(_)), "{error}");
     assert_eq!(error.to_string(), "the pool has no service, and none could be made: no hands");
+    assert_pending!(pool.poll_ready(), "the maker is asked again");
+    let mut one = make(&mut made, 0, 1).await;
+    assert_ready_ok!(pool.poll_ready());
+    let mut call = task::spawn(pool.call(()));
+    answer(&mut one, "one").await;
+    assert_eq!(assert_ready_ok!(call.poll()), "one");
 }
 
 #[tokio::test]
@@ -101,6 +109,107 @@ async fn c_whatever_is_wrong_with_the_maker_fails_nobody_while_a_service_lives()
         assert_eq!(pool.get_ref().services(), 2, "{fault:?}");
         assert_eq!(assert_ready_ok!(task::spawn(pool.call(AT_ONCE)).poll()), 1);
     }
+}
+
+/// Or who polls would hold his thread for ever.
+#[tokio::test]
+async fn services_that_fail_at_once_are_made_one_a_poll() {
+    let world = World::of(1);
+    (0..1000).for_each(|id| world.kill(id));
+    let mut pool = tower_test::mock::Spawn::new(Builder::new().build(world.maker(), ()).unwrap());
+    for made in 1..=3 {
+        let error = assert_ready!(pool.poll_ready()).expect_err("it has failed");
+        assert!(matches!(error, PoolError::Make(_)) && error.never_left(), "{error}");
+        assert!(error.to_string().ends_with("none could be made: dead"), "{error}");
+        assert_eq!((world.made(), pool.get_ref().services(), world.alive()), (made, 0, 0));
+    }
+    world.dead.lock().unwrap().clear();
+    assert_ready_ok!(pool.poll_ready());
+    // One that was ready once and has failed is replaced in the same poll; so is the next one only if it lives.
+    world.kill(3);
+    assert_ready_ok!(pool.poll_ready());
+    assert_eq!((world.made(), world.alive()), (5, 1));
+    (4..1000).for_each(|id| world.kill(id));
+    assert!(assert_ready!(pool.poll_ready()).is_err());
+    assert_eq!((world.made(), world.alive()), (6, 0));
+}
+
+#[tokio::test]
+async fn services_that_fail_at_once_fail_nobody_while_another_one_lives() {
+    let world = World::of(1);
+    let builder = Builder::new().urgency(1.0).underutilized_below(0.0);
+    let mut pool = tower_test::mock::Spawn::new(builder.build(world.maker(), ()).unwrap());
+    assert_ready_ok!(pool.poll_ready());
+    let mut held = task::spawn(pool.call(Ask::Hold));
+    assert_pending!(held.poll());
+    (1..1000).for_each(|id| world.kill(id));
+    for made in 2..5 {
+        assert_pending!(pool.poll_ready());
+        assert_eq!((world.made(), pool.get_ref().services()), (made, 1));
+    }
+    world.gate.add_permits(1);
+    assert_ready_ok!(held.poll());
+    drop(held);
+    assert!(pool.is_woken());
+    assert_ready_ok!(pool.poll_ready());
+}
+
+#[tokio::test]
+async fn a_service_that_panics_when_it_is_asked_leaves_and_is_replaced() {
+    let world = World::of(1);
+    let builder = Builder::new().urgency(1.0).underutilized_below(0.0);
+    let mut pool = tower_test::mock::Spawn::new(builder.build(world.maker(), ()).unwrap());
+    assert_ready_ok!(pool.poll_ready());
+    // The last one, which was promised already.
+    world.panic_when_asked(0);
+    assert_ready_ok!(pool.poll_ready());
+    assert_eq!((world.made(), world.alive(), pool.get_ref().services()), (2, 1, 1));
+    assert_eq!(assert_ready_ok!(task::spawn(pool.call(AT_ONCE)).poll()), 1);
+    // The last one, which was called before.
+    world.panic_when_asked(1);
+    assert_ready_ok!(pool.poll_ready());
+    assert_eq!((world.made(), world.alive(), pool.get_ref().services()), (3, 1, 1));
+    // One of two.
+    let mut held = task::spawn(pool.call(Ask::Hold));
+    assert_pending!(held.poll());
+    assert_ready_ok!(pool.poll_ready());
+    assert_eq!(pool.get_ref().services(), 2);
+    world.panic_when_asked(3);
+    assert_ready_ok!(pool.poll_ready());
+    assert_eq!(
+        (world.made(), world.alive(), pool.get_ref().services()),
+        (5, 2, 2),
+        "one more for the busy one"
+    );
+    // And each that is made.
+    world.gate.add_permits(1);
+    assert_ready_ok!(held.poll());
+    drop(held);
+    (0..1000).for_each(|id| world.panic_when_asked(id));
+    for _ in 0..3 {
+        let error = assert_ready!(pool.poll_ready()).expect_err("nothing to serve with");
+        assert!(matches!(error, PoolError::Make(_)) && error.to_string().ends_with("panicked"), "{error}");
+        assert_eq!((pool.get_ref().services(), world.alive()), (0, 0));
+    }
+}
+
+#[tokio::test]
+async fn services_that_panic_when_they_are_asked_for_their_load_serve_all_the_same() {
+    let world = World::of(1);
+    let builder = Builder::new().urgency(1.0).underutilized_below(0.0);
+    let mut pool = tower_test::mock::Spawn::new(builder.build(world.maker(), ()).unwrap());
+    assert_ready_ok!(pool.poll_ready());
+    let mut held = task::spawn(pool.call(Ask::Hold));
+    assert_pending!(held.poll());
+    assert_ready_ok!(pool.poll_ready());
+    world.gate.add_permits(1);
+    assert_ready_ok!(held.poll());
+    drop(held);
+    world.load_panics.store(true, Ordering::Relaxed);
+    assert_ready_ok!(task::spawn(pool.call(AT_ONCE)).poll());
+    assert_ready_ok!(pool.poll_ready());
+    assert_eq!(pool.get_ref().services(), 2);
+    assert_ready_ok!(task::spawn(pool.call(AT_ONCE)).poll());
 }
 
 #[tokio::test]

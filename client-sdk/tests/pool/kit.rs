@@ -33,6 +33,16 @@ pub enum Ask {
     Fail,
     /// To panic in `call`.
     Panic,
+    /// One of many that can be told apart.
+    Numbered(usize, What),
+}
+
+/// What one of many is asked: as [`Ask`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    Take(Duration),
+    Fail,
+    Panic,
 }
 
 pub const MILLI: Duration = Duration::from_millis(1);
@@ -62,6 +72,10 @@ pub struct Inside {
     pub loads: Mutex<Vec<(usize, usize)>>,
     /// Services of these numbers fail when they are asked whether they are ready.
     pub dead: Mutex<HashSet<usize>>,
+    /// Services of these numbers panic when they are asked whether they are ready.
+    pub ready_panics: Mutex<HashSet<usize>>,
+    /// Whether services panic when they are asked for their load.
+    pub load_panics: AtomicBool,
     /// Services of these numbers take no more requests.
     pub stuck: Mutex<Vec<usize>>,
     /// Whether busy services wake whoever asked them all the time, every millisecond.
@@ -126,6 +140,8 @@ impl World {
             under_way: Arc::default(),
             loads: Mutex::default(),
             dead: Mutex::default(),
+            ready_panics: Mutex::default(),
+            load_panics: AtomicBool::new(false),
             stuck: Mutex::default(),
             restless: AtomicBool::new(false),
             gate: Semaphore::new(0),
@@ -187,6 +203,25 @@ impl World {
     pub fn kill(&self, id: usize) {
         self.dead.lock().unwrap().insert(id);
     }
+
+    pub fn panic_when_asked(&self, id: usize) {
+        self.ready_panics.lock().unwrap().insert(id);
+    }
+
+    fn panics_when_asked(&self, id: usize) -> bool {
+        self.ready_panics.lock().unwrap().contains(&id)
+    }
+
+    /// How many requests with a number were begun: each once.
+    pub fn begun_once(&self) -> usize {
+        let mut seen = HashSet::new();
+        for ask in self.begun.lock().unwrap().iter() {
+            if let Ask::Numbered(number, _) = ask {
+                assert!(seen.insert(*number), "{ask:?} was begun twice");
+            }
+        }
+        seen.len()
+    }
 }
 
 pub fn seeded(seed: u64) -> Runtime {
@@ -246,6 +281,7 @@ impl Service<Ask> for Served {
         if self.world.dead.lock().unwrap().contains(&self.id) {
             return Poll::Ready(Err(io::Error::other("dead")));
         }
+        assert!(!self.world.panics_when_asked(self.id), "as asked");
         if !self.is_warm {
             std::task::ready!(self.warm.as_mut().poll(cx));
             self.is_warm = true;
@@ -287,6 +323,7 @@ impl Service<Ask> for Inner {
     fn call(&mut self, ask: Ask) -> Self::Future {
         let world = self.0.clone();
         world.begun.lock().unwrap().push(ask);
+        let ask = ask.what();
         assert_ne!(ask, Ask::Panic, "as asked");
         Box::pin(async move {
             match ask {
@@ -301,7 +338,7 @@ impl Service<Ask> for Inner {
                     Ok(())
                 }
                 Ask::Fail => Err(io::Error::other("as asked")),
-                Ask::Panic => unreachable!("panicked before"),
+                Ask::Panic | Ask::Numbered(..) => unreachable!("panicked before, and numbers are gone"),
             }
         })
     }
@@ -311,9 +348,22 @@ impl Load for Served {
     type Metric = usize;
 
     fn load(&self) -> usize {
+        assert!(!self.world.load_panics.load(Ordering::Relaxed), "as asked");
         let loads = self.world.loads.lock().unwrap();
         let said = loads.iter().find(|(id, _)| *id == self.id).map_or(0, |(_, load)| *load);
         self.in_flight.load(Ordering::Relaxed) + said
+    }
+}
+
+impl Ask {
+    /// Without its number.
+    fn what(self) -> Self {
+        match self {
+            Self::Numbered(_, What::Take(time)) => Self::Take(time),
+            Self::Numbered(_, What::Fail) => Self::Fail,
+            Self::Numbered(_, What::Panic) => Self::Panic,
+            other => other,
+        }
     }
 }
 

@@ -150,6 +150,36 @@ async fn what_is_tried_again_or_replaced_is_no_growth() {
     }
 }
 
+/// Those that were lost and not missed are gone: what comes by demand later is growth.
+#[tokio::test(start_paused = true)]
+async fn what_grows_after_a_loss_that_nobody_missed_is_growth() {
+    let world = World::of(1);
+    let pool = world.steady().build().unwrap();
+    let held: Vec<_> = (0..5).map(|_| hold(&pool)).collect();
+    pool.wait_until(|now| now.ready() == 6).await;
+    world.gate.add_permits(5);
+    for call in held {
+        call.await.unwrap().unwrap();
+    }
+    sleep(Duration::from_secs(15)).await;
+    (0..3).for_each(|id| world.kill(id));
+    pool.wait_until(|now| now.lost == 3).await;
+    sleep(Duration::from_secs(2)).await;
+    let before = pool.snapshot();
+    assert_eq!((before.ready(), before.grown, before.replaced, before.shrunk), (3, 6, 0, 0), "{before:?}");
+    assert_eq!(before.last.map(|it| it.to), Some(6));
+    let held: Vec<_> = (0..5).map(|_| hold(&pool)).collect();
+    pool.wait_until(|now| now.ready() == 6).await;
+    let now = pool.snapshot();
+    assert_eq!((now.grown, now.replaced), (9, 0), "{now:?}");
+    let last = now.last.expect("it grew");
+    assert!(last.to == 6 && last.from >= 3 && last.at > before.last.unwrap().at, "{now:?}");
+    world.gate.add_permits(5);
+    for call in held {
+        call.await.unwrap().unwrap();
+    }
+}
+
 /// What is said on this thread, where everything of such a test runs.
 #[tokio::test(start_paused = true)]
 async fn each_decision_is_traced_with_the_estimate_that_led_to_it() {

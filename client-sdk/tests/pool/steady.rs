@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use client_sdk::pool::{PoolError, ServiceState, SettingsError, SteadyBuilder};
+use client_sdk::pool::{PoolError, ServiceState, SettingsError, SteadyBuilder, SteadyPool};
 use tokio::{
     task::JoinHandle,
     time::{advance, sleep, timeout},
@@ -121,6 +121,68 @@ async fn one_that_drains_comes_back_when_it_is_needed_again() {
     for call in held.into_iter().chain(calls) {
         call.await.unwrap().expect("none failed");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_goes_to_the_less_loaded_of_two() {
+    for (loaded, idle) in [(0, 1), (1, 0)] {
+        let world = World::of(1_000_000);
+        world.loads.lock().unwrap().push((loaded, 9));
+        let mut pool = world.steady().limit(10).min(2).build().unwrap();
+        pool.wait_until(|now| now.ready() == 2).await;
+        for _ in 0..30 {
+            assert_eq!(pool.call(AT_ONCE).await.expect("served"), idle);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_ones_included_there_are_never_more_than_the_most() {
+    let world = World::of(1_000_000);
+    // There may be two: one is in use, the other one drains. Then far more is asked than both take.
+    let (pool, calls) = one_of_two_drains(&world).await;
+    let held: Vec<_> = (0..100).map(|_| hold(&pool)).collect();
+    let mut most = 0;
+    pool.wait_until(|now| {
+        most = most.max(now.services.len() + now.making);
+        now.ready() == 2
+    })
+    .await;
+    sleep(100 * SECOND).await;
+    assert_eq!((most, world.made(), world.most_alive.load(Ordering::Relaxed)), (2, 2, 2));
+    drop((calls, held));
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_makes_a_pool_with_the_defaults() {
+    let world = World::of(1_000_000);
+    let mut pool: Steady = SteadyPool::new(world.maker(), ());
+    pool.wait_until(|now| now.ready() == 1).await;
+    assert_eq!(world.made(), 1, "as few as there may be");
+    assert_eq!(pool.call(AT_ONCE).await.expect("served"), 0);
+    assert_eq!(pool.snapshot().idle_time, 30 * SECOND);
+    let held: Vec<_> = (0..101).map(|_| hold(&pool)).collect();
+    settle().await;
+    assert_eq!((pool.snapshot().in_flight, pool.snapshot().waiting), (100, 1), "a hundred each");
+    world.gate.add_permits(101);
+    for call in held {
+        call.await.unwrap().unwrap();
+    }
+
+    let world = World::of(1_000_000);
+    *world.making.lock().unwrap() = 3600 * SECOND;
+    let mut pool: Steady = SteadyPool::new(world.maker(), ());
+    settle().await;
+    let waiting: Vec<_> = (0..1024).map(|_| hold(&pool)).collect();
+    settle().await;
+    let error = pool.call(AT_ONCE).await.expect_err("1,024 wait");
+    assert!(matches!(error, PoolError::QueueFull { limit: 1024 }), "{error}");
+    for call in waiting {
+        let error = call.await.unwrap().expect_err("nobody in time");
+        assert!(matches!(error, PoolError::Waited { after } if after == 10 * SECOND), "{error}");
+    }
+    let seen = pool.snapshot();
+    assert_eq!(seen.last_error.as_deref(), Some("no service was made and ready within 10000 ms"));
 }
 
 /// Two services of ten requests each, in the order in which they were made.

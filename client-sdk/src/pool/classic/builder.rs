@@ -71,7 +71,7 @@ impl Builder {
         self
     }
 
-    /// How many services there may be; at least 1. Default: `None`, any number.
+    /// How many services there may be; at least 1. Default: `None`, any number: a pool that is never ready goes on growing.
     #[must_use]
     pub fn max_services(mut self, limit: impl Into<Option<usize>>) -> Self {
         self.max = limit.into();

@@ -13,6 +13,7 @@
 //! ```
 
 mod builder;
+mod served;
 
 use std::{
     fmt,
@@ -24,6 +25,7 @@ use std::{
 use tower::{BoxError, MakeService, Service, load::Load, ready_cache::ReadyCache};
 
 pub use self::builder::Builder;
+use self::served::Served;
 use super::{
     error::PoolError,
     steady::{Panicked, discard, guarded, two_of},
@@ -35,7 +37,10 @@ use super::{
 /// - The first service is made at the first poll. One that fails leaves; the last one that does so is replaced at once.
 /// - A request goes to the less loaded of two that are ready, drawn at random.
 /// - Making fails a caller only if there is no service. The next poll tries again. A maker that panics fails like one that
-///   returns an error.
+///   returns an error, and a service that panics when it is asked whether it is ready like one that fails.
+/// - A service that fails in the very poll that made it could not be made: with no other one that poll fails, and makes no
+///   further one, so that no poll goes on for ever.
+/// - With no limit it grows without one: set [`Builder::max_services`].
 /// - It is not `Clone`, and moves only when it is polled. Under steady demand it may cycle, for polls are no measure of demand;
 ///   [`SteadyPool`](super::SteadyPool) does not.
 ///
@@ -60,7 +65,7 @@ where
     maker: MS,
     target: Target,
     making: Option<Pin<Box<MS::Future>>>,
-    services: ReadyCache<u64, MS::Service, Req>,
+    services: ReadyCache<u64, Served<MS::Service>, Req>,
     /// The services' names, in the order in which they were added.
     order: Vec<u64>,
     /// The place among those that are ready of the one that was promised to the caller.
@@ -145,9 +150,11 @@ where
     /// Makes, adds and removes what is due, and finds a service that is ready.
     fn poll_services(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PoolError>> {
         loop {
+            let (made, mut failure) = (self.made, None);
             self.poll_size(cx)?;
             while let Poll::Ready(Err(failed)) = self.services.poll_pending(cx) {
                 tracing::debug!(%failed, "a service of the pool failed");
+                failure = Some(failed.1);
             }
             loop {
                 if let Some(index) = self.chosen.take() {
@@ -157,7 +164,10 @@ where
                             return Poll::Ready(Ok(()));
                         }
                         Ok(false) => {}
-                        Err(failed) => tracing::debug!(%failed, "a service of the pool failed"),
+                        Err(failed) => {
+                            tracing::debug!(%failed, "a service of the pool failed");
+                            failure = Some(failed.1);
+                        }
                     }
                 }
                 self.chosen = self.choose();
@@ -168,6 +178,13 @@ where
             // If some failed just now, what is due has changed.
             if !self.forget_who_left() {
                 return Poll::Pending;
+            }
+            // But for one that was made just now no other is: if all fail at once that would never end.
+            if self.made > made
+                && self.order.is_empty()
+                && let Some(error) = failure
+            {
+                return Poll::Ready(self.cannot_make(error));
             }
         }
     }
@@ -223,7 +240,7 @@ where
     fn add(&mut self, service: MS::Service) {
         self.level = Level::Normal;
         self.order.push(self.made);
-        self.services.push(self.made, service);
+        self.services.push(self.made, Served(service));
         self.made += 1;
     }
 
@@ -243,13 +260,16 @@ where
 
     /// The less loaded of two.
     fn choose(&mut self) -> Option<usize> {
-        let load = |index| self.services.get_ready_index(index).map(|(_, service)| service.load());
+        let service = |index| self.services.get_ready_index(index).map(|(_, service)| service);
         match self.services.ready_len() {
             0 => None,
             1 => Some(0),
             ready => {
                 let (one, other) = two_of(&mut self.rng, ready);
-                Some(if load(one) <= load(other) { one } else { other })
+                let is_other_less = service(one)
+                    .zip(service(other))
+                    .is_some_and(|(one, other)| !one.is_no_more_loaded_than(other));
+                Some(if is_other_less { other } else { one })
             }
         }
     }
@@ -297,7 +317,9 @@ where
     /// Gives the request to the service that `poll_ready` found. Without that the answer is [`PoolError::NotReady`].
     fn call(&mut self, request: Req) -> Self::Future {
         let chosen = self.chosen.take();
-        ResponseFuture { inner: chosen.map(|index| self.services.call_ready_index(index, request)) }
+        // A service that was called always gives its future.
+        let given = chosen.map(|index| self.services.call_ready_index(index, request).into_inner());
+        ResponseFuture { inner: given.and_then(Result::ok) }
     }
 }
 

@@ -88,7 +88,8 @@ impl<MS, Target, Req> SteadyBuilder<MS, Target, Req> {
         self
     }
 
-    /// Never more services, those included that are in the making; not those that drain. At least `min`. Default: 10.
+    /// Never more services, those in the making and those that drain included: one that drains is taken back before another one
+    /// is made. At least `min`. Default: 10.
     #[must_use]
     pub fn max(mut self, services: usize) -> Self {
         self.settings.sizing.max = services;
@@ -203,5 +204,32 @@ impl<MS, Target, Req> SteadyBuilder<MS, Target, Req> {
         let runtime = self.settings.runtime.clone().unwrap_or_default();
         let sizing = Sizing::new(*sizing, runtime.now())?;
         Ok(SteadyPool::start(self.maker, self.target, &self.settings, sizing, &runtime))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_that_are_documented() {
+        let it = Settings::default();
+        assert_eq!(
+            (it.name.as_str(), it.limit, it.wait_for_ready, it.queue_limit),
+            ("pool", 100, false, 1024)
+        );
+        let seconds = Duration::from_secs;
+        assert_eq!((it.max_wait, it.make_timeout), (seconds(10), seconds(10)));
+        assert_eq!((it.backoff.base, it.backoff.max), (Duration::from_millis(100), seconds(30)));
+        let sizing = SizingSettings {
+            min: 1,
+            max: 10,
+            headroom: 0.1,
+            idle_members: 1.25,
+            idle_time: seconds(30),
+            cool_down: seconds(30),
+            smoothing: seconds(2),
+        };
+        assert_eq!(it.sizing, sizing);
     }
 }

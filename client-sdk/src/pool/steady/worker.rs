@@ -36,7 +36,8 @@ pub(super) struct Worker<MS, Target, S: Service<Req>, Req> {
     members: Vec<Member<S>>,
     draining: Vec<Member<S>>,
     sizing: Sizing,
-    /// How many services there are to be. Fewer are there, or to come, where some failed and were not replaced yet.
+    /// How many services there are to be. Fewer are there, or to come, where some failed and it is not known yet whether they
+    /// are missed.
     decided: usize,
     last: Option<SizeChange>,
     limit: usize,
@@ -252,7 +253,11 @@ where
         let decision = self.sizing.observe(now, usage);
         let (pool, size, estimate) = (self.shared.meters.name(), usage.size(), self.sizing.estimate_at(now));
         match decision {
-            Decision::Hold => return false,
+            Decision::Hold => {
+                // Those that were lost are not missed: what is wished for from now on is growth.
+                self.decided = size;
+                return false;
+            }
             Decision::Grow { to } => {
                 let replaced = to.min(self.decided).saturating_sub(size);
                 let more = to.saturating_sub(size);

@@ -3,6 +3,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use client_sdk::pool::{Builder, PoolError};
@@ -12,9 +13,9 @@ use tokio::{
 };
 use tower::{Service as _, ServiceExt as _};
 
-use super::{CALLERS, Ended, ROUNDS, all, patience, requests};
+use super::{CALLERS, Ended, ROUNDS, all, number, patience, requests};
 use crate::{
-    kit::{AT_ONCE, Ask, Classic, Fault, MILLI, World, seeded},
+    kit::{Ask, Classic, Fault, MILLI, What, World, seeded},
     steady::settle,
 };
 
@@ -49,10 +50,9 @@ async fn after_many_requests_failures_and_cancellations_the_counts_are_what_they
     let lost = world.dropped.lock().unwrap().len();
     assert!(lost > 20, "there was something to get wrong: {lost}");
     assert_eq!(world.calls().iter().sum::<usize>(), world.begun().len());
-    assert!(
-        world.begun().len() >= ended.answered + ended.failed && world.begun().len() <= requests,
-        "at most once"
-    );
+    let begun = world.begun_once();
+    assert_eq!(begun, world.begun().len());
+    assert!((ended.answered + ended.failed..=requests).contains(&begun), "{begun}: {ended:?}");
     let most = world.most_alive.load(Ordering::Relaxed);
     assert!((2..=MAX).contains(&most), "{most}");
 
@@ -106,12 +106,13 @@ async fn caller(pool: Arc<Mutex<Classic>>, seed: u64, requests: usize) -> Ended 
     let mut ended = Ended::default();
     for nth in 0..requests {
         let ask = match rng.u32(..100) {
-            0..30 => AT_ONCE,
+            0..30 => What::Take(Duration::ZERO),
             // A panic prints where it was: a few are enough.
-            30 if nth == 7 => Ask::Panic,
-            30..95 => Ask::Take(rng.u32(1..40) * MILLI),
-            _ => Ask::Fail,
+            30 if nth == 7 => What::Panic,
+            30..95 => What::Take(rng.u32(1..40) * MILLI),
+            _ => What::Fail,
         };
+        let ask = Ask::Numbered(number(seed, nth, requests), ask);
         let goes_when_ready = rng.u32(..50) == 0;
         let came = match timeout(patience(&mut rng), one(&pool, ask, goes_when_ready)).await {
             Ok(Ok(ended)) => ended,

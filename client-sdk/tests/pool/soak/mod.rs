@@ -65,6 +65,11 @@ fn requests(usual: usize) -> (usize, usize) {
     (each, each * CALLERS * ROUNDS)
 }
 
+/// The number of a caller's request: no other has it.
+fn number(caller: u64, nth: usize, each: usize) -> usize {
+    usize::try_from(caller).expect("few") * each + nth
+}
+
 /// One in ten has hardly any.
 fn patience(rng: &mut fastrand::Rng) -> Duration {
     if rng.u32(..10) == 0 { Duration::from_millis(rng.u64(..10)) } else { Duration::from_mins(1) }

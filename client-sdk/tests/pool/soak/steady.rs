@@ -6,9 +6,9 @@ use client_sdk::pool::PoolError;
 use tokio::time::{sleep, timeout};
 use tower::Service as _;
 
-use super::{CALLERS, Ended, ROUNDS, all, patience, requests};
+use super::{CALLERS, Ended, ROUNDS, all, number, patience, requests};
 use crate::{
-    kit::{AT_ONCE, Ask, MILLI, Steady, World},
+    kit::{Ask, MILLI, Steady, What, World},
     steady::{hold, settle},
 };
 
@@ -51,11 +51,10 @@ async fn after_many_requests_failures_and_cancellations_the_counts_are_what_they
     assert_eq!(world.dropped.lock().unwrap().len(), world.made() - 1, "made − dropped = alive");
     assert_eq!(seen.made, world.made() as u64);
     assert_eq!(world.calls().iter().sum::<usize>(), world.begun().len());
-    assert!(
-        world.begun().len() >= ended.answered + ended.failed && world.begun().len() <= requests,
-        "at most once"
-    );
-    assert!(world.most_alive.load(Ordering::Relaxed) <= MAX + MAX, "those that drain included");
+    let begun = world.begun_once();
+    assert_eq!(begun, world.begun().len());
+    assert!((ended.answered + ended.failed..=requests).contains(&begun), "{begun}: {ended:?}");
+    assert!(world.most_alive.load(Ordering::Relaxed) <= MAX, "those that drain included");
     let held: Vec<_> = (0..4).map(|_| hold(&pool)).collect();
     settle().await;
     assert_eq!((pool.snapshot().in_flight, pool.snapshot().waiting), (4, 0));
@@ -97,12 +96,13 @@ async fn caller(mut pool: Steady, seed: u64, requests: usize) -> Ended {
     let mut ended = Ended::default();
     for nth in 0..requests {
         let ask = match rng.u32(..100) {
-            0..30 => AT_ONCE,
+            0..30 => What::Take(Duration::ZERO),
             // A panic prints where it was: a few are enough.
-            30 if nth == 7 => Ask::Panic,
-            30..95 => Ask::Take(rng.u32(1..40) * MILLI),
-            _ => Ask::Fail,
+            30 if nth == 7 => What::Panic,
+            30..95 => What::Take(rng.u32(1..40) * MILLI),
+            _ => What::Fail,
         };
+        let ask = Ask::Numbered(number(seed, nth, requests), ask);
         let came = match timeout(patience(&mut rng), pool.call(ask)).await {
             Ok(Ok(_)) => Ended::ANSWERED,
             Ok(Err(PoolError::Service(_) | PoolError::Panicked)) => Ended::FAILED,
