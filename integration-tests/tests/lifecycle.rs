@@ -463,6 +463,50 @@ async fn expiry_removes_half_of_a_service_and_holds_the_rest_until_someone_resol
 }
 
 #[tokio::test]
+async fn a_real_scale_down_by_deregistration_is_not_held() {
+    let server = server_setup!().start().await;
+    let mut client = server.client().await;
+    let mut watcher = watching(&server, &Recorder::default()).await;
+    let ids: Vec<String> = (0..10).map(|number| format!("i{number}")).collect();
+    for (lease, id) in (0..).zip(&ids) {
+        client.register(register(lease, SERVICE, vec![instance(id)])).await.expect("a registration");
+    }
+    watcher.until("all ten", |view| view.items.len() == 10).await;
+    // Four fifths at once, far beyond what expiry may take.
+    client.deregister(requests::deregister(SERVICE, &ids[..8])).await.expect("a deregistration");
+    watcher.until("the rest", |view| view.items.len() == 2).await;
+    assert!(watcher.view().items.values().all(|item| item.held.is_none()));
+    let none_held =
+        |event: &Event| !matches!(event, Event::Told(told) if told.put.iter().any(|it| it.held.is_some()));
+    assert!(watcher.since_opened().iter().all(none_held));
+    for id in &ids[..8] {
+        let why = v1::ExplainRequest { key: Some(key(SERVICE)), id: id.clone() };
+        let events = client.explain(why).await.expect("an explanation").into_inner().events;
+        assert_eq!((events[0].cause(), events[0].detail.as_str()), (v1::Cause::Deregister, "left"));
+    }
+    let summary =
+        client.list_services(v1::ListServicesRequest::default()).await.expect("a list").into_inner();
+    let service = &summary.services[0];
+    assert_eq!((service.instances, service.held, service.held_reason.as_str()), (2, 0, ""));
+}
+
+/// Services that lose many at the same moment: each has its own line in the log, with its own number.
+#[tokio::test]
+async fn each_service_of_which_instances_are_held_is_named_in_the_log() {
+    let server = server_setup!().start().await;
+    let mut client = server.client().await;
+    for (service, size) in [("larger", 8), ("smaller", 4)] {
+        let instances = (0..size).map(|number| instance(&format!("{service}{number}"))).collect();
+        let lease = u64::try_from(size).expect("small");
+        client.register(register_for(1_500, lease, service, instances)).await.expect("a registration");
+    }
+    for (service, held) in [("larger", 4), ("smaller", 2)] {
+        let line = server.logged(&format!("service=default/{service} held={held} ")).await;
+        assert!(line.contains("instances are held") && line.contains("reason="), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn a_hold_ends_by_itself_and_small_services_are_never_held() {
     let server = server_setup!().with("--hold-time", "1s").start().await;
     let mut client = server.client().await;

@@ -11,8 +11,8 @@ use std::{
 
 use registry_server::store::disk::{Disk, DiskFile};
 
-/// Small, so that small writes tear.
-const SECTOR: usize = 64;
+/// What a disk writes whole or not at all; the store counts on that to tell an interrupted write from damage.
+const SECTOR: usize = 512;
 
 /// A disk. Clones are the same one.
 #[derive(Clone, Debug, Default)]

@@ -102,6 +102,7 @@ async fn l5_a_network_cut_to_half_the_fleet_and_to_more_of_it() {
     let summary =
         client.list_services(v1::ListServicesRequest::default()).await.expect("a list").into_inner();
     assert_eq!((summary.services[0].instances, summary.services[0].held), (4, 2));
+    assert!(summary.services[0].held_reason.contains("8 instances"), "{summary:?}");
     let request = v1::DiscoverRequest { key: Some(key(SERVICE)), ..v1::DiscoverRequest::default() };
     let found = client.discover(request).await.expect("a reading").into_inner().change.expect("a view").all;
     let reasons: Vec<_> = found.into_iter().filter_map(|instance| Some(instance.held?.reason)).collect();

@@ -6,7 +6,7 @@ use prost::Message;
 use registry_proto::v1;
 
 use crate::{
-    core::{Cause, Held, ServiceKey, State, Status},
+    core::{Cause, Held, Service, ServiceKey, State, Status},
     hub::{Happened, Past, wire_instance, wire_key, wire_override, wire_time},
 };
 
@@ -40,6 +40,7 @@ pub(super) fn services(
                 held: number(service.instances.values().filter(|instance| instance.held.is_some()).count()),
                 last_change_revision: service.last_change,
                 changed_at: Some(wire_time(service.changed_at)),
+                held_reason: held_reason(service),
             }
         })
         .collect::<Vec<_>>();
@@ -48,6 +49,12 @@ pub(super) fn services(
     let last = found.last().and_then(|summary| summary.key.as_ref()).filter(|_| more);
     let next_page_token = last.map(|key| format!("{} {} -", key.namespace, key.service)).unwrap_or_default();
     v1::ListServicesResponse { epoch, revision: state.revision(), services: found, next_page_token }
+}
+
+/// Why instances of a service are held: the reason of the newest hold.
+fn held_reason(service: &Service) -> String {
+    let held = service.instances.values().filter_map(|instance| instance.held.as_ref());
+    held.max_by_key(|held| held.since).map(|held| held.reason.to_string()).unwrap_or_default()
 }
 
 pub(super) fn overrides(
@@ -88,11 +95,13 @@ pub(super) fn explained(epoch: String, past: Past) -> v1::ExplainResponse {
         detail: detail(&it),
         instance: it.after.as_deref().map(wire_instance),
     };
-    let (mut room, known) = (Room::default(), past.events.len());
+    let mut room = Room::default();
+    let revisions: Vec<_> = past.events.iter().map(|event| event.revision).collect();
     let events: Vec<_> = past.events.into_iter().map(event).take_while(|event| room.takes(event)).collect();
-    let (known_since_revision, known_since) = match events.last() {
-        Some(oldest) if events.len() < known => (oldest.revision, oldest.at),
-        _ => (past.known_since, past.known_since_wall.map(wire_time)),
+    let (known_since_revision, known_since) = match revisions.get(events.len()) {
+        // As if all from the first that does not fit had been forgotten.
+        Some(left_out) => (*left_out, events.last().and_then(|oldest| oldest.at)),
+        None => (past.known_since, past.known_since_wall.map(wire_time)),
     };
     v1::ExplainResponse { epoch, events, known_since_revision, known_since }
 }
@@ -119,11 +128,11 @@ fn detail(happened: &Happened) -> String {
         (None, Some(_)) => "came".to_owned(),
         (Some(_), None) => "left".to_owned(),
         (Some(before), Some(after)) => match (&before.held, &after.held) {
-            (None, Some(why)) => held(why),
-            (Some(_), None) => "is no longer held".to_owned(),
             _ if before.create_revision != after.create_revision => {
                 "was taken over by a new incarnation under another lease".to_owned()
             }
+            (None, Some(why)) => held(why),
+            (Some(_), None) => "is no longer held".to_owned(),
             _ if before.over != after.over => "its override changed".to_owned(),
             _ => "changed".to_owned(),
         },
@@ -222,7 +231,8 @@ mod tests {
         let cut = explained("e".into(), of(1_000));
         assert!(cut.encoded_len() < 1 << 20, "{} bytes", cut.encoded_len());
         let (newest, oldest) = (&cut.events[0], cut.events.last().expect("some"));
-        assert_eq!((newest.revision, oldest.revision), (1_010, cut.known_since_revision));
+        // The one before the oldest is the newest that is not told.
+        assert_eq!((newest.revision, oldest.revision), (1_010, cut.known_since_revision + 1));
         assert_eq!(cut.known_since, oldest.at);
     }
 }

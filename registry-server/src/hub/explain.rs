@@ -26,7 +26,7 @@ pub struct Happened {
 pub struct Past {
     /// Newest first.
     pub events: Vec<Happened>,
-    /// Nothing is known from before this revision.
+    /// All that happened after this revision is known, and nothing of what happened at it or before.
     pub known_since: Revision,
     /// Wall time of the oldest change of the service that is known.
     pub known_since_wall: Option<u64>,

@@ -5,7 +5,7 @@
 //! disk works, renewals go on and the next group gathers.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     future::pending,
     sync::Arc,
     time::Duration,
@@ -388,11 +388,7 @@ fn log(record: &Record, revision: Revision, changes: &[ServiceChange]) {
         Cause::Expire => {
             let held = record.events.iter().filter(|event| matches!(event, Event::Held { .. })).count();
             info!(revision, instances, held, "leases ran out");
-            if let Some(Event::Held { key, held: why, .. }) =
-                record.events.iter().find(|event| matches!(event, Event::Held { .. }))
-            {
-                warn!(revision, service = %key, held, reason = %why.reason, "instances are held");
-            }
+            log_held(record, revision);
         }
         Cause::HoldExpire => info!(revision, instances, "hold times passed"),
         Cause::OverrideExpire => info!(revision, instances, "overrides expired"),
@@ -400,6 +396,19 @@ fn log(record: &Record, revision: Revision, changes: &[ServiceChange]) {
             info!(revision, instances, actor = %record.actor, cause = ?record.cause, "an operator intervened");
         }
         Cause::Register | Cause::Deregister | Cause::RenewHeld => {}
+    }
+}
+
+/// A line for each service of which instances are held now.
+fn log_held(record: &Record, revision: Revision) {
+    let mut services: BTreeMap<_, (usize, _)> = BTreeMap::new();
+    for event in &record.events {
+        if let Event::Held { key, held, .. } = event {
+            services.entry(key).or_insert((0, &held.reason)).0 += 1;
+        }
+    }
+    for (service, (held, reason)) in services {
+        warn!(revision, %service, held, %reason, "instances are held");
     }
 }
 
