@@ -17,6 +17,7 @@
 //! | [`raw`] | hosts that speak the protocol by hand |
 //! | [`notebook`] | what those wrote down |
 //! | [`script`] | faults, written down or drawn from a seed |
+//! | [`settings`] | how many of everything there is |
 //! | [`simulation`] | the hosts together, stepped through a script |
 //! | [`trace`] | what everyone saw |
 //!
@@ -34,6 +35,7 @@ pub mod net;
 pub mod notebook;
 pub mod raw;
 pub mod script;
+pub mod settings;
 pub mod simulation;
 pub mod trace;
 pub mod world;
@@ -41,5 +43,6 @@ pub mod world;
 pub use disk::SimulatedDisk;
 pub use raw::Stage;
 pub use script::{Fault, Script};
-pub use simulation::{Recorded, Settings, Simulation, Storage};
+pub use settings::{Settings, Storage};
+pub use simulation::{Recorded, Simulation};
 pub use trace::{Event, Trace};
