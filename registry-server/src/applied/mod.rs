@@ -7,7 +7,7 @@
 //!                      └── look again ◄──────────────┘
 //! ```
 //!
-//! Knows what the hub published and the clock; nothing of gRPC. [`acks`] has the rules, [`held`] and [`wait`] its nouns.
+//! Knows what the hub published and the clock; nothing of gRPC. `acks` has the rules, `held` and `wait` its nouns.
 //! Nobody who waits for nothing sends anything: without a wait, streams are as they would be without this room.
 
 mod acks;
