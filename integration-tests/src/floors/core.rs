@@ -118,7 +118,9 @@ impl World {
     fn step(&mut self) {
         match self.draw.rng.u8(..100) {
             0..34 => {
-                let commands = (0..=self.draw.rng.usize(..3)).map(|_| self.command()).collect();
+                let mut written = BTreeSet::new();
+                let commands =
+                    (0..=self.draw.rng.usize(..3)).filter_map(|_| self.command(&mut written)).collect();
                 self.group(commands);
             }
             34..54 => self.renew_some(),
@@ -137,19 +139,25 @@ impl World {
         }
     }
 
-    fn command(&mut self) -> Drawn {
+    /// One more command of those that are asked together. A batch's writer waits for an answer before it writes it again: none
+    /// if the batch that was drawn is `written` among them.
+    fn command(&mut self, written: &mut BTreeSet<usize>) -> Option<Drawn> {
         if !self.volatile && self.draw.one_in(4) {
-            let batch = &self.batches[self.draw.rng.usize(..self.batches.len())].clone();
+            let batch = self.draw.rng.usize(..self.batches.len());
+            let first = written.insert(batch);
+            let batch = &self.batches[batch].clone();
             let (drawn, action) = self.draw.write(batch);
-            self.recording.writes(&drawn, batch, action);
-            return drawn;
+            if first {
+                self.recording.writes(&drawn, batch, action);
+            }
+            return first.then_some(drawn);
         }
         let state = self.core.state();
         let known = |name: &crate::history::Name| {
             let there = state.instance(&super::draw::key(&name.0), &name.1);
             there.map_or(0, |instance| instance.create_revision)
         };
-        self.draw.command(&known)
+        Some(self.draw.command(&known))
     }
 
     /// Decides what is due and the commands, and commits it as one group, now or a little later.
@@ -351,7 +359,7 @@ impl World {
             }
             // What happens between two pages does not show in the second one.
             if self.draw.rng.bool() {
-                let commands = vec![self.command()];
+                let commands = self.command(&mut BTreeSet::new()).into_iter().collect();
                 self.group(commands);
             }
         }

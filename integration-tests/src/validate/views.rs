@@ -143,7 +143,7 @@ pub fn w9_empty_safe(history: &History) -> Result<(), Broken> {
         play(record, |event, before, after| {
             let Event::Told(told) = event else { return Ok(()) };
             let shown = after.items.len();
-            if let Some(what) = untrue(&truth, record, told, after) {
+            if let Some(what) = untrue(&truth, history.rules.forgets, record, told, after) {
                 return Err(broken(what));
             }
             if (told.service_instances as usize) < shown {
@@ -211,8 +211,15 @@ fn torn(
     None
 }
 
-/// Emptiness, or numbers beside it, that are not true, where commits are known.
-fn untrue(truth: &Truth<'_>, record: &WatcherRecord, told: &Told, after: &Replica) -> Option<String> {
+/// Emptiness, or numbers beside it, that are not true, where commits are known. A registry that `forgets` services may say of
+/// an empty one that nobody registered it.
+fn untrue(
+    truth: &Truth<'_>,
+    forgets: bool,
+    record: &WatcherRecord,
+    told: &Told,
+    after: &Replica,
+) -> Option<String> {
     if truth.is_silent() {
         return None;
     }
@@ -221,7 +228,8 @@ fn untrue(truth: &Truth<'_>, record: &WatcherRecord, told: &Told, after: &Replic
     if after.items.is_empty() && items.values().any(|item| record.selection.takes(item)) {
         return Some(format!("an empty view at revision {revision}, which has {}", items.len()));
     }
-    if told.exists != truth.exists(epoch, service, revision) {
+    let forgotten = forgets && items.is_empty() && !told.exists;
+    if told.exists != truth.exists(epoch, service, revision) && !forgotten {
         return Some(format!("at revision {revision} it says that the service exists: {}", told.exists));
     }
     // Of a selection, the number may be newer than the view's last change.
