@@ -98,7 +98,8 @@ impl Registration {
     ///
     /// Given up in the middle, it leaves the instances registered and draining.
     pub async fn drain_after(&self, in_flight: impl Future<Output = ()>) -> Result<Drained, EndError> {
-        let drained = self.until_callers_know().await;
+        // Boxed, so that whoever awaits a drain among other things has no large future of its own.
+        let drained = Box::pin(self.until_callers_know()).await;
         match &drained {
             Drained::Told(watchers) => tracing::debug!(?watchers, "no caller sends further requests"),
             Drained::Grace(grace) => tracing::info!(?grace, "the registry cannot tell what callers know"),
@@ -110,7 +111,7 @@ impl Registration {
             }
         }
         in_flight.await;
-        self.deregister().await.map(|()| drained)
+        Box::pin(self.deregister()).await.map(|()| drained)
     }
 
     async fn until_callers_know(&self) -> Drained {

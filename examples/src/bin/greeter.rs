@@ -77,7 +77,7 @@ pub(crate) async fn main() -> Result<(), Box<dyn Error>> {
     };
     let greeter = GreeterServer::new(NamedGreeter { name: name.clone(), takes });
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    Box::pin(Server::builder().add_service(greeter).serve_with_incoming_shutdown(incoming, leave)).await?;
+    Server::builder().add_service(greeter).serve_with_incoming_shutdown(incoming, leave).await?;
     println!("{name}: ended");
     Ok(())
 }
