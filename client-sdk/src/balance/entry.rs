@@ -413,3 +413,6 @@ impl<P: Policy> Drop for Building<'_, P> {
 #[derive(Debug, thiserror::Error)]
 #[error("the policy panicked while it built a picker; its panic says where")]
 struct PolicyPanicked;
+
+#[cfg(test)]
+mod tests;
