@@ -1,3 +1,5 @@
+//! A panic of the user's balancer while it builds over an older view, step by step: what is kept of it, and what the next call gets.
+
 use std::sync::OnceLock;
 
 use super::*;
