@@ -14,16 +14,20 @@
 //! There is no end state: every arrow out of a failure leads back to `Connecting`. The views outlive every stream, and
 //! each stream begins by subscribing all of them with their cursors. The backoff is reset by a bookmark, not by a
 //! connection: a registry that accepts and then fails is as bad as one that is gone.
+//!
+//! A stream that is not wanted any more is left in good order ([`super::leave`]): when the last view is dropped, and when the
+//! watcher is closed or dropped, which is what ends the machine, in whatever state.
 
 use std::{sync::Arc, time::Duration};
 
 use registry_proto::v1;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::{
-    Counters, LONGEST_DELAY, SILENCE, Sink, Wanted, WatchError,
+    Counters, LONGEST_DELAY, Left, SILENCE, Sink, Wanted, WatchError,
+    leave::{LeaveError, take_leave},
     views::{Heard, Views},
 };
 use crate::{
@@ -65,6 +69,7 @@ enum Event {
     GoAway(Duration),
     TimeToLeave,
     NothingToFollow,
+    Closing,
     Failed(WatchError),
 }
 
@@ -78,6 +83,8 @@ pub(super) struct Machine<S> {
     counters: Arc<Counters>,
     views: Views<S>,
     backoff: Backoff,
+    /// Whether the registry knows what is not followed any more.
+    left: Result<(), LeaveError>,
 }
 
 impl<S: Sink> Machine<S> {
@@ -85,15 +92,22 @@ impl<S: Sink> Machine<S> {
         let runtime = client.runtime().clone();
         let views = Views::new(runtime.clone(), sink, Arc::clone(&counters));
         let name = client.watcher_name();
-        Self { client, runtime, name, wanted, counters, views, backoff: Backoff::default() }
+        Self { client, runtime, name, wanted, counters, views, backoff: Backoff::default(), left: Ok(()) }
     }
 
-    /// Runs until the watcher is dropped.
-    pub(super) async fn run(mut self) {
+    /// Runs until the watcher is closed or dropped; then leaves the registry, and says how that went.
+    pub(super) async fn run(mut self, left: watch::Sender<Left>) {
         let mut state = State::Idle;
-        loop {
+        while !self.wanted.is_closing() {
             state = self.step(state).await;
         }
+        if let State::Opening(stream) | State::Live(stream) | State::Leaving { stream, .. } = state {
+            let unsubscribe = self.views.stream_ends();
+            // Whoever it told is not to wait for the registry.
+            drop(self.views);
+            self.left = leave(&self.client, stream, unsubscribe).await;
+        }
+        left.send_replace(Some(self.left));
     }
 
     async fn step(&mut self, state: State) -> State {
@@ -114,42 +128,57 @@ impl<S: Sink> Machine<S> {
             }
             State::Connecting => match self.open().await {
                 Ok(stream) => State::Opening(stream),
-                Err(error) => self.disconnected(&error),
+                Err(error) => {
+                    if !matches!(error, WatchError::Unreachable(_)) {
+                        // Perhaps it has heard what was to be followed.
+                        self.left = Err(LeaveError::NoStream);
+                    }
+                    self.disconnected(&error)
+                }
             },
             State::Opening(mut stream) | State::Live(mut stream) => {
                 let event = self.listen(&mut stream, None).await;
-                self.moved_on(stream, event)
+                self.moved_on(stream, event).await
             }
             State::Leaving { mut stream, until } => match self.listen(&mut stream, Some(until)).await {
                 Event::Bookmark | Event::GoAway(_) => State::Leaving { stream, until },
                 // It was to end anyway: nobody is told.
                 Event::Failed(_) => {
-                    stream.connection.retire();
+                    self.lost(&stream);
                     State::Disconnected { until }
                 }
-                other => self.moved_on(stream, other),
+                other => self.moved_on(stream, other).await,
             },
         }
     }
 
-    fn moved_on(&mut self, stream: Stream, event: Event) -> State {
+    async fn moved_on(&mut self, stream: Stream, event: Event) -> State {
         match event {
-            Event::Bookmark => State::Live(stream),
-            Event::NothingToFollow => State::Idle,
+            Event::Bookmark | Event::Closing => State::Live(stream),
+            Event::NothingToFollow => {
+                self.left = leave(&self.client, stream, self.views.stream_ends()).await;
+                State::Idle
+            }
             Event::GoAway(delay) => {
                 // A registry that sends every stream away at once must not be asked in a loop.
                 let delay = delay.min(LONGEST_DELAY).max(self.backoff.next(&self.runtime));
                 State::Leaving { stream, until: self.runtime.now().saturating_add(delay) }
             }
             Event::TimeToLeave => {
-                stream.connection.retire();
+                self.lost(&stream);
                 State::Connecting
             }
             Event::Failed(error) => {
-                stream.connection.retire();
+                self.lost(&stream);
                 self.disconnected(&error)
             }
         }
+    }
+
+    /// The stream ends, and its views are to go on elsewhere: the registry is right to wait for them.
+    fn lost(&mut self, stream: &Stream) {
+        stream.connection.retire();
+        self.left = Err(LeaveError::NoStream);
     }
 
     fn disconnected(&mut self, error: &WatchError) -> State {
@@ -217,6 +246,12 @@ impl<S: Sink> Machine<S> {
                 opened = &mut open => break opened?,
                 () = self.wait_until(None) => {}
             }
+            if self.wanted.is_closing() {
+                // What was sent may have been heard: only on the stream can it be taken back.
+                let patience = self.client.request_timeout();
+                let opened = tokio::time::timeout(patience, &mut open).await;
+                break opened.unwrap_or(Err(WatchError::Silent(patience)))?;
+            }
         };
         self.counters.streams.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Ok(Stream { connection, requests, responses, heard_at: self.runtime.now() })
@@ -226,6 +261,9 @@ impl<S: Sink> Machine<S> {
     async fn listen(&mut self, stream: &mut Stream, leave_at: Option<Duration>) -> Event {
         loop {
             self.take_wishes();
+            if self.wanted.is_closing() {
+                return Event::Closing;
+            }
             let now = self.runtime.now();
             if self.views.is_empty() {
                 return Event::NothingToFollow;
@@ -272,6 +310,17 @@ impl<S: Sink> Machine<S> {
             }
         }
     }
+}
+
+/// Ends a stream, and with it all that was followed on it.
+async fn leave(client: &RegistryClient, stream: Stream, unsubscribe: Vec<u32>) -> Result<(), LeaveError> {
+    let Stream { connection, requests, responses, .. } = stream;
+    let left = take_leave(requests, responses, unsubscribe, client.request_timeout()).await;
+    if let Err(error) = &left {
+        connection.retire();
+        tracing::debug!(%error, "the stream of changes ended");
+    }
+    left
 }
 
 /// Sleeps from `now` to `wake`, or for ever.

@@ -176,8 +176,8 @@ where
         while let Some(requests) = &mut self.requests {
             match Pin::new(requests).poll_next(cx) {
                 Poll::Pending => return Ok(true),
-                // The client has nothing more to ask; it goes on reading. If it said that it acks, it lags from now on: it may
-                // be about to come back on another stream, and goes by what it has.
+                // The client has nothing more to ask. If it has views it goes on reading; and if it said that it acks, it
+                // lags from now on: it may be about to come back on another stream, and goes by what it has.
                 Poll::Ready(None) => self.requests = None,
                 Poll::Ready(Some(Err(broken))) => return Err(broken),
                 Poll::Ready(Some(Ok(request))) => self.take(request),
@@ -187,6 +187,12 @@ where
             }
         }
         Ok(true)
+    }
+
+    /// Whether the client has given up all its views and closed its side: then it has left in good order, and there is
+    /// nothing that could still be said. That the stream ends tells it that all this was heard.
+    fn has_left(&self) -> bool {
+        self.requests.is_none() && self.feeder.views() == 0 && self.ahead.is_empty()
     }
 
     fn take(&mut self, request: v1::SubscribeRequest) {
@@ -380,6 +386,9 @@ where
             this.poll_stopping(cx);
             if let Some(frame) = this.outbox.pop_front() {
                 return Poll::Ready(Some(Ok(frame)));
+            }
+            if this.has_left() {
+                return Poll::Ready(None);
             }
             if let Some(leave) = &mut this.leave
                 && leave.as_mut().poll(cx).is_ready()

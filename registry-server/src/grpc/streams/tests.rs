@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -21,6 +21,8 @@ use crate::{
 pub(super) struct Asked {
     requests: Arc<std::sync::Mutex<VecDeque<v1::SubscribeRequest>>>,
     read: Arc<AtomicUsize>,
+    /// After these the client closes its side.
+    closed: Arc<AtomicBool>,
 }
 
 impl Asked {
@@ -33,6 +35,14 @@ impl Asked {
         self.ask(Request::Subscribe(v1::SubscribeView { view_id, watch }));
     }
 
+    fn unsubscribe(&self, view_id: u32) {
+        self.ask(Request::Unsubscribe(v1::UnsubscribeView { view_id }));
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
     fn read(&self) -> usize {
         self.read.load(Ordering::Relaxed)
     }
@@ -43,10 +53,14 @@ impl Stream for Asked {
 
     fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let next = self.requests.lock().expect("unpoisoned").pop_front();
-        next.map_or(Poll::Pending, |request| {
-            self.read.fetch_add(1, Ordering::Relaxed);
-            Poll::Ready(Some(Ok(request)))
-        })
+        match next {
+            Some(request) => {
+                self.read.fetch_add(1, Ordering::Relaxed);
+                Poll::Ready(Some(Ok(request)))
+            }
+            None if self.closed.load(Ordering::Relaxed) => Poll::Ready(None),
+            None => Poll::Pending,
+        }
     }
 }
 
@@ -122,6 +136,13 @@ impl World {
         }
     }
 
+    /// Whether the stream ends now.
+    async fn ends(&mut self) -> bool {
+        let stream = &mut self.stream;
+        let polled = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_next(cx))).await;
+        matches!(polled, Poll::Ready(None))
+    }
+
     async fn all_said(&mut self) -> Vec<(u32, Response)> {
         let mut all = Vec::new();
         while let Some(said) = self.said().await {
@@ -153,7 +174,7 @@ async fn w10_who_asks_and_does_not_read_piles_up_nothing() {
 async fn what_is_asked_while_there_is_much_to_say_is_heard() {
     let mut world = World::new();
     (1..=100).for_each(|view| world.asked.subscribe(view, Some(watch_service())));
-    world.asked.ask(Request::Unsubscribe(v1::UnsubscribeView { view_id: 1 }));
+    world.asked.unsubscribe(1);
     let said = world.all_said().await;
     assert_eq!(world.asked.read(), 101);
     let bookmarks = said.iter().filter(|(_, it)| matches!(it, Response::Bookmark(_))).count();
@@ -309,6 +330,57 @@ async fn c4_a_wait_that_is_slept_through_hears_of_one_that_vanishes_later() {
     let (applied, ()) = tokio::join!(wait.answered(Duration::from_mins(1)), leaving);
     assert!(applied.satisfied);
     assert_eq!(clock.now().mono, 27_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c4_who_gives_up_its_views_and_closes_its_side_has_left_for_good() {
+    let mut world = acking().await;
+    world.asked.subscribe(2, Some(watch_service()));
+    world.all_said().await;
+    let wait = world.publisher.watchers.wait(&service(), 2, 1.0);
+    world.all_said().await;
+    assert_eq!(wait.answered(Duration::ZERO).await.counts.lagging, 1);
+    world.asked.unsubscribe(1);
+    world.asked.unsubscribe(2);
+    world.asked.close();
+    assert!(world.ends().await, "so it knows that it was heard");
+    let applied = wait.answered(Duration::ZERO).await;
+    assert_eq!((applied.counts, applied.satisfied), (crate::applied::Counts::default(), true));
+    let World { publisher, stream, .. } = world;
+    drop(stream);
+    assert!(publisher.watchers.wait(&service(), 2, 1.0).answered(Duration::ZERO).await.satisfied);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c4_who_closes_its_side_and_has_a_view_may_come_back_and_is_waited_for() {
+    let mut world = acking().await;
+    world.asked.subscribe(2, Some(watch_service()));
+    world.all_said().await;
+    world.asked.unsubscribe(2);
+    world.asked.close();
+    assert!(world.all_said().await.is_empty() && !world.ends().await);
+    world.publisher.register();
+    let said = world.all_said().await;
+    assert!(matches!(said.as_slice(), [(1, Response::Change(_))]), "it goes on reading: {said:?}");
+    let wait = world.publisher.watchers.wait(&service(), 3, 1.0);
+    assert_eq!(wait.answered(Duration::ZERO).await.counts.lagging, 1);
+    let World { publisher: _publisher, stream, .. } = world;
+    drop(stream);
+    let applied = wait.answered(Duration::ZERO).await;
+    assert_eq!((applied.counts.disconnected, applied.satisfied), (1, false), "as one whose connection broke");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_closed_its_side_hears_that_its_last_view_is_refused_and_then_the_end() {
+    let mut world = World::new();
+    let cursor = Some(v1::Cursor { epoch: "e".into(), revision: 2 });
+    world.asked.subscribe(1, Some(v1::WatchRequest { cursor, ..watch_service() }));
+    world.asked.close();
+    assert!(world.all_said().await.is_empty(), "it may catch up yet");
+    tokio::time::sleep(BEHIND_WAIT).await;
+    let said = world.said().await.and_then(|said| said.response);
+    assert!(matches!(said, Some(Response::ViewError(_))), "{said:?}");
+    assert!(world.ends().await);
 }
 
 #[tokio::test(start_paused = true)]
