@@ -3,18 +3,23 @@
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use client_sdk::{
     balance::{Balancer, RoundRobin},
     client::RegistryClient,
     discover::{Discover as _, RegistryDiscover, RegistryDiscoverError},
+    model::Address,
+    runtime::{BoxFuture, Connect, Io, Runtime, TokioClock, TokioSpawn},
     view::ViewKey,
     watch::{LeaveError, Sink, Update, Watcher},
 };
 use registry_proto::v1::subscribe_request::Request;
 use support::{Fake, Net, Subscription, adding, endpoint, instance, snapshot, soon};
 use tokio_test::{assert_pending, assert_ready};
+
+/// Tokio's timers are this coarse.
+const TICK: Duration = Duration::from_millis(2);
 
 fn over(client: RegistryClient) -> RegistryDiscover {
     RegistryDiscover::builder(client).build()
@@ -131,7 +136,8 @@ impl Sink for Nobody {
 async fn c4_a_view_that_is_dropped_is_unsubscribed_also_if_it_is_the_last() {
     let net = Net::default();
     let mut fake = net.start("r:1");
-    let watcher = Watcher::new(net.client(&["r:1"]), Nobody);
+    let (client, clock) = (net.client(&["r:1"]), net.runtime(2));
+    let watcher = Watcher::new(client, Nobody);
     let key = |service| ViewKey::from(&endpoint(service));
     watcher.follow(key("s"), None);
     let mut stream = fake.subscription().await;
@@ -145,11 +151,23 @@ async fn c4_a_view_that_is_dropped_is_unsubscribed_also_if_it_is_the_last() {
     }
     watcher.unfollow(key("t"));
     takes_leave(&mut stream, vec![t]).await;
-    drop(stream);
+    let left = clock.now();
     watcher.follow(key("u"), None);
-    let mut stream = fake.subscription().await;
-    let (_, service, _) = stream.subscribe().await;
+    let mut next = fake.subscription().await;
+    let (u, service, _) = next.subscribe().await;
     assert_eq!(service, "u", "it lives on");
+    assert_eq!(clock.now(), left, "and waits for nobody");
+    // It has left for good when both are heard.
+    let mut closing = tokio_test::task::spawn(watcher.close());
+    assert_pending!(closing.poll());
+    takes_leave(&mut next, vec![u]).await;
+    drop(next);
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_pending!(closing.poll());
+    drop(stream);
+    assert_eq!(soon(closing).await, Ok(()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -162,7 +180,44 @@ async fn a_registry_that_does_not_confirm_is_not_waited_for_beyond_the_request_t
     let begun = client.runtime().now();
     let (stream, _) = following(&mut fake, &discover, &["s"]).await;
     assert_eq!(soon(discover.close()).await, Err(LeaveError::Unconfirmed(patience)));
-    assert!(client.runtime().now() < begun + 2 * patience);
+    assert!(client.runtime().now() <= begun + patience + TICK);
+    drop(stream);
+}
+
+/// A network on which it takes this long to connect.
+struct Slow(Net, Duration);
+
+impl Connect for Slow {
+    fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Io>>> {
+        Box::pin(async move {
+            tokio::time::sleep(self.1).await;
+            self.0.connect(address).await
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn to_close_while_a_stream_is_being_opened_takes_one_request_timeout_and_not_two() {
+    let net = Net::default();
+    let mut fake = net.start("r:1");
+    let patience = Duration::from_secs(3);
+    let slow = Slow(net.clone(), Duration::from_secs(2));
+    let runtime = Runtime::new(TokioClock::default(), slow, TokioSpawn, 1);
+    let client = net.client_builder(&["r:1"], 1).runtime(runtime.clone()).request_timeout(patience);
+    let discover = over(client.build().expect("a client"));
+    let _view = discover.view(&endpoint("s")).expect("it has views");
+    tokio::task::yield_now().await;
+    let begun = runtime.now();
+    let closing = async { soon(discover.close()).await };
+    let registry = async {
+        let mut stream = fake.subscription().await;
+        let (id, _, _) = stream.subscribe().await;
+        takes_leave(&mut stream, vec![id]).await;
+        stream
+    };
+    let (left, stream) = tokio::join!(closing, registry);
+    assert_eq!(left, Err(LeaveError::Unconfirmed(patience)));
+    assert!(runtime.now() <= begun + patience + TICK, "{:?}", runtime.now() - begun);
     drop(stream);
 }
 

@@ -15,13 +15,13 @@
 //! each stream begins by subscribing all of them with their cursors. The backoff is reset by a bookmark, not by a
 //! connection: a registry that accepts and then fails is as bad as one that is gone.
 //!
-//! A stream that is not wanted any more is left in good order ([`super::leave`]): when the last view is dropped, and when the
-//! watcher is closed or dropped, which is what ends the machine, in whatever state.
+//! A stream that is not wanted any more is left in good order ([`super::leave`]): when the last view is dropped, which holds up
+//! nothing that is wanted next, and when the watcher is closed or dropped, which is what ends the machine, in whatever state.
 
 use std::{sync::Arc, time::Duration};
 
 use registry_proto::v1;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
@@ -83,8 +83,12 @@ pub(super) struct Machine<S> {
     counters: Arc<Counters>,
     views: Views<S>,
     backoff: Backoff,
-    /// Whether the registry knows what is not followed any more.
+    /// Whether the registry knows what is not followed any more, for all that this task has seen.
     left: Result<(), LeaveError>,
+    /// What becomes of the stream that had nothing to follow any more.
+    farewell: Option<oneshot::Receiver<Result<(), LeaveError>>>,
+    /// By when a watcher that is closed has left, with the registry's consent or without.
+    leave_by: Option<Duration>,
 }
 
 impl<S: Sink> Machine<S> {
@@ -92,7 +96,18 @@ impl<S: Sink> Machine<S> {
         let runtime = client.runtime().clone();
         let views = Views::new(runtime.clone(), sink, Arc::clone(&counters));
         let name = client.watcher_name();
-        Self { client, runtime, name, wanted, counters, views, backoff: Backoff::default(), left: Ok(()) }
+        Self {
+            client,
+            runtime,
+            name,
+            wanted,
+            counters,
+            views,
+            backoff: Backoff::default(),
+            left: Ok(()),
+            farewell: None,
+            leave_by: None,
+        }
     }
 
     /// Runs until the watcher is closed or dropped; then leaves the registry, and says how that went.
@@ -102,10 +117,14 @@ impl<S: Sink> Machine<S> {
             state = self.step(state).await;
         }
         if let State::Opening(stream) | State::Live(stream) | State::Leaving { stream, .. } = state {
-            let unsubscribe = self.views.stream_ends();
+            let (unsubscribe, time) = (self.views.stream_ends(), self.time_to_leave());
             // Whoever it told is not to wait for the registry.
             drop(self.views);
-            self.left = leave(&self.client, stream, unsubscribe).await;
+            self.left = leave(self.client, stream, unsubscribe, time).await;
+        }
+        if let Some(farewell) = self.farewell {
+            // It began before this, and so ends in time.
+            self.left = self.left.and(farewell.await.unwrap_or(Err(LeaveError::NoStream)));
         }
         left.send_replace(Some(self.left));
     }
@@ -138,7 +157,7 @@ impl<S: Sink> Machine<S> {
             },
             State::Opening(mut stream) | State::Live(mut stream) => {
                 let event = self.listen(&mut stream, None).await;
-                self.moved_on(stream, event).await
+                self.moved_on(stream, event)
             }
             State::Leaving { mut stream, until } => match self.listen(&mut stream, Some(until)).await {
                 Event::Bookmark | Event::GoAway(_) => State::Leaving { stream, until },
@@ -147,16 +166,16 @@ impl<S: Sink> Machine<S> {
                     self.lost(&stream);
                     State::Disconnected { until }
                 }
-                other => self.moved_on(stream, other).await,
+                other => self.moved_on(stream, other),
             },
         }
     }
 
-    async fn moved_on(&mut self, stream: Stream, event: Event) -> State {
+    fn moved_on(&mut self, stream: Stream, event: Event) -> State {
         match event {
             Event::Bookmark | Event::Closing => State::Live(stream),
             Event::NothingToFollow => {
-                self.left = leave(&self.client, stream, self.views.stream_ends()).await;
+                self.say_farewell(stream);
                 State::Idle
             }
             Event::GoAway(delay) => {
@@ -173,6 +192,25 @@ impl<S: Sink> Machine<S> {
                 self.disconnected(&error)
             }
         }
+    }
+
+    /// Leaves a stream while the machine goes on: the next view is not to wait for the registry.
+    fn say_farewell(&mut self, stream: Stream) {
+        let (unsubscribe, time) = (self.views.stream_ends(), self.client.request_timeout());
+        let leaving = leave(self.client.clone(), stream, unsubscribe, time);
+        let (tell, told) = oneshot::channel();
+        (self.left, self.farewell) = (Ok(()), Some(told));
+        self.runtime.detach(async move {
+            // Nobody may ask.
+            let _ = tell.send(leaving.await);
+        });
+    }
+
+    /// What is left of the time that closing may take.
+    fn time_to_leave(&mut self) -> Duration {
+        let now = self.runtime.now();
+        let by = *self.leave_by.get_or_insert_with(|| now.saturating_add(self.client.request_timeout()));
+        by.saturating_sub(now)
     }
 
     /// The stream ends, and its views are to go on elsewhere: the registry is right to wait for them.
@@ -248,9 +286,8 @@ impl<S: Sink> Machine<S> {
             }
             if self.wanted.is_closing() {
                 // What was sent may have been heard: only on the stream can it be taken back.
-                let patience = self.client.request_timeout();
-                let opened = tokio::time::timeout(patience, &mut open).await;
-                break opened.unwrap_or(Err(WatchError::Silent(patience)))?;
+                let opened = tokio::time::timeout(self.time_to_leave(), &mut open).await;
+                break opened.unwrap_or_else(|_| Err(WatchError::Silent(self.client.request_timeout())))?;
             }
         };
         self.counters.streams.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -312,10 +349,16 @@ impl<S: Sink> Machine<S> {
     }
 }
 
-/// Ends a stream, and with it all that was followed on it.
-async fn leave(client: &RegistryClient, stream: Stream, unsubscribe: Vec<u32>) -> Result<(), LeaveError> {
+/// Ends a stream, and with it all that was followed on it, within this time.
+async fn leave(
+    client: RegistryClient,
+    stream: Stream,
+    unsubscribe: Vec<u32>,
+    time: Duration,
+) -> Result<(), LeaveError> {
     let Stream { connection, requests, responses, .. } = stream;
-    let left = take_leave(requests, responses, unsubscribe, client.request_timeout()).await;
+    let left = tokio::time::timeout(time, take_leave(requests, responses, unsubscribe)).await;
+    let left = left.unwrap_or_else(|_| Err(LeaveError::Unconfirmed(client.request_timeout())));
     if let Err(error) = &left {
         connection.retire();
         tracing::debug!(%error, "the stream of changes ended");
