@@ -78,7 +78,7 @@ impl Draining {
     }
 
     /// So many callers know: it goes on, and deregisters.
-    async fn is_told(mut self, fake: &mut Fake, acked: u32) {
+    async fn goes_on(mut self, fake: &mut Fake, acked: u32) {
         self.asked().await;
         match self.deregisters(fake).await {
             Drained::Told(watchers) => assert_eq!(watchers.acked, acked),
@@ -209,7 +209,7 @@ async fn a_registry_that_goes_away_while_it_is_asked_is_asked_again() {
     assert_eq!(wait.request.revision, 2, "it has the lease: nothing is registered anew");
     assert!(!draining.is_asked());
     wait.answer(Ok(all(1)));
-    draining.is_told(&mut fake, 1).await;
+    draining.goes_on(&mut fake, 1).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -229,7 +229,7 @@ async fn a_registry_that_is_away_is_told_when_it_is_back() {
     assert_eq!(wait.request.revision, 7);
     assert!(!draining.is_asked());
     wait.answer(Ok(all(1)));
-    draining.is_told(&mut fake, 1).await;
+    draining.goes_on(&mut fake, 1).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -264,7 +264,7 @@ async fn a_lease_lost_meanwhile_is_registered_anew_as_draining_and_waited_for_ag
     outdated.answer(Ok(all(1)));
     assert!(!draining.is_asked(), "what was applied before is nothing now");
     wait.answer(Ok(all(2)));
-    draining.is_told(&mut fake, 2).await;
+    draining.goes_on(&mut fake, 2).await;
 }
 
 #[tokio::test(start_paused = true)]

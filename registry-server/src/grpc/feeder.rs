@@ -30,14 +30,12 @@ use crate::{
 
 /// A bookmark comes this often.
 pub(super) const BOOKMARK_INTERVAL: Duration = Duration::from_secs(5);
-/// A stream that has said something of its views begins to say more of them no earlier than this much later: what happens
+/// A stream that has said something of its views begins to say more of them no earlier than this many ms later: what happens
 /// meanwhile comes as one (W6).
-pub(super) const REST: Duration = Duration::from_millis(REST_MS);
-const REST_MS: u64 = 5;
+pub(super) const REST_MS: u64 = 5;
 /// While there is always more, each rest is twice as long as the one before, up to this. So however fast the registry
 /// changes, a watcher costs few messages a second, and writes have the rest of the machine.
-pub(super) const LONGEST_REST: Duration = Duration::from_millis(LONGEST_REST_MS);
-const LONGEST_REST_MS: u64 = 40;
+pub(super) const LONGEST_REST_MS: u64 = 40;
 
 /// What a stream sends.
 #[derive(Debug)]

@@ -22,10 +22,15 @@ use super::*;
 use crate::{
     applied::Watchers,
     core::{Command, Committed, LeaseId, Now, Registrant, Settings, Spec, State, decide},
-    grpc::seats::Seat,
+    grpc::{
+        feeder::{LONGEST_REST_MS, REST_MS},
+        seats::Seat,
+    },
     hub::{Hub, HubSettings},
     runtime::Runtime,
 };
+
+const REST: Duration = Duration::from_millis(REST_MS);
 
 /// Requests that are there at once, and how many were read.
 #[derive(Clone, Default)]
@@ -152,7 +157,7 @@ impl World {
     async fn said(&mut self) -> Option<v1::SubscribeResponse> {
         let mut polled = self.polled().await;
         if polled.is_pending() {
-            tokio::time::advance(crate::grpc::feeder::LONGEST_REST).await;
+            tokio::time::advance(Duration::from_millis(LONGEST_REST_MS)).await;
             polled = self.polled().await;
         }
         match polled {
@@ -464,7 +469,7 @@ async fn a_stream_that_has_said_all_it_had_rests_and_then_says_the_rest_as_one()
     world.asked.subscribe(1, Some(watch_service()));
     world.publisher.register();
     assert_eq!(world.all_said().await.len(), 2, "a snapshot and a bookmark");
-    tokio::time::advance(crate::grpc::feeder::REST).await;
+    tokio::time::advance(REST).await;
     world.publisher.register();
     assert!(world.polled().await.is_ready(), "the first change comes at once");
     assert!(world.polled().await.is_pending(), "and is all there was");
@@ -472,14 +477,14 @@ async fn a_stream_that_has_said_all_it_had_rests_and_then_says_the_rest_as_one()
         world.publisher.register();
         assert!(world.polled().await.is_pending(), "it rests");
     }
-    tokio::time::advance(crate::grpc::feeder::REST - Duration::from_millis(1)).await;
+    tokio::time::advance(Duration::from_millis(REST_MS - 1)).await;
     assert!(world.polled().await.is_pending(), "it still rests");
     let said = world.said().await.expect("something").response.expect("something");
     let Response::Change(change) = said else { panic!("{said:?}") };
     assert_eq!((change.previous_revision, change.revision), (2, 7));
     assert!(world.polled().await.is_pending(), "that was all");
     world.publisher.register();
-    tokio::time::advance(2 * crate::grpc::feeder::REST - Duration::from_millis(1)).await;
+    tokio::time::advance(Duration::from_millis(2 * REST_MS - 1)).await;
     assert!(world.polled().await.is_pending(), "the second rest in a row is longer");
     tokio::time::advance(Duration::from_millis(1)).await;
     assert!(world.polled().await.is_ready());
@@ -494,7 +499,7 @@ async fn a_change_has_a_stream_poll_nothing_but_its_view() {
     world.all_said().await;
     let polls = world.asked.polls();
     for _ in 0..3 {
-        tokio::time::advance(crate::grpc::feeder::REST).await;
+        tokio::time::advance(REST).await;
         world.publisher.register();
         assert!(matches!(world.polled().await, Poll::Ready(Some(Ok(_)))));
         assert!(world.polled().await.is_pending());
