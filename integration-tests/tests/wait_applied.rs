@@ -219,7 +219,7 @@ async fn a_client_that_drops_its_view_is_not_waited_for() {
 async fn c4_one_that_left_one_that_only_stopped_asking_and_one_that_broke_are_told_apart() {
     let (server, client) = server().await;
     let mut ackers = Vec::new();
-    for id in ["leaves", "stops asking", "breaks"] {
+    for id in ["leaves", "stops-asking", "breaks"] {
         ackers.push(Acker::open(&server.client().await, id, requests::watch(SERVICE)).await);
     }
     let revision = drain(&client).await;
