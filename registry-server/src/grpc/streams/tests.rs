@@ -21,12 +21,15 @@ use crate::{
 pub(super) struct Asked {
     requests: Arc<std::sync::Mutex<VecDeque<v1::SubscribeRequest>>>,
     read: Arc<AtomicUsize>,
+    polls: Arc<AtomicUsize>,
+    reader: Arc<atomic_waker::AtomicWaker>,
 }
 
 impl Asked {
     fn ask(&self, request: Request) {
         let request = v1::SubscribeRequest { request: Some(request) };
         self.requests.lock().expect("unpoisoned").push_back(request);
+        self.reader.wake();
     }
 
     fn subscribe(&self, view_id: u32, watch: Option<v1::WatchRequest>) {
@@ -36,12 +39,19 @@ impl Asked {
     fn read(&self) -> usize {
         self.read.load(Ordering::Relaxed)
     }
+
+    /// How often it was looked at.
+    fn polls(&self) -> usize {
+        self.polls.load(Ordering::Relaxed)
+    }
 }
 
 impl Stream for Asked {
     type Item = Result<v1::SubscribeRequest, Status>;
 
-    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.polls.fetch_add(1, Ordering::Relaxed);
+        self.reader.register(cx.waker());
         let next = self.requests.lock().expect("unpoisoned").pop_front();
         next.map_or(Poll::Pending, |request| {
             self.read.fetch_add(1, Ordering::Relaxed);
@@ -108,10 +118,17 @@ impl World {
         Self { publisher, asked, stream, _stopping: stop }
     }
 
-    /// What the stream says now; `None`: nothing.
+    async fn polled(&mut self) -> Poll<Option<Result<Frame, Status>>> {
+        std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut self.stream).poll_next(cx))).await
+    }
+
+    /// What the stream says now, or once it has rested; `None`: nothing.
     async fn said(&mut self) -> Option<v1::SubscribeResponse> {
-        let stream = &mut self.stream;
-        let polled = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_next(cx))).await;
+        let mut polled = self.polled().await;
+        if polled.is_pending() {
+            tokio::time::advance(crate::grpc::feeder::REST).await;
+            polled = self.polled().await;
+        }
         match polled {
             Poll::Pending => None,
             Poll::Ready(frame) => {
@@ -285,8 +302,8 @@ async fn c4_who_waited_and_went_leaves_nothing_to_say() {
 
 #[tokio::test(start_paused = true)]
 async fn c4_one_that_vanished_holds_up_the_answer_for_20_s() {
-    let clock = Runtime::tokio();
     let World { publisher, stream, .. } = acking().await;
+    let clock = Runtime::tokio();
     let wait = publisher.watchers.wait(&service(), 2, 1.0);
     drop(stream);
     let applied = wait.answered(Duration::from_secs(5)).await;
@@ -299,8 +316,8 @@ async fn c4_one_that_vanished_holds_up_the_answer_for_20_s() {
 
 #[tokio::test(start_paused = true)]
 async fn c4_a_wait_that_is_slept_through_hears_of_one_that_vanishes_later() {
-    let clock = Runtime::tokio();
     let World { publisher, stream, .. } = acking().await;
+    let clock = Runtime::tokio();
     let wait = publisher.watchers.wait(&service(), 2, 1.0);
     let leaving = async {
         tokio::time::sleep(Duration::from_secs(7)).await;
@@ -340,4 +357,46 @@ async fn c4_a_view_that_is_opened_anew_is_waited_for_all_the_while() {
     world.asked.subscribe(1, None);
     world.all_said().await;
     assert!(wait.answered(Duration::ZERO).await.satisfied, "it was refused, and has ended");
+}
+
+/// However fast a service changes: what happens while a stream rests comes as one (W6).
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_has_said_all_it_had_rests_and_then_says_the_rest_as_one() {
+    let mut world = World::new();
+    world.asked.subscribe(1, Some(watch_service()));
+    world.publisher.register();
+    assert_eq!(world.all_said().await.len(), 2, "a snapshot and a bookmark");
+    tokio::time::advance(crate::grpc::feeder::REST).await;
+    world.publisher.register();
+    assert!(world.polled().await.is_ready(), "the first change comes at once");
+    assert!(world.polled().await.is_pending(), "and is all there was");
+    for _ in 0..5 {
+        world.publisher.register();
+        assert!(world.polled().await.is_pending(), "it rests");
+    }
+    tokio::time::advance(crate::grpc::feeder::REST - Duration::from_millis(1)).await;
+    assert!(world.polled().await.is_pending(), "it still rests");
+    let said = world.said().await.expect("something").response.expect("something");
+    let Response::Change(change) = said else { panic!("{said:?}") };
+    assert_eq!((change.previous_revision, change.revision), (2, 7));
+}
+
+/// What a change costs a stream: its other sources are left alone.
+#[tokio::test(start_paused = true)]
+async fn a_change_has_a_stream_poll_nothing_but_its_view() {
+    let mut world = World::new();
+    world.asked.subscribe(1, Some(watch_service()));
+    world.publisher.register();
+    world.all_said().await;
+    let polls = world.asked.polls();
+    for _ in 0..3 {
+        tokio::time::advance(crate::grpc::feeder::REST).await;
+        world.publisher.register();
+        assert!(matches!(world.polled().await, Poll::Ready(Some(Ok(_)))));
+        assert!(world.polled().await.is_pending());
+    }
+    assert_eq!(world.asked.polls(), polls, "nobody asked for anything");
+    world.asked.subscribe(2, Some(watch_service()));
+    assert!(!world.all_said().await.is_empty(), "what rings is heard");
+    assert!(world.asked.polls() > polls);
 }
