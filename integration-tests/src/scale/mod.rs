@@ -33,7 +33,7 @@ use watchers::{Delivered, Watchers, Who};
 
 pub use self::{
     meter::Figure,
-    report::{confirmed, table},
+    report::{Column, confirmed, table},
     sizes::{Case, Sizes, WrongSize},
 };
 
