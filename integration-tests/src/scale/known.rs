@@ -53,7 +53,7 @@ impl Pool {
     pub(super) fn after(&mut self, known: &Known, step: &Step) -> Result<Arc<Known>, Untrue> {
         let bytes = step.part.as_message();
         // Only compared, for as long as the bytes are there.
-        let place = (known.version, bytes.as_ptr() as usize);
+        let place = (known.version, bytes.as_ptr().addr());
         if let Some(made) = self.made.get(&place) {
             return Ok(Arc::clone(made));
         }

@@ -166,8 +166,7 @@ impl Watchers {
     }
 
     /// Each reads until it waits, and once more if that woke it, as any reader that reads until it waits.
-    fn read(&mut self, readers: Vec<u32>, woken: &mut Vec<u32>, steps: &mut Vec<(u32, Step)>) {
-        let mut readers = readers;
+    fn read(&mut self, mut readers: Vec<u32>, woken: &mut Vec<u32>, steps: &mut Vec<(u32, Step)>) {
         while !readers.is_empty() {
             for watcher in readers.drain(..) {
                 let at = usize::try_from(watcher).unwrap_or(0);
