@@ -59,7 +59,7 @@ impl Pool {
         }
         let change = v1::Change::decode(bytes).map_err(|error| Untrue(format!("no change: {error}")))?;
         self.versions += 1;
-        let made = Arc::new(known.with(change, self.versions)?);
+        let made = Arc::new(known.with(&change, self.versions)?);
         self.made.insert(place, Arc::clone(&made));
         Ok(made)
     }
@@ -72,7 +72,7 @@ impl Pool {
 
 impl Known {
     /// With one more part of a change, if the protocol allows it here.
-    fn with(&self, change: v1::Change, version: u64) -> Result<Self, Untrue> {
+    fn with(&self, change: &v1::Change, version: u64) -> Result<Self, Untrue> {
         let broken = |promise: &str| {
             let (service, part) = (change.key.clone().unwrap_or_default().service, change.part);
             Err(Untrue(format!(
