@@ -30,11 +30,14 @@ use crate::{
 
 /// A bookmark comes this often.
 pub(super) const BOOKMARK_INTERVAL: Duration = Duration::from_secs(5);
-/// A stream that has said all it had says nothing more about its views for this long: what happens meanwhile comes as one
-/// (W6). However fast the registry changes, a watcher costs a hundred messages a second, and
-/// writes have the rest of the machine.
+/// A stream that has said something of its views begins to say more of them no earlier than this much later: what happens
+/// meanwhile comes as one (W6).
 pub(super) const REST: Duration = Duration::from_millis(REST_MS);
-const REST_MS: u64 = 10;
+const REST_MS: u64 = 5;
+/// While there is always more, each rest is twice as long as the one before, up to this. So however fast the registry
+/// changes, a watcher costs few messages a second, and writes have the rest of the machine.
+pub(super) const LONGEST_REST: Duration = Duration::from_millis(LONGEST_REST_MS);
+const LONGEST_REST_MS: u64 = 40;
 
 /// What a stream sends.
 #[derive(Debug)]
@@ -62,7 +65,9 @@ pub(super) struct Feeder {
     speaking: bool,
     /// Nothing more is said before this, in mono ms.
     rests_until: u64,
-    /// Rings when that is.
+    /// How long the next rest is, in ms.
+    next_rest: u64,
+    /// It rests, and has something to say: rings when it may.
     rest: Option<Pin<Box<Sleep>>>,
     /// Resolves when the head is at `sent`.
     catching_up: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -85,6 +90,7 @@ impl Feeder {
             told: 0,
             speaking: false,
             rests_until: 0,
+            next_rest: REST_MS,
             rest: None,
             catching_up: None,
         }
@@ -171,9 +177,7 @@ impl Feeder {
                     return Poll::Ready(Fed::Step(view_id, step));
                 }
             }
-            if std::mem::take(&mut self.speaking) {
-                self.rests_until = self.runtime.now().mono.saturating_add(REST_MS);
-            }
+            self.speaking = false;
             if !(self.owed || self.watcher.is_prompted()) || hold_bookmark {
                 return Poll::Pending;
             }
@@ -198,18 +202,23 @@ impl Feeder {
         }
     }
 
-    /// Whether it may say something about its views.
+    /// Whether it may say something of its views.
     fn poll_rested(&mut self) -> Poll<()> {
         if self.speaking {
             return Poll::Ready(());
         }
-        let left = self.rests_until.saturating_sub(self.runtime.now().mono);
-        if left == 0 {
-            self.rest = None;
-            return Poll::Ready(());
+        let now = self.runtime.now().mono;
+        if now < self.rests_until {
+            let left = Duration::from_millis(self.rests_until - now);
+            let rest = self.rest.get_or_insert_with(|| Box::pin(sleep(left)));
+            if rest.as_mut().poll(&mut Context::from_waker(&self.bell)).is_pending() {
+                return Poll::Pending;
+            }
         }
-        let rest = self.rest.get_or_insert_with(|| Box::pin(sleep(Duration::from_millis(left))));
-        rest.as_mut().poll(&mut Context::from_waker(&self.bell))
+        let had_to_wait = self.rest.take().is_some();
+        self.next_rest = if had_to_wait { (self.next_rest * 2).min(LONGEST_REST_MS) } else { REST_MS };
+        self.rests_until = now.saturating_add(self.next_rest);
+        Poll::Ready(())
     }
 
     fn poll_bookmark_due(&mut self) {

@@ -10,7 +10,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Wake, Waker},
 };
@@ -21,6 +21,8 @@ use atomic_waker::AtomicWaker;
 #[derive(Debug, Default)]
 pub struct Signal {
     marked: Mutex<VecDeque<u32>>,
+    /// How many are marked: most looks find nothing, and take no lock.
+    count: AtomicUsize,
     rang: AtomicBool,
     waker: AtomicWaker,
 }
@@ -41,17 +43,34 @@ impl Signal {
 
     /// Takes the mark that was set first, in the order in which they were set.
     pub fn take(&self) -> Option<u32> {
-        self.marked.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        if self.is_clear() {
+            return None;
+        }
+        let taken = self.marked.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        if taken.is_some() {
+            self.count.fetch_sub(1, Ordering::AcqRel);
+        }
+        taken
     }
 
     /// How many marks wait to be taken.
     pub fn marked(&self) -> usize {
-        self.marked.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.count.load(Ordering::Acquire)
     }
 
     /// Whether nothing is marked.
     pub fn is_clear(&self) -> bool {
-        self.marked.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.marked() == 0
+    }
+
+    fn mark(&self, slot: u32) {
+        {
+            let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
+            marked.push_back(slot);
+            // Under the lock: what is taken was counted.
+            self.count.fetch_add(1, Ordering::AcqRel);
+        }
+        self.waker.wake();
     }
 
     /// Wakes this waker at the next mark, and when the bell rings. To be called before either is looked at.
@@ -94,8 +113,7 @@ impl Subscription {
 
     pub(super) fn mark(&self) {
         if !self.marked.swap(true, Ordering::AcqRel) {
-            self.signal.marked.lock().unwrap_or_else(PoisonError::into_inner).push_back(self.slot);
-            self.signal.waker.wake();
+            self.signal.mark(self.slot);
         }
     }
 

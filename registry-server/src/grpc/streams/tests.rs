@@ -126,7 +126,7 @@ impl World {
     async fn said(&mut self) -> Option<v1::SubscribeResponse> {
         let mut polled = self.polled().await;
         if polled.is_pending() {
-            tokio::time::advance(crate::grpc::feeder::REST).await;
+            tokio::time::advance(crate::grpc::feeder::LONGEST_REST).await;
             polled = self.polled().await;
         }
         match polled {
@@ -379,6 +379,12 @@ async fn a_stream_that_has_said_all_it_had_rests_and_then_says_the_rest_as_one()
     let said = world.said().await.expect("something").response.expect("something");
     let Response::Change(change) = said else { panic!("{said:?}") };
     assert_eq!((change.previous_revision, change.revision), (2, 7));
+    assert!(world.polled().await.is_pending(), "that was all");
+    world.publisher.register();
+    tokio::time::advance(2 * crate::grpc::feeder::REST - Duration::from_millis(1)).await;
+    assert!(world.polled().await.is_pending(), "the second rest in a row is longer");
+    tokio::time::advance(Duration::from_millis(1)).await;
+    assert!(world.polled().await.is_ready());
 }
 
 /// What a change costs a stream: its other sources are left alone.
