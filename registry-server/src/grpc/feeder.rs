@@ -20,7 +20,7 @@ use tokio::time::{Sleep, sleep};
 use super::decode::Watched;
 use crate::{
     applied::{Watcher, Watchers},
-    core::Revision,
+    core::{Revision, ServiceKey},
     hub::{Cursor, Hub, Signal, Step, ViewRefused},
 };
 
@@ -38,7 +38,9 @@ pub(super) struct Feeder {
     hub: Hub,
     signal: Arc<Signal>,
     watcher: Watcher,
-    views: HashMap<u32, Cursor>,
+    views: HashMap<u32, (ServiceKey, Cursor)>,
+    /// How many of them are of a service.
+    of_service: HashMap<ServiceKey, usize>,
     timer: Pin<Box<Sleep>>,
     /// A bookmark is due as soon as nothing else is to be said.
     owed: bool,
@@ -59,6 +61,7 @@ impl Feeder {
             watcher: watchers.join(Arc::clone(&signal)),
             signal,
             views: HashMap::new(),
+            of_service: HashMap::new(),
             timer,
             owed: false,
             sent: 0,
@@ -75,7 +78,8 @@ impl Feeder {
         let opened = self.hub.watch(key, selector, *include_all, start, &self.signal, view_id);
         let cursor = opened.inspect_err(|_| self.watcher.closed(view_id))?;
         self.watcher.opened(view_id, key, selector, start);
-        self.views.insert(view_id, cursor);
+        self.views.insert(view_id, (key.clone(), cursor));
+        *self.of_service.entry(key.clone()).or_default() += 1;
         self.owed = true;
         Ok(())
     }
@@ -88,7 +92,13 @@ impl Feeder {
 
     /// Sends nothing more of a view that is about to be opened anew, or closed. Until then its client has it.
     pub(super) fn stop(&mut self, view_id: u32) {
-        self.views.remove(&view_id);
+        let Some((key, _)) = self.views.remove(&view_id) else { return };
+        if let Some(count) = self.of_service.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_service.remove(&key);
+            }
+        }
     }
 
     /// Who gets all this.
@@ -103,6 +113,11 @@ impl Feeder {
 
     pub(super) fn views(&self) -> usize {
         self.views.len()
+    }
+
+    /// How many views of a service there are.
+    pub(super) fn views_of(&self, key: &ServiceKey) -> usize {
+        self.of_service.get(key).copied().unwrap_or_default()
     }
 
     /// Whether no view is known to have something to say.
@@ -120,7 +135,7 @@ impl Feeder {
         loop {
             let head = self.hub.head();
             while let Some(view_id) = self.signal.take() {
-                let Some(cursor) = self.views.get_mut(&view_id) else { continue };
+                let Some((_, cursor)) = self.views.get_mut(&view_id) else { continue };
                 if let Some(step) = cursor.next_step() {
                     self.sent = self.sent.max(cursor.revision());
                     if step.reset_reason == Some(ResetReason::Initial) {
@@ -173,7 +188,7 @@ mod tests {
     use crate::grpc::{
         decode,
         fields::Path,
-        streams::tests::{Publisher, watch_service},
+        streams::fuzzing::{Publisher, watch_service},
     };
 
     /// Each revision changes the view: no bookmark may be ahead of what was delivered, and no wake-up may be lost.

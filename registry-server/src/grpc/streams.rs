@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     applied::Watchers,
-    core::Revision,
+    core::{Revision, ServiceKey},
     hub::{Hub, Start, Step},
     runtime::Runtime,
 };
@@ -36,6 +36,9 @@ use crate::{
 pub(super) const BEHIND_WAIT: Duration = Duration::from_secs(5);
 /// Views on one stream.
 const MAX_VIEWS: usize = 10_000;
+
+/// Of them, of one service: more than it may have selectors. What a change costs that somebody waits for grows with it.
+const MAX_VIEWS_OF_SERVICE: usize = 256;
 
 /// How long a stream stays open after the time at which it was asked to leave, where all leave within `spread`: half of
 /// that, and half a second at most.
@@ -212,13 +215,10 @@ where
     }
 
     fn hello(&mut self, hello: &v1::Hello) -> Result<(), Invalid> {
-        let root = Path::Root;
-        let path = root.field("hello");
-        let client = super::fields::uid(&hello.client_id, path.field("client_id"))?;
+        let client = decode::hello(hello)?;
         if hello.acks && !self.feeder.watcher().named(client) {
-            return Err(
-                path.invalid("comes after a view; send it first, so that its acks count for all views")
-            );
+            let problem = "comes after a view; send it first, so that its acks count for all views";
+            return Err(Path::Root.field("hello").invalid(problem));
         }
         self.acks |= hello.acks;
         Ok(())
@@ -265,13 +265,29 @@ where
                 self.refuse(0, &subscribe.field("view_id").invalid(problem).into());
             }
             Err(refused) => self.refuse_view(view.view_id, &refused),
-            Ok(_) if self.feeder.views() + self.ahead.len() >= MAX_VIEWS => {
-                let problem =
-                    format!("this stream has {MAX_VIEWS} views, which is the limit; open another stream");
-                self.refuse_view(view.view_id, &subscribe.field("view_id").invalid(problem).into());
-            }
-            Ok(watched) => self.open(view.view_id, watched),
+            Ok(watched) => match self.beyond(&watched.key) {
+                Some(problem) => {
+                    self.refuse_view(view.view_id, &subscribe.field("view_id").invalid(problem).into());
+                }
+                None => self.open(view.view_id, watched),
+            },
         }
+    }
+
+    /// Which bound one more view of a service would break.
+    fn beyond(&self, key: &ServiceKey) -> Option<String> {
+        let all = self.feeder.views() + self.ahead.len();
+        let ahead = self.ahead.iter().filter(|ahead| ahead.watched.key == *key);
+        if all >= MAX_VIEWS {
+            return Some(format!(
+                "this stream has {MAX_VIEWS} views, which is the limit; open another stream"
+            ));
+        }
+        (self.feeder.views_of(key) + ahead.count() >= MAX_VIEWS_OF_SERVICE).then(|| {
+            format!(
+                "this stream has {MAX_VIEWS_OF_SERVICE} views of {key}, which is the limit; one of each selector is enough"
+            )
+        })
     }
 
     fn open(&mut self, view_id: u32, watched: Watched) {
@@ -425,7 +441,11 @@ fn after(duration: Duration) -> Instant {
     sleep(duration).deadline()
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod handover_tests;
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 pub(super) mod tests;
