@@ -191,11 +191,19 @@ pub(super) fn resolve_hold(request: &v1::ResolveHoldRequest) -> Result<Command, 
     Ok(Command::ResolveHold { key, ids, evict, actor })
 }
 
+/// The leases to renew, each once: naming one ten thousand times must not have all that it lost told as often.
 pub(super) fn leases(request: &v1::KeepAliveRequest) -> Result<Vec<crate::core::LeaseId>, Invalid> {
     let path = Path::Root;
     let path = path.field("lease_ids");
     within_batch(request.lease_ids.len(), path)?;
-    request.lease_ids.iter().enumerate().map(|(index, id)| fields::lease_id(id, path.index(index))).collect()
+    let (mut leases, mut seen) = (Vec::with_capacity(request.lease_ids.len()), HashSet::new());
+    for (index, id) in request.lease_ids.iter().enumerate() {
+        let lease = fields::lease_id(id, path.index(index))?;
+        if seen.insert(lease) {
+            leases.push(lease);
+        }
+    }
+    Ok(leases)
 }
 
 /// What a watch asks for; `path` is where the request stands in a larger one.

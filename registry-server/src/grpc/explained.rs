@@ -58,7 +58,9 @@ fn detail(it: &Happened, past: &Past) -> String {
 
 /// By whom, of which incarnation, under which lease; and who had it before, if that is known.
 fn supersession(before: &Instance, after: &Instance, by: &Happened, past: &Past) -> String {
-    let earlier = past.events.iter().find(|it| it.revision == before.create_revision);
+    // The newest first, and one a revision.
+    let at = past.events.partition_point(|it| it.revision > before.create_revision);
+    let earlier = past.events.get(at).filter(|it| it.revision == before.create_revision);
     let whose = earlier.map_or_else(String::new, |it| format!(" of {}", it.actor));
     format!(
         "was superseded: {} registered it at revision {} under the lease {}, in the place of the incarnation{whose} from \

@@ -276,18 +276,14 @@ where
 
     /// Which bound one more view of a service would break.
     fn beyond(&self, key: &ServiceKey) -> Option<String> {
-        let all = self.feeder.views() + self.ahead.len();
-        let ahead = self.ahead.iter().filter(|ahead| ahead.watched.key == *key);
-        if all >= MAX_VIEWS {
+        if self.feeder.views() + self.ahead.len() >= MAX_VIEWS {
             return Some(format!(
                 "this stream has {MAX_VIEWS} views, which is the limit; open another stream"
             ));
         }
-        (self.feeder.views_of(key) + ahead.count() >= MAX_VIEWS_OF_SERVICE).then(|| {
-            format!(
-                "this stream has {MAX_VIEWS_OF_SERVICE} views of {key}, which is the limit; one of each selector is enough"
-            )
-        })
+        let ahead = self.ahead.iter().filter(|ahead| ahead.watched.key == *key).count();
+        (self.feeder.views_of(key) + ahead >= MAX_VIEWS_OF_SERVICE)
+            .then(|| format!("this stream has {MAX_VIEWS_OF_SERVICE} views of {key}, which is the limit"))
     }
 
     fn open(&mut self, view_id: u32, watched: Watched) {

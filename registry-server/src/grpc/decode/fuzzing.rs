@@ -137,8 +137,9 @@ pub(crate) fn resolve_hold(request: &v1::ResolveHoldRequest) {
 
 pub(crate) fn leases(request: &v1::KeepAliveRequest) {
     if let Some(leases) = told(super::leases(request)) {
-        let same = |(lease, bytes): (&LeaseId, &Vec<u8>)| lease.0 == **bytes;
-        assert!(leases.len() <= 10_000 && leases.iter().zip(&request.lease_ids).all(same));
+        let asked: BTreeSet<_> = request.lease_ids.iter().map(Vec::as_slice).collect();
+        let read: BTreeSet<_> = leases.iter().map(|lease| lease.0.as_slice()).collect();
+        assert!(read == asked && leases.len() == read.len() && leases.len() <= 10_000, "each once");
     }
 }
 

@@ -157,8 +157,9 @@ fn token() -> impl Strategy<Value = String> {
 
 /// Any other request, as its number and its bytes.
 fn encoded() -> impl Strategy<Value = (u8, Vec<u8>)> {
-    let keep_alive = vec(lease_id(), 0..4)
-        .prop_map(|lease_ids| v1::KeepAliveRequest { lease_ids, request_id: 1 }.encode_to_vec());
+    let lease_ids = (vec(lease_id(), 0..4), 1..3_usize).prop_map(|(ids, times)| ids.repeat(times));
+    let keep_alive =
+        lease_ids.prop_map(|lease_ids| v1::KeepAliveRequest { lease_ids, request_id: 1 }.encode_to_vec());
     let discover = (key(), option::of(selector()), any::<u64>(), token()).prop_map(
         |(key, selector, min_revision, page_token)| {
             v1::DiscoverRequest { key, selector, min_revision, page_token }.encode_to_vec()
