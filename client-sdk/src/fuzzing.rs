@@ -92,7 +92,9 @@ pub fn lease(bytes: &[u8]) {
             0 => v1::RegisterResponse::decode(record).map_or((), |it| lease.granted(&it)),
             1 => v1::LeaseException::decode(record).map_or((), |it| lease.lose(it.lost)),
             2 => v1::KeepAliveResponse::decode(record).map_or((), |it| {
-                it.exceptions.into_iter().for_each(|exception| lease.lose(exception.lost));
+                for exception in it.exceptions {
+                    lease.lose(exception.lost);
+                }
             }),
             _ => v1::WaitAppliedResponse::decode(record).map_or((), |it| {
                 applied.rotate_left(1);

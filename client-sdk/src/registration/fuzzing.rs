@@ -58,7 +58,9 @@ impl Checked {
     /// The registry says of two services who has applied the words.
     pub(crate) fn applied(answers: &[v1::WaitAppliedResponse; 2]) {
         let mut sum = Watchers::default();
-        answers.iter().for_each(|answer| sum.add(answer));
+        for answer in answers {
+            sum.add(answer);
+        }
         let [one, other] = answers;
         assert!(sum.acked >= one.acked.max(other.acked) && sum.lagging >= one.lagging.max(other.lagging));
         assert!(sum.disconnected >= other.disconnected && sum.not_acking >= other.not_acking);

@@ -157,7 +157,7 @@ fn token() -> impl Strategy<Value = String> {
 
 /// Any other request, as its number and its bytes.
 fn encoded() -> impl Strategy<Value = (u8, Vec<u8>)> {
-    let lease_ids = (vec(lease_id(), 0..4), 1..3_usize).prop_map(|(ids, times)| ids.repeat(times));
+    let lease_ids = (vec(lease_id(), 0..4), 1..3_usize).prop_map(|(ids, times)| vec![ids; times].concat());
     let keep_alive =
         lease_ids.prop_map(|lease_ids| v1::KeepAliveRequest { lease_ids, request_id: 1 }.encode_to_vec());
     let discover = (key(), option::of(selector()), any::<u64>(), token()).prop_map(
