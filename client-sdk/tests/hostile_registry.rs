@@ -43,7 +43,7 @@ impl Liar {
         self.one(&[0, 1, 7, u64::MAX])
     }
 
-    /// A refusal that may pass, more often than one that is final.
+    /// A refusal that may pass.
     fn status(&mut self) -> Status {
         let codes =
             [Code::Unavailable, Code::ResourceExhausted, Code::Internal, Code::Unknown, Code::Aborted];
@@ -250,7 +250,7 @@ async fn whatever_a_registry_answers_a_drain_ends_in_its_time() {
             // Told or not, refused or not: it returns.
             _ = registration.drain() => {}
         }
-        let took = clock.now() - start;
+        let took = clock.now().saturating_sub(start);
         assert!(took <= Duration::from_secs(16), "seed {seed}: {took:?}");
         assert!(registration.status().state.is_final(), "seed {seed}: {:?}", registration.status());
         assert!(asked < 300, "seed {seed}: asked {asked} times");
