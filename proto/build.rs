@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             .route_name(method.name())
             .input_type(rust(method.input_type()))
             .output_type(if shared { "crate::Frame".into() } else { rust(method.output_type()) })
-            .codec_path(if shared { "crate::FrameCodec" } else { "tonic_prost::ProstCodec" });
+            .codec_path(if shared { "crate::FrameCodec" } else { "crate::MessageCodec" });
         if method.client_streaming() {
             built = built.client_streaming();
         }

@@ -1,14 +1,7 @@
 //! Answers that are encoded once and shared between many callers.
 
-use std::marker::PhantomData;
-
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 use prost::Message;
-use tonic::{
-    Status,
-    codec::{Codec, EncodeBuf, Encoder},
-};
-use tonic_prost::{ProstCodec, ProstDecoder};
 
 /// The encoding of one protobuf message in pieces: bytes that may be shared by any number of frames, and a few bytes of
 /// one's own before and after them. Concatenated protobuf is legal protobuf, so the pieces together are one message; a
@@ -37,49 +30,5 @@ impl Frame {
     /// Whether the message is empty, which is legal protobuf.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-}
-
-/// Decodes requests of type `U` as usual, and writes [`Frame`]s as they are.
-#[derive(Clone, Debug)]
-pub struct FrameCodec<T, U> {
-    marker: PhantomData<(T, U)>,
-}
-
-impl<T, U> Default for FrameCodec<T, U> {
-    fn default() -> Self {
-        Self { marker: PhantomData }
-    }
-}
-
-impl<U: Message + Default + Send + 'static> Codec for FrameCodec<Frame, U> {
-    type Encode = Frame;
-    type Decode = U;
-    type Encoder = FrameEncoder;
-    type Decoder = ProstDecoder<U>;
-
-    fn encoder(&mut self) -> FrameEncoder {
-        FrameEncoder(())
-    }
-
-    fn decoder(&mut self) -> ProstDecoder<U> {
-        ProstCodec::<U, U>::raw_decoder(tonic::codec::BufferSettings::default())
-    }
-}
-
-/// Writes [`Frame`]s as they are.
-#[derive(Debug)]
-pub struct FrameEncoder(());
-
-impl Encoder for FrameEncoder {
-    type Item = Frame;
-    type Error = Status;
-
-    fn encode(&mut self, frame: Frame, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.reserve(frame.len());
-        buffer.put(frame.prefix);
-        buffer.put(frame.shared);
-        buffer.put(frame.suffix);
-        Ok(())
     }
 }

@@ -4,16 +4,19 @@
 //! |---|---|
 //! | [`v1`] | the messages of `registry.v1`, and [`v1::registry_client`] |
 //! | [`server`] | the service trait that a registry server implements |
-//! | [`Frame`], [`FrameCodec`] | answers that are encoded once and shared between many callers |
+//! | [`Frame`] | answers that are encoded once and shared between many callers |
+//! | [`FrameCodec`], [`MessageCodec`] | how they, and all other messages, get into the transport's buffers |
 //! | [`digest`] | the digest of a view, as both sides compute it |
 //! | [`FILE_DESCRIPTOR_SET`] | for gRPC reflection |
 //!
 //! The comments in the `.proto` files are the reference: units, limits, defaults, errors.
 
+mod codec;
 pub mod digest;
 mod frame;
 
-pub use frame::{Frame, FrameCodec};
+pub use codec::{FrameCodec, FrameEncoder, MessageCodec};
+pub use frame::Frame;
 
 /// The generated messages of the package `registry.v1`, and its client.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]

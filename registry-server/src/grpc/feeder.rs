@@ -4,13 +4,16 @@
 //! soon as nothing else is to be said, and asks for an ack. It also says to [`crate::applied`] which views there are. Keeps W7: the head is read before the marks, and a change is
 //! marked before it becomes the head; so with no mark left, everything up to that head was delivered. And W1: what is
 //! marked may be ahead of the head for a moment, and a bookmark waits for the head rather than go back behind it.
+//!
+//! A change costs a stream two looks at its marks and one at its view: timers, and whatever else its stream waits for, are
+//! polled only when they rang (see [`Signal`]).
 
 use std::{
     collections::HashMap,
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -22,10 +25,24 @@ use crate::{
     applied::{Watcher, Watchers},
     core::{Revision, ServiceKey},
     hub::{Cursor, Hub, Signal, Step, ViewRefused},
+    runtime::Runtime,
 };
 
 /// A bookmark comes this often.
 pub(super) const BOOKMARK_INTERVAL: Duration = Duration::from_secs(5);
+/// A stream that has said something of its views begins to say more of them no earlier than this much later: what happens
+/// meanwhile comes as one (W6).
+pub(super) const REST: Duration = Duration::from_millis(REST_MS);
+const REST_MS: u64 = 5;
+/// While there is always more, each rest is twice as long as the one before, up to this. So however fast the registry
+/// changes, a watcher costs few messages a second, and writes have the rest of the machine.
+pub(super) const LONGEST_REST: Duration = Duration::from_millis(LONGEST_REST_MS);
+const LONGEST_REST_MS: u64 = 40;
+
+/// Views on one stream.
+const MAX_VIEWS: usize = 10_000;
+/// Of them, of one service: more than it may have selectors. What a change costs that somebody waits for grows with it.
+pub(super) const MAX_VIEWS_OF_SERVICE: usize = 256;
 
 /// What a stream sends.
 #[derive(Debug)]
@@ -36,7 +53,10 @@ pub(super) enum Fed {
 
 pub(super) struct Feeder {
     hub: Hub,
+    runtime: Runtime,
     signal: Arc<Signal>,
+    /// The signal's bell, for whatever is polled seldom.
+    bell: Waker,
     watcher: Watcher,
     views: HashMap<u32, (ServiceKey, Cursor)>,
     /// How many of them are of a service.
@@ -48,17 +68,27 @@ pub(super) struct Feeder {
     sent: Revision,
     /// The newest bookmark that was sent.
     told: Revision,
+    /// It said something, and may have more.
+    speaking: bool,
+    /// Nothing more is said before this, in mono ms.
+    rests_until: u64,
+    /// How long the next rest is, in ms.
+    next_rest: u64,
+    /// It rests, and has something to say: rings when it may.
+    rest: Option<Pin<Box<Sleep>>>,
     /// Resolves when the head is at `sent`.
     catching_up: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Feeder {
-    pub(super) fn new(hub: Hub, watchers: &Watchers) -> Self {
+    pub(super) fn new(hub: Hub, watchers: &Watchers, runtime: Runtime) -> Self {
         let timer = Box::pin(sleep(BOOKMARK_INTERVAL));
         let signal = Signal::new();
         Self {
             hub,
+            runtime,
             watcher: watchers.join(Arc::clone(&signal)),
+            bell: Waker::from(Arc::clone(&signal)),
             signal,
             views: HashMap::new(),
             of_service: HashMap::new(),
@@ -66,6 +96,10 @@ impl Feeder {
             owed: false,
             sent: 0,
             told: 0,
+            speaking: false,
+            rests_until: 0,
+            next_rest: REST_MS,
+            rest: None,
             catching_up: None,
         }
     }
@@ -111,13 +145,25 @@ impl Feeder {
         self.told
     }
 
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn views(&self) -> usize {
         self.views.len()
     }
 
-    /// How many views of a service there are.
-    pub(super) fn views_of(&self, key: &ServiceKey) -> usize {
-        self.of_service.get(key).copied().unwrap_or_default()
+    /// Which bound one more view of a service would break, beside these that are not open yet.
+    pub(super) fn beyond<'a>(
+        &self,
+        ahead: impl Iterator<Item = &'a ServiceKey> + Clone,
+        key: &ServiceKey,
+    ) -> Option<String> {
+        if self.views.len() + ahead.clone().count() >= MAX_VIEWS {
+            return Some(format!(
+                "this stream has {MAX_VIEWS} views, which is the limit; open another stream"
+            ));
+        }
+        let open = self.of_service.get(key).copied().unwrap_or_default();
+        (open + ahead.filter(|it| *it == key).count() >= MAX_VIEWS_OF_SERVICE)
+            .then(|| format!("this stream has {MAX_VIEWS_OF_SERVICE} views of {key}, which is the limit"))
     }
 
     /// Whether no view is known to have something to say.
@@ -125,15 +171,33 @@ impl Feeder {
         self.signal.is_clear()
     }
 
-    /// The next thing to send. `hold_bookmark`: some view of the stream is not open yet.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, hold_bookmark: bool) -> Poll<Fed> {
+    /// To be called at the start of a stream's turn, before anything is looked at: from now on, marks and the bell wake it.
+    /// True if the bell rang: then all that is not a view's step is to be polled with [`Self::bell`].
+    pub(super) fn turn(&mut self, cx: &mut Context<'_>) -> bool {
         self.signal.register(cx.waker());
-        if self.timer.as_mut().poll(cx).is_ready() {
-            self.rearm(cx);
-            self.owed = true;
+        let rang = self.signal.rang();
+        if rang {
+            self.poll_bookmark_due();
         }
+        rang
+    }
+
+    /// What rings: the waker for all that comes seldom.
+    pub(super) fn bell(&self) -> Waker {
+        self.bell.clone()
+    }
+
+    /// Something that comes seldom was not looked at to its end: it has its turn after the next thing that is sent.
+    pub(super) fn look_again(&self) {
+        self.signal.ring_again();
+    }
+
+    /// The next thing to send, once a [`Self::turn`] has begun. `hold_bookmark`: some view of the stream is not open yet.
+    pub(super) fn poll(&mut self, hold_bookmark: bool) -> Poll<Fed> {
         loop {
-            let head = self.hub.head();
+            if !self.signal.is_clear() && self.poll_rested().is_pending() {
+                return Poll::Pending;
+            }
             while let Some(view_id) = self.signal.take() {
                 let Some((_, cursor)) = self.views.get_mut(&view_id) else { continue };
                 if let Some(step) = cursor.next_step() {
@@ -141,27 +205,62 @@ impl Feeder {
                     if step.reset_reason == Some(ResetReason::Initial) {
                         self.watcher.began(view_id, step.revision);
                     }
+                    self.speaking = true;
                     return Poll::Ready(Fed::Step(view_id, step));
                 }
             }
+            self.speaking = false;
             if !(self.owed || self.watcher.is_prompted()) || hold_bookmark {
                 return Poll::Pending;
             }
+            let head = self.hub.head();
+            if !self.signal.is_clear() {
+                continue; // the head may be one that it is about
+            }
             if head >= self.sent {
+                self.catching_up = None;
                 let ack_requested = self.watcher.asking(head);
                 if !self.owed && !ack_requested {
                     return Poll::Pending; // whoever waited has gone
                 }
                 self.owed = false;
                 self.told = head;
-                self.rearm(cx);
+                self.rearm();
                 return Poll::Ready(Fed::Bookmark { revision: head, ack_requested });
             }
-            ready!(self.poll_catching_up(cx));
+            if self.poll_catching_up().is_pending() {
+                return Poll::Pending;
+            }
         }
     }
 
-    fn poll_catching_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Whether it may say something of its views.
+    fn poll_rested(&mut self) -> Poll<()> {
+        if self.speaking {
+            return Poll::Ready(());
+        }
+        let now = self.runtime.now().mono;
+        if now < self.rests_until {
+            let left = Duration::from_millis(self.rests_until - now);
+            let rest = self.rest.get_or_insert_with(|| Box::pin(sleep(left)));
+            if rest.as_mut().poll(&mut Context::from_waker(&self.bell)).is_pending() {
+                return Poll::Pending;
+            }
+        }
+        let had_to_wait = self.rest.take().is_some();
+        self.next_rest = if had_to_wait { (self.next_rest * 2).min(LONGEST_REST_MS) } else { REST_MS };
+        self.rests_until = now.saturating_add(self.next_rest);
+        Poll::Ready(())
+    }
+
+    fn poll_bookmark_due(&mut self) {
+        if self.timer.as_mut().poll(&mut Context::from_waker(&self.bell)).is_ready() {
+            self.rearm();
+            self.owed = true;
+        }
+    }
+
+    fn poll_catching_up(&mut self) -> Poll<()> {
         let (hub, sent) = (&self.hub, self.sent);
         let catching_up = self.catching_up.get_or_insert_with(|| {
             let mut head = hub.follow_head();
@@ -170,15 +269,17 @@ impl Feeder {
                 let _ = head.wait_for(|head| *head >= sent).await;
             })
         });
-        ready!(catching_up.as_mut().poll(cx));
-        self.catching_up = None;
-        Poll::Ready(())
+        let caught_up = catching_up.as_mut().poll(&mut Context::from_waker(&self.bell));
+        if caught_up.is_ready() {
+            self.catching_up = None;
+        }
+        caught_up
     }
 
-    fn rearm(&mut self, cx: &mut Context<'_>) {
+    fn rearm(&mut self) {
         self.timer.set(sleep(BOOKMARK_INTERVAL));
         // Registers the new timer; it is not ready yet.
-        let _ = self.timer.as_mut().poll(cx);
+        let _ = self.timer.as_mut().poll(&mut Context::from_waker(&self.bell));
     }
 }
 
@@ -196,14 +297,18 @@ mod tests {
     async fn w7_a_bookmark_is_true_while_changes_are_published() {
         const CHANGES: Revision = 30_000;
         let mut publisher = Publisher::new();
-        let mut feeder = Feeder::new(publisher.hub.clone(), &publisher.watchers);
+        let mut feeder = Feeder::new(publisher.hub.clone(), &publisher.watchers, Runtime::tokio());
         let watched = decode::watch(&watch_service(), Path::Root).expect("a good request");
         feeder.open(1, &watched).expect("the first view");
         let publishing = std::thread::spawn(move || (0..CHANGES).for_each(|_| publisher.register()));
         let mut delivered = 0;
         while delivered < CHANGES {
             feeder.owed = true;
-            match std::future::poll_fn(|cx| feeder.poll(cx, false)).await {
+            let next = |cx: &mut Context<'_>| {
+                feeder.turn(cx);
+                feeder.poll(false)
+            };
+            match std::future::poll_fn(next).await {
                 Fed::Step(_, step) => {
                     let change: registry_proto::v1::Change =
                         prost::Message::decode(step.part.as_message()).expect("a change");

@@ -27,19 +27,13 @@ use super::{
 };
 use crate::{
     applied::Watchers,
-    core::{Revision, ServiceKey},
+    core::Revision,
     hub::{Hub, Start, Step},
     runtime::Runtime,
 };
 
 /// How long a watcher that is ahead of this server waits for it.
 pub(super) const BEHIND_WAIT: Duration = Duration::from_secs(5);
-/// Views on one stream.
-const MAX_VIEWS: usize = 10_000;
-
-/// Of them, of one service: more than it may have selectors. What a change costs that somebody waits for grows with it.
-const MAX_VIEWS_OF_SERVICE: usize = 256;
-
 /// How long a stream stays open after the time at which it was asked to leave, where all leave within `spread`: half of
 /// that, and half a second at most.
 pub(crate) fn leave_margin(spread: Duration) -> Duration {
@@ -83,7 +77,7 @@ impl WatchStream {
         seat: Seat,
     ) -> Result<Self, Status> {
         let epoch = hub.epoch().to_owned();
-        let mut feeder = Feeder::new(hub, watchers);
+        let mut feeder = Feeder::new(hub, watchers, runtime.clone());
         feeder.open(0, watched)?;
         let key = crate::hub::wire_key(&watched.key);
         Ok(Self { feeder, key, epoch, stopping: stopped(stopping), runtime, ended: false, _seat: seat })
@@ -98,11 +92,14 @@ impl Stream for WatchStream {
         if this.ended {
             return Poll::Ready(None);
         }
-        if let Poll::Ready(spread) = this.stopping.as_mut().poll(cx) {
+        if this.feeder.turn(cx)
+            && let Poll::Ready(spread) =
+                this.stopping.as_mut().poll(&mut Context::from_waker(&this.feeder.bell()))
+        {
             this.ended = true;
             return Poll::Ready(Some(Err(status::shutting_down(this.runtime.jitter(spread)))));
         }
-        let fed = ready!(this.feeder.poll(cx, false));
+        let fed = ready!(this.feeder.poll(false));
         let frame = match fed {
             Fed::Step(_, Step { part, reset_reason, .. }) => {
                 Frame { prefix: reset(reset_reason), shared: part.as_message(), ..Frame::default() }
@@ -141,6 +138,8 @@ pub(super) struct SubscribeStream<R> {
     stopping: Option<BoxFuture<Duration>>,
     /// Set once `go_away` was sent: the stream ends then.
     leave: Option<Pin<Box<Sleep>>>,
+    /// That time has come.
+    left: bool,
     runtime: Runtime,
     _seat: Seat,
 }
@@ -158,7 +157,7 @@ where
         seat: Seat,
     ) -> Self {
         Self {
-            feeder: Feeder::new(hub.clone(), watchers),
+            feeder: Feeder::new(hub.clone(), watchers, runtime.clone()),
             hub,
             requests: Some(requests),
             acks: false,
@@ -167,6 +166,7 @@ where
             ahead_changes: None,
             stopping: Some(stopped(stopping)),
             leave: None,
+            left: false,
             runtime,
             _seat: seat,
         }
@@ -265,25 +265,15 @@ where
                 self.refuse(0, &subscribe.field("view_id").invalid(problem).into());
             }
             Err(refused) => self.refuse_view(view.view_id, &refused),
-            Ok(watched) => match self.beyond(&watched.key) {
-                Some(problem) => {
-                    self.refuse_view(view.view_id, &subscribe.field("view_id").invalid(problem).into());
+            Ok(watched) => {
+                match self.feeder.beyond(self.ahead.iter().map(|it| &it.watched.key), &watched.key) {
+                    Some(problem) => {
+                        self.refuse_view(view.view_id, &subscribe.field("view_id").invalid(problem).into());
+                    }
+                    None => self.open(view.view_id, watched),
                 }
-                None => self.open(view.view_id, watched),
-            },
+            }
         }
-    }
-
-    /// Which bound one more view of a service would break.
-    fn beyond(&self, key: &ServiceKey) -> Option<String> {
-        if self.feeder.views() + self.ahead.len() >= MAX_VIEWS {
-            return Some(format!(
-                "this stream has {MAX_VIEWS} views, which is the limit; open another stream"
-            ));
-        }
-        let ahead = self.ahead.iter().filter(|ahead| ahead.watched.key == *key).count();
-        (self.feeder.views_of(key) + ahead >= MAX_VIEWS_OF_SERVICE)
-            .then(|| format!("this stream has {MAX_VIEWS_OF_SERVICE} views of {key}, which is the limit"))
     }
 
     fn open(&mut self, view_id: u32, watched: Watched) {
@@ -362,6 +352,20 @@ where
         self.outbox.push_back(Frame::of(&v1::SubscribeResponse { view_id, response: Some(response) }));
     }
 
+    /// Looks at all that rings. `Ok(true)`: the client asks no more for now. `Err`: the stream is broken.
+    fn poll_seldom(&mut self) -> Result<bool, Status> {
+        let bell = self.feeder.bell();
+        let cx = &mut Context::from_waker(&bell);
+        let all_heard = self.poll_requests(cx)?;
+        if !all_heard {
+            self.feeder.look_again();
+        }
+        self.poll_ahead(cx);
+        self.poll_stopping(cx);
+        self.left |= self.leave.as_mut().is_some_and(|leave| leave.as_mut().poll(cx).is_ready());
+        Ok(all_heard)
+    }
+
     fn poll_stopping(&mut self, cx: &mut Context<'_>) {
         let Some(stopping) = &mut self.stopping else { return };
         if let Poll::Ready(spread) = stopping.as_mut().poll(cx) {
@@ -384,21 +388,14 @@ where
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         let fed = loop {
-            let all_heard = match this.poll_requests(cx) {
-                Ok(all_heard) => all_heard,
-                Err(broken) => return Poll::Ready(Some(Err(broken))),
-            };
-            this.poll_ahead(cx);
-            this.poll_stopping(cx);
+            let all_heard = !this.feeder.turn(cx) || this.poll_seldom()?;
             if let Some(frame) = this.outbox.pop_front() {
                 return Poll::Ready(Some(Ok(frame)));
             }
-            if let Some(leave) = &mut this.leave
-                && leave.as_mut().poll(cx).is_ready()
-            {
+            if this.left {
                 return Poll::Ready(None);
             }
-            match this.feeder.poll(cx, !this.ahead.is_empty()) {
+            match this.feeder.poll(!this.ahead.is_empty()) {
                 Poll::Ready(fed) => break fed,
                 Poll::Pending if all_heard => return Poll::Pending,
                 // A view was marked and had nothing to say: the next request is due.

@@ -101,12 +101,12 @@ impl Cursor {
     /// What to send next. `None`: the watcher is told everything; its stream's signal will name it when that changes.
     pub fn next_step(&mut self) -> Option<Step> {
         self.subscription.clear();
-        let step = self.step();
-        if step.is_some() {
+        let (step, whole) = self.step()?;
+        if !whole {
             // There may be more; the stream's other views come first.
             self.subscription.mark();
         }
-        step
+        Some(step)
     }
 
     /// Up to here, what was returned is whole.
@@ -114,19 +114,24 @@ impl Cursor {
         self.revision
     }
 
-    fn step(&mut self) -> Option<Step> {
+    /// What to send next, and whether the watcher is told everything with it: what happens from now on marks it again.
+    fn step(&mut self) -> Option<(Step, bool)> {
         loop {
             match &self.position {
                 Position::Live => match self.feed.between(self.view, self.revision, &self.hub.inner.epoch) {
                     Between::Nothing => return None,
                     Between::Unknown => self.position = Position::Reset(ResetReason::Lagged),
-                    Between::Delta(delta) => return self.send_delta(&delta, 0),
+                    Between::Delta { delta, newest } => {
+                        let step = self.send_delta(&delta, 0)?;
+                        let whole = newest && matches!(self.position, Position::Live);
+                        return Some((step, whole));
+                    }
                 },
                 Position::Delta { delta, next } => {
                     let (delta, next) = (delta.upgrade(), *next);
                     self.position = Position::Live;
                     if let Some(delta) = delta {
-                        return self.send_delta(&delta, next);
+                        return self.send_delta(&delta, next).map(|step| (step, false));
                     }
                 }
                 Position::Reset(reason) => {
@@ -150,11 +155,9 @@ impl Cursor {
                         self.position = Position::Live;
                         self.revision = generation.revision;
                     }
-                    return parts.get(next).map(|part| Step {
-                        part: part.clone(),
-                        revision: generation.revision,
-                        reset_reason: Some(reason),
-                    });
+                    let part = parts.get(next)?.clone();
+                    let revision = generation.revision;
+                    return Some((Step { part, revision, reset_reason: Some(reason) }, false));
                 }
             }
         }

@@ -12,7 +12,9 @@ use super::{
     lock,
     logged::{Logged, LoggedItem},
     signal::{Signal, Subscription},
-    view::{Delta, Generation, Instances, Page, ServiceNow, View, concerns, selected, snapshot},
+    view::{
+        Delta, Generation, Instances, Page, ServiceNow, Subscriptions, View, concerns, selected, snapshot,
+    },
 };
 use crate::core::{InstanceId, Revision, Selector, Service, ServiceChange, ServiceKey};
 
@@ -70,7 +72,11 @@ impl Published {
 #[derive(Debug)]
 pub(super) enum Between {
     Nothing,
-    Delta(Arc<Delta>),
+    Delta {
+        delta: Arc<Delta>,
+        /// It leads to the view's newest change.
+        newest: bool,
+    },
     /// The history is gone: a snapshot is needed.
     Unknown,
 }
@@ -95,6 +101,20 @@ impl Feed {
     pub(super) fn publish(&self, change: &ServiceChange) -> Option<Arc<Logged>> {
         // Encoded before the lock is taken.
         let after: Vec<_> = change.items.iter().map(|item| item.after.as_ref().map(Entry::new)).collect();
+        let (logged, concerned) = self.take_in(change, after)?;
+        // Marked after the lock is let go: those who are woken need it.
+        for watchers in &concerned {
+            watchers.values().for_each(|subscription| subscription.mark());
+        }
+        Some(logged)
+    }
+
+    /// The same under the lock: who is to be marked, by views.
+    fn take_in(
+        &self,
+        change: &ServiceChange,
+        after: Vec<Option<Arc<Entry>>>,
+    ) -> Option<(Arc<Logged>, Vec<Subscriptions>)> {
         let mut state = lock(&self.state);
         if state.retired {
             return None;
@@ -121,10 +141,8 @@ impl Feed {
         state.last_change = change.revision;
         state.now.wall = change.wall;
         state.changes.push_back(Arc::clone(&logged));
-        for view in state.views.values_mut() {
-            view.publish(&logged);
-        }
-        Some(logged)
+        let concerned = state.views.values_mut().filter_map(|view| view.publish(&logged).cloned()).collect();
+        Some((logged, concerned))
     }
 
     /// The log no longer holds this service's changes up to `revision`.
@@ -205,8 +223,10 @@ impl Feed {
         if !view.can_resume(cursor) {
             return Between::Unknown;
         }
-        view.delta(cursor, || now.describe(&self.key, epoch), changes)
-            .map_or(Between::Nothing, Between::Delta)
+        match view.delta(cursor, || now.describe(&self.key, epoch), changes) {
+            Some(delta) => Between::Delta { newest: view.newest() == Some(delta.revision), delta },
+            None => Between::Nothing,
+        }
     }
 
     /// The snapshot that a watcher of a view starts from.

@@ -1,23 +1,29 @@
-//! How a stream learns which of its views may have something to say.
+//! How a stream learns which of its views may have something to say, and that something else wants to be looked at.
 //!
 //! The publisher marks; the stream, when it can send, takes the marks one by one. Marking what is marked costs one
 //! atomic swap, so a stream that reads slowly costs nothing more however much is published (W10).
+//!
+//! Everything that comes seldom (requests, timers, the server's end) rings the stream's one bell instead: a signal is the
+//! waker that those sources are polled with. So a stream that wakes for a mark polls none of them.
 
 use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    task::Waker,
+    task::{Wake, Waker},
 };
 
 use atomic_waker::AtomicWaker;
 
-/// One stream's marks.
+/// One stream's marks, and its bell.
 #[derive(Debug, Default)]
 pub struct Signal {
     marked: Mutex<VecDeque<u32>>,
+    /// How many are marked: most looks find nothing, and take no lock.
+    count: AtomicUsize,
+    rang: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -30,33 +36,72 @@ pub(super) struct Subscription {
 }
 
 impl Signal {
-    /// Marks of no view.
+    /// Marks of no view. The bell has rung: nothing was looked at yet.
     pub fn new() -> Arc<Self> {
-        Arc::default()
+        Arc::new(Self { rang: AtomicBool::new(true), ..Self::default() })
     }
 
     /// Takes the mark that was set first, in the order in which they were set.
     pub fn take(&self) -> Option<u32> {
-        self.marked.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        if self.is_clear() {
+            return None;
+        }
+        let taken = self.marked.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        if taken.is_some() {
+            self.count.fetch_sub(1, Ordering::AcqRel);
+        }
+        taken
     }
 
     /// How many marks wait to be taken.
     pub fn marked(&self) -> usize {
-        self.marked.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.count.load(Ordering::Acquire)
     }
 
     /// Whether nothing is marked.
     pub fn is_clear(&self) -> bool {
-        self.marked.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.marked() == 0
     }
 
-    /// Wakes this waker at the next mark.
+    fn mark(&self, slot: u32) {
+        {
+            let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
+            marked.push_back(slot);
+            // Under the lock: what is taken was counted.
+            self.count.fetch_add(1, Ordering::AcqRel);
+        }
+        self.waker.wake();
+    }
+
+    /// Wakes this waker at the next mark, and when the bell rings. To be called before either is looked at.
     pub fn register(&self, waker: &Waker) {
         self.waker.register(waker);
     }
 
-    /// Wakes the stream for a reason of its own.
+    /// Whether the bell rang since this was asked last.
+    pub fn rang(&self) -> bool {
+        // Most wake-ups are for a mark: looking costs less than a swap.
+        self.rang.load(Ordering::Acquire) && self.rang.swap(false, Ordering::AcqRel)
+    }
+
+    /// Has the stream look again at its next turn, which it is about to have.
+    pub fn ring_again(&self) {
+        self.rang.store(true, Ordering::Release);
+    }
+
+    /// Wakes the stream for a reason that it will find by itself.
     pub fn wake(&self) {
+        self.waker.wake();
+    }
+}
+
+impl Wake for Signal {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rang.store(true, Ordering::Release);
         self.waker.wake();
     }
 }
@@ -68,8 +113,7 @@ impl Subscription {
 
     pub(super) fn mark(&self) {
         if !self.marked.swap(true, Ordering::AcqRel) {
-            self.signal.marked.lock().unwrap_or_else(PoisonError::into_inner).push_back(self.slot);
-            self.signal.wake();
+            self.signal.mark(self.slot);
         }
     }
 

@@ -26,6 +26,8 @@ use crate::{
 pub(super) struct Asked {
     requests: Arc<Mutex<VecDeque<v1::SubscribeRequest>>>,
     read: Arc<AtomicUsize>,
+    polls: Arc<AtomicUsize>,
+    reader: Arc<atomic_waker::AtomicWaker>,
 }
 
 /// Writes to one service, and publishes.
@@ -83,15 +85,24 @@ impl Asked {
         self.read.load(Ordering::Relaxed)
     }
 
+    /// How often it was looked at.
+    #[cfg(test)]
+    pub(super) fn polls(&self) -> usize {
+        self.polls.load(Ordering::Relaxed)
+    }
+
     fn send(&self, request: v1::SubscribeRequest) {
         self.requests.lock().expect("unpoisoned").push_back(request);
+        self.reader.wake();
     }
 }
 
 impl Stream for Asked {
     type Item = Result<v1::SubscribeRequest, Status>;
 
-    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.polls.fetch_add(1, Ordering::Relaxed);
+        self.reader.register(cx.waker());
         let next = self.requests.lock().expect("unpoisoned").pop_front();
         next.map_or(Poll::Pending, |request| {
             self.read.fetch_add(1, Ordering::Relaxed);

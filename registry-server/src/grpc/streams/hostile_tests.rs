@@ -4,7 +4,7 @@ use proptest::{collection::vec, option, prelude::*};
 use registry_proto::v1::subscribe_request::Request;
 
 use super::fuzzing::{Checked, Step, watch_service};
-use crate::grpc::streams::*;
+use crate::grpc::{feeder::MAX_VIEWS_OF_SERVICE, streams::*};
 
 fn watch_request() -> impl Strategy<Value = v1::WatchRequest> {
     let epoch =

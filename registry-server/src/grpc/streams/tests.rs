@@ -28,10 +28,17 @@ impl World {
         Self { publisher, asked, stream, _stopping: stop }
     }
 
-    /// What the stream says now; `None`: nothing.
+    async fn polled(&mut self) -> Poll<Option<Result<Frame, Status>>> {
+        std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut self.stream).poll_next(cx))).await
+    }
+
+    /// What the stream says now, or once it has rested; `None`: nothing.
     async fn said(&mut self) -> Option<v1::SubscribeResponse> {
-        let stream = &mut self.stream;
-        let polled = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_next(cx))).await;
+        let mut polled = self.polled().await;
+        if polled.is_pending() {
+            tokio::time::advance(crate::grpc::feeder::LONGEST_REST).await;
+            polled = self.polled().await;
+        }
         match polled {
             Poll::Pending => None,
             Poll::Ready(frame) => {
@@ -200,8 +207,8 @@ async fn c4_who_waited_and_went_leaves_nothing_to_say() {
 
 #[tokio::test(start_paused = true)]
 async fn c4_one_that_vanished_holds_up_the_answer_for_20_s() {
-    let clock = Runtime::tokio();
     let World { publisher, stream, .. } = acking().await;
+    let clock = Runtime::tokio();
     let wait = publisher.watchers.wait(&service(), 2, 1.0);
     drop(stream);
     let applied = wait.answered(Duration::from_secs(5)).await;
@@ -214,8 +221,8 @@ async fn c4_one_that_vanished_holds_up_the_answer_for_20_s() {
 
 #[tokio::test(start_paused = true)]
 async fn c4_a_wait_that_is_slept_through_hears_of_one_that_vanishes_later() {
-    let clock = Runtime::tokio();
     let World { publisher, stream, .. } = acking().await;
+    let clock = Runtime::tokio();
     let wait = publisher.watchers.wait(&service(), 2, 1.0);
     let leaving = async {
         tokio::time::sleep(Duration::from_secs(7)).await;
@@ -255,4 +262,52 @@ async fn c4_a_view_that_is_opened_anew_is_waited_for_all_the_while() {
     world.asked.subscribe(1, None);
     world.all_said().await;
     assert!(wait.answered(Duration::ZERO).await.satisfied, "it was refused, and has ended");
+}
+
+/// However fast a service changes: what happens while a stream rests comes as one (W6).
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_has_said_all_it_had_rests_and_then_says_the_rest_as_one() {
+    let mut world = World::new();
+    world.asked.subscribe(1, Some(watch_service()));
+    world.publisher.register();
+    assert_eq!(world.all_said().await.len(), 2, "a snapshot and a bookmark");
+    tokio::time::advance(crate::grpc::feeder::REST).await;
+    world.publisher.register();
+    assert!(world.polled().await.is_ready(), "the first change comes at once");
+    assert!(world.polled().await.is_pending(), "and is all there was");
+    for _ in 0..5 {
+        world.publisher.register();
+        assert!(world.polled().await.is_pending(), "it rests");
+    }
+    tokio::time::advance(crate::grpc::feeder::REST - Duration::from_millis(1)).await;
+    assert!(world.polled().await.is_pending(), "it still rests");
+    let said = world.said().await.expect("something").response.expect("something");
+    let Response::Change(change) = said else { panic!("{said:?}") };
+    assert_eq!((change.previous_revision, change.revision), (2, 7));
+    assert!(world.polled().await.is_pending(), "that was all");
+    world.publisher.register();
+    tokio::time::advance(2 * crate::grpc::feeder::REST - Duration::from_millis(1)).await;
+    assert!(world.polled().await.is_pending(), "the second rest in a row is longer");
+    tokio::time::advance(Duration::from_millis(1)).await;
+    assert!(world.polled().await.is_ready());
+}
+
+/// What a change costs a stream: its other sources are left alone.
+#[tokio::test(start_paused = true)]
+async fn a_change_has_a_stream_poll_nothing_but_its_view() {
+    let mut world = World::new();
+    world.asked.subscribe(1, Some(watch_service()));
+    world.publisher.register();
+    world.all_said().await;
+    let polls = world.asked.polls();
+    for _ in 0..3 {
+        tokio::time::advance(crate::grpc::feeder::REST).await;
+        world.publisher.register();
+        assert!(matches!(world.polled().await, Poll::Ready(Some(Ok(_)))));
+        assert!(world.polled().await.is_pending());
+    }
+    assert_eq!(world.asked.polls(), polls, "nobody asked for anything");
+    world.asked.subscribe(2, Some(watch_service()));
+    assert!(!world.all_said().await.is_empty(), "what rings is heard");
+    assert!(world.asked.polls() > polls);
 }
