@@ -34,9 +34,6 @@ use crate::{
 
 /// How long a watcher that is ahead of this server waits for it.
 pub(super) const BEHIND_WAIT: Duration = Duration::from_secs(5);
-/// Views on one stream.
-const MAX_VIEWS: usize = 10_000;
-
 /// How long a stream stays open after the time at which it was asked to leave, where all leave within `spread`: half of
 /// that, and half a second at most.
 pub(crate) fn leave_margin(spread: Duration) -> Duration {
@@ -218,13 +215,10 @@ where
     }
 
     fn hello(&mut self, hello: &v1::Hello) -> Result<(), Invalid> {
-        let root = Path::Root;
-        let path = root.field("hello");
-        let client = super::fields::uid(&hello.client_id, path.field("client_id"))?;
+        let client = decode::hello(hello)?;
         if hello.acks && !self.feeder.watcher().named(client) {
-            return Err(
-                path.invalid("comes after a view; send it first, so that its acks count for all views")
-            );
+            let problem = "comes after a view; send it first, so that its acks count for all views";
+            return Err(Path::Root.field("hello").invalid(problem));
         }
         self.acks |= hello.acks;
         Ok(())
@@ -271,12 +265,14 @@ where
                 self.refuse(0, &subscribe.field("view_id").invalid(problem).into());
             }
             Err(refused) => self.refuse_view(view.view_id, &refused),
-            Ok(_) if self.feeder.views() + self.ahead.len() >= MAX_VIEWS => {
-                let problem =
-                    format!("this stream has {MAX_VIEWS} views, which is the limit; open another stream");
-                self.refuse_view(view.view_id, &subscribe.field("view_id").invalid(problem).into());
+            Ok(watched) => {
+                match self.feeder.beyond(self.ahead.iter().map(|it| &it.watched.key), &watched.key) {
+                    Some(problem) => {
+                        self.refuse_view(view.view_id, &subscribe.field("view_id").invalid(problem).into());
+                    }
+                    None => self.open(view.view_id, watched),
+                }
             }
-            Ok(watched) => self.open(view.view_id, watched),
         }
     }
 
@@ -438,7 +434,11 @@ fn after(duration: Duration) -> Instant {
     sleep(duration).deadline()
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod handover_tests;
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 pub(super) mod tests;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use registry_proto::v1::subscribe_response::Response;
 
 use super::{
-    tests::{Asked, Publisher, watch_service},
+    fuzzing::{Asked, Publisher, watch_service},
     *,
 };
 use crate::{
