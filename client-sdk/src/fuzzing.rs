@@ -6,6 +6,7 @@ use prost::Message as _;
 use registry_proto::v1;
 
 use crate::{
+    client::{self, Refusal},
     discover,
     orca::LoadReport,
     registration,
@@ -82,17 +83,37 @@ pub fn watch(bytes: &[u8]) {
     }
 }
 
-/// A registry answers registrations and renewals with these.
+/// A registry answers registrations, renewals and questions about who has applied them with these.
 pub fn lease(bytes: &[u8]) {
     let mut lease = registration::fuzzing::Checked::new();
+    let mut applied = [v1::WaitAppliedResponse::default(); 2];
     for (kind, record) in records(bytes) {
-        if kind % 2 == 0 {
-            if let Ok(response) = v1::RegisterResponse::decode(record) {
-                lease.granted(&response);
-            }
-        } else if let Ok(exception) = v1::LeaseException::decode(record) {
-            lease.lose(exception.lost);
+        match kind % 4 {
+            0 => v1::RegisterResponse::decode(record).map_or((), |it| lease.granted(&it)),
+            1 => v1::LeaseException::decode(record).map_or((), |it| lease.lose(it.lost)),
+            2 => v1::KeepAliveResponse::decode(record).map_or((), |it| {
+                for exception in it.exceptions {
+                    lease.lose(exception.lost);
+                }
+            }),
+            _ => v1::WaitAppliedResponse::decode(record).map_or((), |it| {
+                applied.rotate_left(1);
+                applied[1] = it;
+                registration::fuzzing::Checked::applied(&applied);
+            }),
         }
+    }
+}
+
+/// A registry refuses a call with these bytes as the details of its status, or a view with these as what it says of it.
+pub fn refusal(bytes: &[u8]) {
+    let Some((&code, details)) = bytes.split_first() else { return };
+    let message = String::from_utf8_lossy(details);
+    let details = bytes::Bytes::copy_from_slice(details);
+    let status = tonic::Status::with_details(tonic::Code::from(i32::from(code)), message, details);
+    client::check(Refusal::from_status(&status));
+    if let Ok(error) = v1::ViewError::decode(status.details()) {
+        client::check(Refusal::from_view_error(&error));
     }
 }
 
@@ -156,12 +177,17 @@ mod tests {
         bytes
     }
 
+    fn any_of_a_range() -> impl Strategy<Value = i64> {
+        prop_oneof![any::<i64>(), Just(i64::MIN), Just(i64::MAX), -1..100_i64]
+    }
+
     proptest! {
         #[test]
         fn no_bytes_from_outside_panic_or_do_harm(bytes in vec(any::<u8>(), 0..300)) {
             view(&bytes);
             watch(&bytes);
             lease(&bytes);
+            refusal(&bytes);
             cache_file(&bytes);
             headers(&bytes);
             words(&bytes);
@@ -170,6 +196,59 @@ mod tests {
         #[test]
         fn no_text_in_a_header_panics(text in "[ -~]{0,40}|-?[0-9]{1,25}|[A-Za-z0-9+/]{0,60}={0,3}") {
             headers(text.as_bytes());
+        }
+
+        #[test]
+        fn no_answer_and_no_details_of_an_error_do_harm(
+            kinds in vec(any::<u8>(), 6),
+            (code, seconds, nanos) in (any::<u8>(), any_of_a_range(), any::<i32>()),
+            (text, lost) in (".{0,9}", vec((0..6_i32, "[ab]:1"), 0..4)),
+            numbers in any::<[u32; 4]>(),
+            at in 0..200_usize,
+            byte in any::<u8>(),
+        ) {
+            use tonic_types::pb;
+            let duration = prost_types::Duration { seconds, nanos };
+            let key = v1::ServiceKey { namespace: String::new(), service: "s".to_owned() };
+            let lost = lost.into_iter().map(|(reason, id)| v1::LostInstance { key: Some(key.clone()), id, reason });
+            let exception = v1::LeaseException { kind: 3, lost: lost.collect(), ..Default::default() };
+            let [acked, lagging, disconnected, not_acking] = numbers;
+            let answers = [
+                v1::RegisterResponse { epoch: text.repeat(40), ttl: Some(duration), ..Default::default() }.encode_to_vec(),
+                exception.encode_to_vec(),
+                v1::KeepAliveResponse { exceptions: vec![exception], ..Default::default() }.encode_to_vec(),
+                v1::WaitAppliedResponse { acked, lagging, disconnected, not_acking, satisfied: byte > 9 }.encode_to_vec(),
+            ];
+            for bytes in [answers.to_vec(), answers.iter().map(|it| damaged(it, at, byte)).collect()] {
+                let in_order: Vec<u8> = (0..4).collect();
+                lease(&frames(&in_order, &bytes));
+                lease(&frames(&kinds, &bytes));
+            }
+            let any = |type_url: &str, value: Vec<u8>| prost_types::Any { type_url: type_url.to_owned(), value };
+            let violation = pb::bad_request::FieldViolation { field: text.clone(), ..Default::default() };
+            let details = vec![
+                any(tonic_types::RetryInfo::TYPE_URL, pb::RetryInfo { retry_delay: Some(duration) }.encode_to_vec()),
+                any(
+                    tonic_types::ErrorInfo::TYPE_URL,
+                    pb::ErrorInfo { reason: text.clone(), ..Default::default() }.encode_to_vec(),
+                ),
+                any(
+                    tonic_types::BadRequest::TYPE_URL,
+                    pb::BadRequest { field_violations: vec![violation] }.encode_to_vec(),
+                ),
+            ];
+            let status = pb::Status { code: 3, message: text.clone(), details }.encode_to_vec();
+            let of_a_view = v1::ViewError {
+                code: i32::from_le_bytes([code, byte, 0, byte]),
+                message: text.clone(),
+                reason: text.clone(),
+                field: text,
+                retry_after: Some(duration),
+            };
+            for bytes in [status, of_a_view.encode_to_vec()] {
+                refusal(&[&[code], bytes.as_slice()].concat());
+                refusal(&[&[code], damaged(&bytes, at, byte).as_slice()].concat());
+            }
         }
 
         #[test]

@@ -255,19 +255,20 @@ pub struct LeaseRecord {
     pub abandoned: bool,
 }
 
-/// An override, from the revision that set it until the one that cleared it.
-#[derive(Clone, Debug, Default)]
+/// One thing that the one operator of an instance asked of its override. A history has them in the order in which they were
+/// asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OverrideRecord {
     /// The service.
     pub view: String,
     /// The instance.
     pub id: String,
-    /// The weight that it sets.
-    pub weight: u32,
-    /// The answer's revision.
-    pub set_at: u64,
-    /// The revision of the answer to its clearing.
-    pub cleared_at: Option<u64>,
+    /// The weight to set; `None`: to clear it.
+    pub set: Option<u32>,
+    /// What the operator knew of when it asked: whatever becomes of it comes later.
+    pub knows: Cursor,
+    /// Where it was done. `None`: it was not answered, so it may have been done at any time since, or may be yet, or never.
+    pub answer: Option<Cursor>,
 }
 
 /// Leases of one service that ran out within one window.

@@ -13,6 +13,7 @@
 //! | [`validate`] | one validator for each promise, which prints the promise's name when it breaks |
 //! | [`floors`] | parts of the server on simulated time, from a seed: the rules alone, the writer's loop on a bad disk; and whole systems |
 //! | [`fleet`] | real processes that are called, well or badly behaved, and callers that count |
+//! | [`scale`] | the server's rules and hub at a million instances and a hundred thousand watchers: what each thing takes, and the truth |
 //! | [`sim`] | whole systems, servers and SDK, on simulated time, network and disks, from a seed |
 //!
 //! | test | what it shows, on real processes |
@@ -32,6 +33,7 @@
 //! | test | what it shows, of parts of the server |
 //! |---|---|
 //! | `floors` | [`floors`] over many seeds: W1–W10, D1–D4, L1–L5 |
+//! | `scale` | [`scale`], small: in every case everyone ends with the truth: W2, W4, W5, W8, W10, L1, L2 |
 //! | `bites` | with a bug planted into a recorded history, the right validator says the promise's name |
 //!
 //! | test | what it shows, with the SDK |
@@ -53,6 +55,7 @@ pub mod process;
 pub mod registrant;
 pub mod replica;
 pub mod requests;
+pub mod scale;
 pub mod sim;
 pub mod stream;
 pub mod validate;

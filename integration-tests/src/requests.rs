@@ -112,6 +112,12 @@ pub fn override_weight(service: &str, id: &str, weight: u32) -> v1::SetOverrideR
     }
 }
 
+/// Clears an override.
+pub fn clear_override(service: &str, id: &str) -> v1::SetOverrideRequest {
+    let clear = v1::set_override_request::Action::Clear(v1::ClearOverride {});
+    v1::SetOverrideRequest { action: Some(clear), ..override_weight(service, id, 0) }
+}
+
 /// The stable reason of an error; empty if it has none.
 pub fn reason(status: &Status) -> String {
     status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()

@@ -790,6 +790,25 @@ async fn a_refused_view_says_why_and_the_stream_goes_on() {
     assert_eq!(stream.change(8).await.all.len(), 1, "the stream goes on");
 }
 
+/// One small message would otherwise be answered by the lease's losses ten thousand times over.
+#[tokio::test]
+async fn a_lease_that_is_named_many_times_in_one_renewal_is_answered_once() {
+    let server = server_setup!().start().await;
+    let mut client = server.client().await;
+    let (stays, goes) = (instance("stays"), instance("goes"));
+    client.register(register(1, SERVICE, vec![stays, goes])).await.expect("registered");
+    client.deregister(requests::deregister(SERVICE, &["goes".into()])).await.expect("deregistered");
+    let (renewals, receiver) = tokio::sync::mpsc::channel(1);
+    let lease_ids = vec![requests::lease(1); 10_000];
+    renewals.send(v1::KeepAliveRequest { lease_ids, request_id: 7 }).await.expect("sent");
+    let receiver = tokio_stream::wrappers::ReceiverStream::new(receiver);
+    let mut answers = client.keep_alive(receiver).await.expect("a stream").into_inner();
+    let answer = answers.message().await.expect("open").expect("an answer");
+    assert_eq!(answer.request_id, 7);
+    let [exception] = answer.exceptions.as_slice() else { panic!("{} answers", answer.exceptions.len()) };
+    assert_eq!((exception.lost.len(), exception.lost[0].id.as_str()), (1, "goes"));
+}
+
 #[tokio::test]
 async fn views_streams_and_selectors_are_bounded() {
     let server = server_setup!().with("--max-streams", "3").start().await;
@@ -829,6 +848,17 @@ async fn views_streams_and_selectors_are_bounded() {
         (10_001, "subscribe.view_id", "INVALID_FIELD")
     );
     assert!(error.message.contains("10000"), "{}", error.message);
+
+    // 256 of one service, on a stream that has room for more.
+    many.ask(requests::unsubscribe(1)).await;
+    for view in 2..=257 {
+        many.ask(requests::subscribe(view, requests::watch(SERVICE))).await;
+        many.change(view).await;
+    }
+    many.ask(requests::subscribe(258, requests::watch(SERVICE))).await;
+    let (view, error) = many.refusal().await;
+    assert_eq!((view, error.field.as_str()), (258, "subscribe.view_id"));
+    assert!(error.message.contains("256"), "{}", error.message);
 
     // As many streams as was set.
     let third = client.clone().watch(requests::watch(SERVICE)).await.expect("the third stream");

@@ -3,16 +3,23 @@
 use std::{collections::BTreeSet, panic::catch_unwind};
 
 use integration_tests::{
-    floors::{self, Floor, Verdict},
+    floors::{self, Floor, Verdict, how_to_repeat},
     history::{Answer, Event, History},
 };
 
+/// A floor's name, and how it plays a seed.
+type Played = (&'static str, fn(u64) -> Verdict);
+
+const CORE: Played = ("core", floors::core);
+const WRITER: Played = ("writer", floors::writer);
+
 /// A seed's verdict. One that ends in a panic is named, too.
-fn played(floor: fn(u64) -> Verdict, seed: u64) -> Verdict {
-    catch_unwind(|| floor(seed)).unwrap_or_else(|_| panic!("seed {seed} ended in the panic above"))
+fn played((floor, play): Played, seed: u64) -> Verdict {
+    let panicked = |_| panic!("the panic above ended a seed; to repeat it: {}", how_to_repeat(floor, seed));
+    catch_unwind(|| play(seed)).unwrap_or_else(panicked)
 }
 
-fn kept(floor: fn(u64) -> Verdict, seeds: impl IntoIterator<Item = u64>) {
+fn kept(floor: Played, seeds: impl IntoIterator<Item = u64>) {
     let seeds = seeds.into_iter().map(|seed| played(floor, seed));
     let broken: Vec<String> =
         seeds.filter(|verdict| !verdict.is_kept()).map(|verdict| verdict.to_string()).collect();
@@ -21,26 +28,71 @@ fn kept(floor: fn(u64) -> Verdict, seeds: impl IntoIterator<Item = u64>) {
 
 #[test]
 fn every_promise_is_kept_by_the_rules_alone() {
-    kept(floors::core, 0..200);
+    kept(CORE, 0..200);
 }
 
 #[test]
 fn every_promise_is_kept_by_the_writers_loop_on_a_bad_disk() {
-    kept(floors::writer, 0..100);
+    kept(WRITER, 0..100);
 }
 
 /// They found that the store refuses what no disk leaves that writes sectors whole: logs torn within a sector. The disk of
 /// the floor tore so; it does no more.
 #[test]
 fn seeds_that_tore_logs_within_a_sector() {
-    kept(floors::writer, [31, 36, 57, 89, 159]);
+    kept(WRITER, [31, 36, 57, 89, 159]);
 }
 
 /// They found faults of the floor and of a validator: two writes of one batch asked at the same time, and a service forgotten
 /// of which it was said that nobody registered it.
 #[test]
 fn seeds_that_asked_twice_at_once_or_forgot_a_service() {
-    kept(floors::core, [2_027, 2_615]);
+    kept(CORE, [2_027, 2_615]);
+}
+
+/// The whole of two histories of one seed, part by part.
+fn the_same(record: fn(u64) -> Floor, seeds: impl IntoIterator<Item = u64>) {
+    for seed in seeds {
+        let (one, two) = (record(seed), record(seed));
+        macro_rules! same {
+            ($($part:ident),*) => {{
+                let History { $($part: _),* } = &one.history;
+                $({
+                    let (one, two) = (format!("{:#?}", one.history.$part), format!("{:#?}", two.history.$part));
+                    for (number, (one, two)) in one.lines().zip(two.lines()).enumerate() {
+                        let part = stringify!($part);
+                        assert_eq!(one, two, "seed {seed}: the histories part at line {number} of {part}");
+                    }
+                    assert_eq!(one.len(), two.len(), "seed {seed}: one history has more {}", stringify!($part));
+                })*
+            }};
+        }
+        same!(
+            commits, runs, stalls, asked, writes, watchers, readings, gauges, leases, overrides, expiries,
+            rules
+        );
+        assert_eq!(one.broken, two.broken);
+        assert!(!one.history.commits.is_empty() && !one.history.watchers.is_empty(), "nothing happened");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_history_of_the_rules() {
+    the_same(floors::record_core, 0..12);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_history_of_the_writers_loop() {
+    the_same(floors::record_writer, 0..12);
+}
+
+/// And the histories are of their seeds.
+#[test]
+fn another_seed_gives_another_history() {
+    for record in [floors::record_core, floors::record_writer] {
+        let commits = |seed| format!("{:?}", record(seed).history.commits);
+        assert_ne!(commits(1), commits(2));
+    }
 }
 
 /// What a history shows that happened, in words.

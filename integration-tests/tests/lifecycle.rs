@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use integration_tests::{
-    history::{Event, History, LeaseRecord, MassExpiry, OverrideRecord, Recorder},
+    history::{Cursor, Event, History, LeaseRecord, MassExpiry, OverrideRecord, Recorder},
     process::{Client, Server, within},
     registrant::Registrant,
     requests::{self, instance, key, register, register_for},
@@ -320,14 +320,13 @@ async fn an_operators_override_outlives_registrations_and_restarts() {
     let weighing = |lease, weight| {
         register(lease, SERVICE, vec![v1::Instance { weight: Some(weight), ..instance("a") }, instance("b")])
     };
-    client.register(weighing(1, 10)).await.expect("a registration");
+    let known = client.register(weighing(1, 10)).await.expect("a registration").into_inner().revision;
     let set = client.set_override(requests::override_weight(SERVICE, "a", 77)).await.expect("an override");
-    let mut over = OverrideRecord {
-        view: SERVICE.into(),
-        id: "a".into(),
-        weight: 77,
-        set_at: set.into_inner().revision,
-        cleared_at: None,
+    let v1::SetOverrideResponse { epoch, revision: set_at } = set.into_inner();
+    let asked = |set: Option<u32>, known: u64, done: u64| {
+        let at = |revision| Cursor { epoch: epoch.as_str().into(), revision };
+        let (view, id) = (SERVICE.to_owned(), "a".to_owned());
+        OverrideRecord { view, id, set, knows: at(known), answer: Some(at(done)) }
     };
     // Its own words change, it leaves, and it comes back under another lease.
     client.register(weighing(1, 20)).await.expect("an update");
@@ -348,12 +347,8 @@ async fn an_operators_override_outlives_registrations_and_restarts() {
     let [found] = overrides.overrides.as_slice() else { panic!("{:?}", overrides.overrides) };
     let set = found.r#override.clone().expect("what is set");
     assert_eq!((set.weight, set.actor.as_str(), set.reason.as_str()), (Some(77), "operator", "a test"));
-    let clear = v1::SetOverrideRequest {
-        action: Some(v1::set_override_request::Action::Clear(v1::ClearOverride {})),
-        ..requests::override_weight(SERVICE, "a", 0)
-    };
+    let clear = requests::clear_override(SERVICE, "a");
     let cleared = client.set_override(clear).await.expect("it is cleared").into_inner().revision;
-    over.cleared_at = Some(cleared);
     watcher.reach(cleared).await;
     assert_eq!(watcher.view().items["a"].weight, 40, "its own word again");
 
@@ -378,7 +373,7 @@ async fn an_operators_override_outlives_registrations_and_restarts() {
     assert_kept(&History {
         watchers: vec![watcher.into_record()],
         readings: vec![reading],
-        overrides: vec![over],
+        overrides: vec![asked(Some(77), known, set_at), asked(None, set_at, cleared)],
         ..History::default()
     });
 }

@@ -1,15 +1,21 @@
 //! Why a call to the registry failed.
 //!
 //! Owns the one translation of `tonic::Status` into typed errors. Every error keeps the code, the stable reason, the
-//! field at fault and the time to retry after, as the registry sent them.
+//! field at fault and the time to retry after, as the registry sent them; of texts that no registry sends, the beginning.
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use prost::Message as _;
 use registry_proto::v1;
 use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
+use tonic_types::pb;
 
 use crate::{model::Address, wire_duration::from_wire};
+
+/// Bytes of a registry's words for people that are kept: each view, and whoever asks for its state, has them.
+const LONGEST_MESSAGE: usize = 4 << 10;
+/// Bytes of a reason or a field's path.
+const LONGEST_NAME: usize = 1 << 10;
 
 /// The registry answered, and said no.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,27 +36,28 @@ pub struct Refusal {
 impl Refusal {
     /// Reads a status and its `google.rpc` details. Details that cannot be decoded are left out.
     pub fn from_status(status: &Status) -> Self {
-        let reason = status.get_details_error_info().map(|info| info.reason);
-        let field = status
-            .get_details_bad_request()
-            .and_then(|bad| bad.field_violations.into_iter().next())
-            .map(|violation| violation.field);
+        // Not by the readers of `tonic_types`: what a hostile `RetryInfo` says overflows in them.
+        let details = pb::Status::decode(status.details()).map(|it| it.details).unwrap_or_default();
+        let violation = detail::<pb::BadRequest>(&details, tonic_types::BadRequest::TYPE_URL)
+            .and_then(|bad| bad.field_violations.into_iter().next());
+        let retry = detail::<pb::RetryInfo>(&details, tonic_types::RetryInfo::TYPE_URL);
         Self {
             code: status.code(),
-            message: status.message().into(),
-            reason: text(reason),
-            field: text(field),
-            retry_after: status.get_details_retry_info().and_then(|info| info.retry_delay),
+            message: beginning(status.message(), LONGEST_MESSAGE).into(),
+            reason: detail::<pb::ErrorInfo>(&details, tonic_types::ErrorInfo::TYPE_URL)
+                .and_then(|info| name(&info.reason)),
+            field: violation.and_then(|violation| name(&violation.field)),
+            retry_after: retry.and_then(|retry| retry.retry_delay).and_then(from_wire),
         }
     }
 
     /// Reads what a stream says about one of its views.
-    pub(crate) fn from_view_error(error: v1::ViewError) -> Self {
+    pub(crate) fn from_view_error(error: &v1::ViewError) -> Self {
         Self {
             code: Code::from(error.code),
-            message: error.message.into(),
-            reason: text(Some(error.reason)),
-            field: text(Some(error.field)),
+            message: beginning(&error.message, LONGEST_MESSAGE).into(),
+            reason: name(&error.reason),
+            field: name(&error.field),
             retry_after: error.retry_after.and_then(from_wire),
         }
     }
@@ -204,14 +211,42 @@ pub enum ConfigError {
     Zero(&'static str),
 }
 
-fn text(text: Option<String>) -> Option<Arc<str>> {
-    text.filter(|text| !text.is_empty()).map(Into::into)
+/// The first detail of a kind, if it can be decoded.
+fn detail<T: prost::Message + Default>(details: &[prost_types::Any], kind: &str) -> Option<T> {
+    let found = details.iter().find(|any| any.type_url == kind)?;
+    T::decode(found.value.as_slice()).ok()
+}
+
+fn name(text: &str) -> Option<Arc<str>> {
+    Some(beginning(text, LONGEST_NAME)).filter(|text| !text.is_empty()).map(Into::into)
+}
+
+/// At most so many bytes of a text.
+fn beginning(text: &str, bytes: usize) -> &str {
+    text.get(..text.floor_char_boundary(bytes)).unwrap_or_default()
+}
+
+/// What holds of a refusal whatever was sent.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn check(refusal: Refusal) {
+    assert!(refusal.message.len() <= LONGEST_MESSAGE);
+    for name in [&refusal.reason, &refusal.field].into_iter().flatten() {
+        assert!((1..=LONGEST_NAME).contains(&name.len()));
+    }
+    let text = refusal.to_string();
+    assert!(text.len() < LONGEST_MESSAGE + 3 * LONGEST_NAME && text.contains(&*refusal.message));
+    assert!(refusal.field.as_ref().is_none_or(|field| text.contains(&**field)), "the field is named");
+    let is_final = refusal.is_final();
+    let error = RegisterError::from(CallError::Refused(refusal.clone()));
+    let superseded = matches!(error, RegisterError::Superseded(_));
+    assert_eq!(error.is_passing(), !superseded && !is_final);
+    let _ = DeregisterError::from(CallError::Refused(refusal)).to_string();
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tonic_types::ErrorDetails;
+    use tonic_types::{ErrorDetails, StatusExt as _};
 
     #[test]
     fn a_status_keeps_its_reason_field_and_delay() {
@@ -235,6 +270,41 @@ mod tests {
         let status = Status::with_details(Code::Internal, "odd", vec![0xff, 0xff, 0xff].into());
         let refusal = Refusal::from_status(&status);
         assert_eq!((refusal.code, refusal.reason, refusal.retry_after), (Code::Internal, None, None));
+    }
+
+    /// `google.rpc` details as they stand on the wire, with a time to retry after.
+    fn retry_after(seconds: i64, nanos: i32) -> Status {
+        let retry_delay = Some(prost_types::Duration { seconds, nanos });
+        let value = pb::RetryInfo { retry_delay }.encode_to_vec();
+        let any = prost_types::Any { type_url: tonic_types::RetryInfo::TYPE_URL.to_owned(), value };
+        let details = pb::Status { code: 14, message: String::new(), details: vec![any] };
+        Status::with_details(Code::Unavailable, "later", details.encode_to_vec().into())
+    }
+
+    #[test]
+    fn a_time_to_retry_after_at_the_ends_of_its_range_is_right_or_none_and_panics_nobody() {
+        let read = |seconds, nanos| Refusal::from_status(&retry_after(seconds, nanos)).retry_after;
+        assert_eq!(read(1, 5), Some(Duration::new(1, 5)));
+        for (seconds, nanos) in [(i64::MIN, 0), (i64::MIN, i32::MIN), (-1, 0), (0, i32::MAX)] {
+            assert_eq!(read(seconds, nanos), None, "{seconds} s, {nanos} ns");
+        }
+        assert!(read(i64::MAX, 999_999_999).is_some());
+    }
+
+    #[test]
+    fn of_words_without_end_the_beginning_is_kept() {
+        let error = v1::ViewError {
+            code: 3,
+            message: "\u{e4}".repeat(1 << 20),
+            reason: "R".repeat(1 << 20),
+            field: "f".repeat(1 << 20),
+            retry_after: None,
+        };
+        let refusal = Refusal::from_view_error(&error);
+        assert_eq!(refusal.message.len(), LONGEST_MESSAGE);
+        assert!(refusal.to_string().len() < 8 << 10);
+        check(refusal);
+        check(Refusal::from_status(&Status::invalid_argument("m".repeat(1 << 20))));
     }
 
     #[test]

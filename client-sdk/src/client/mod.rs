@@ -21,6 +21,8 @@ use std::{
 use connection::Keepalive;
 pub(crate) use connection::{Connection, Grpc};
 use endpoints::Endpoints;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use error::check;
 pub use error::{CallError, ConfigError, ConnectError, DeregisterError, Refusal, RegisterError};
 use registry_proto::v1;
 use tonic::{Code, Response, Status};

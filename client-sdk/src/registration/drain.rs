@@ -220,7 +220,7 @@ impl Registration {
 }
 
 impl Watchers {
-    fn add(&mut self, answer: &v1::WaitAppliedResponse) {
+    pub(super) fn add(&mut self, answer: &v1::WaitAppliedResponse) {
         self.acked = self.acked.saturating_add(answer.acked);
         self.lagging = self.lagging.saturating_add(answer.lagging);
         self.disconnected = self.disconnected.saturating_add(answer.disconnected);

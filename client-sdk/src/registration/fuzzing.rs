@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use registry_proto::v1;
 
-use super::lease::{Lease, Slot};
+use super::{
+    Watchers,
+    lease::{Lease, Slot},
+};
 use crate::model::Instance;
 
 /// A lease of two instances that is checked after each answer.
@@ -52,9 +55,21 @@ impl Checked {
         self.check();
     }
 
+    /// The registry says of two services who has applied the words.
+    pub(crate) fn applied(answers: &[v1::WaitAppliedResponse; 2]) {
+        let mut sum = Watchers::default();
+        for answer in answers {
+            sum.add(answer);
+        }
+        let [one, other] = answers;
+        assert!(sum.acked >= one.acked.max(other.acked) && sum.lagging >= one.lagging.max(other.lagging));
+        assert!(sum.disconnected >= other.disconnected && sum.not_acking >= other.not_acking);
+    }
+
     fn check(&self) {
         assert_eq!(self.lease.instances.len() + self.lost, 2, "each is lost once, and nobody else");
         assert!(self.lease.taken.len() <= 2);
+        assert!(self.lease.epoch.len() <= 253 && self.lease.waits().len() <= 1);
         assert_eq!(self.lease.request().registrations.len(), self.lease.instances.len());
         assert_eq!(self.lease.id, [7; 16]);
     }

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use registry_proto::v1;
 
 use super::{LostInstance, LostReason};
-use crate::{model::Instance, view::wire, wire_duration::from_wire};
+use crate::{
+    model::Instance,
+    view::{size::LONGEST_EPOCH, wire},
+    wire_duration::from_wire,
+};
 
 /// No registry grants less.
 const SHORTEST_TTL: Duration = Duration::from_secs(1);
@@ -72,10 +76,15 @@ impl Lease {
     pub(super) fn granted(&mut self, response: &v1::RegisterResponse) {
         let granted = response.ttl.and_then(from_wire);
         self.revision = response.revision;
-        self.epoch.clone_from(&response.epoch);
-        // A third of it is slept between renewals, so one that is next to nothing would be a hot loop, and one of centuries
-        // a lease that nobody renews.
-        self.granted = granted.unwrap_or(self.ttl).clamp(SHORTEST_TTL, LONGEST_TTL);
+        // Of one that no registry has, nothing is kept: an empty one is not checked.
+        self.epoch.clear();
+        if response.epoch.len() <= LONGEST_EPOCH {
+            self.epoch.push_str(&response.epoch);
+        }
+        // A third of it is slept between renewals, so one that is next to nothing would be a hot loop, and one that is longer
+        // than what was asked for a lease that nobody renews in time at another registry.
+        let longest = self.ttl.clamp(SHORTEST_TTL, LONGEST_TTL);
+        self.granted = granted.unwrap_or(self.ttl).clamp(SHORTEST_TTL, longest);
         self.taken.clone_from(&self.instances);
     }
 

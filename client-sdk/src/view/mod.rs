@@ -29,7 +29,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use parts::Parts;
 use registry_proto::v1;
-use size::{Limits, MAX_BYTES, MAX_INSTANCES, Total};
+use size::{LONGEST_EPOCH, Limits, MAX_BYTES, MAX_INSTANCES, Total};
 
 use crate::model::{Change, Endpoint, Instance, InstanceList, Selector};
 
@@ -247,6 +247,9 @@ impl LocalView {
         message: v1::Change,
         version: impl FnOnce() -> u64,
     ) -> Result<Option<Change<ViewKey>>, Resync> {
+        if message.epoch.len() > LONGEST_EPOCH {
+            return Err(Resync::Malformed("`epoch` is longer than any registry's"));
+        }
         match message.kind() {
             v1::ChangeKind::Snapshot => match self.parts.add(message, self.limits)? {
                 Some(whole) => self.snapshot(whole, version).map(Some),

@@ -14,6 +14,8 @@ use crate::model::Instance;
 pub(crate) const MAX_INSTANCES: usize = 1_000_000;
 /// At most this many bytes in one change or one view, counted as they take up memory: 256 MiB.
 pub(crate) const MAX_BYTES: usize = 256 << 20;
+/// At most this many bytes in an epoch, of which each view keeps one; registries take no longer ones either.
+pub(crate) const LONGEST_EPOCH: usize = 253;
 /// At most this many parts.
 pub(super) const MAX_PARTS: u32 = 1024;
 

@@ -187,6 +187,19 @@ fn a_false_digest_keeps_the_last_good_view() {
 }
 
 #[test]
+fn an_epoch_without_end_is_refused_by_name_and_not_kept() {
+    let (model, mut view) = (three(), view());
+    view.apply(model.snapshot("e", 1), || 1).expect("good");
+    let long = "e".repeat(254);
+    for change in [model.snapshot(&long, 2), model.delta(&long, 1, 2)] {
+        let refused = view.apply(change, || 2).expect_err("too long");
+        assert!(refused.to_string().contains("`epoch`") && refused.to_string().len() < 100, "{refused}");
+        assert_eq!(view.instances().to_vec(), model.view(1), "C1: the last good view stays");
+    }
+    view.apply(model.snapshot(&long[..253], 1), || 3).expect("as long as any registry's");
+}
+
+#[test]
 fn only_a_snapshot_changes_the_epoch() {
     let (model, mut view) = (three(), view());
     view.apply(model.snapshot("e", 3), || 1).expect("good");

@@ -251,7 +251,7 @@ impl<S: Sink> Views<S> {
         match message.response {
             Some(Response::Change(change)) => self.change(view_id, change),
             Some(Response::ViewError(error)) => {
-                let refusal = Refusal::from_view_error(error);
+                let refusal = Refusal::from_view_error(&error);
                 let behind = refusal.is("REPLICA_BEHIND").then(|| refusal.clone());
                 self.failed(view_id, WatchError::Refused(refusal));
                 if let Some(refusal) = behind {

@@ -111,6 +111,14 @@ impl<Q, A> Call<Q, A> {
     }
 }
 
+/// Whatever a registration may ask.
+pub enum Question {
+    Register(Call<v1::RegisterRequest, v1::RegisterResponse>),
+    Deregister(Call<v1::DeregisterRequest, v1::DeregisterResponse>),
+    WaitApplied(Call<v1::WaitAppliedRequest, v1::WaitAppliedResponse>),
+    KeepAlive(Renewals),
+}
+
 /// An open stream of renewals.
 pub struct Renewals {
     requests: Streaming<v1::KeepAliveRequest>,
@@ -141,6 +149,17 @@ impl Fake {
     /// From now on its connections stay and say nothing, and new ones are accepted and not served.
     pub fn freeze(&self) {
         self.frozen.store(true, Ordering::SeqCst);
+    }
+
+    /// What a registration asks next.
+    pub async fn asked(&mut self) -> Question {
+        tokio::select! {
+            Some(call) = self.registers.recv() => Question::Register(call),
+            Some(call) = self.deregisters.recv() => Question::Deregister(call),
+            Some(call) = self.applied.recv() => Question::WaitApplied(call),
+            Some(renewals) = self.renewals.recv() => Question::KeepAlive(renewals),
+            else => std::future::pending().await,
+        }
     }
 
     pub async fn register(&mut self) -> Call<v1::RegisterRequest, v1::RegisterResponse> {
@@ -215,6 +234,16 @@ impl Drop for Fake {
 impl Renewals {
     pub async fn next(&mut self) -> v1::KeepAliveRequest {
         soon(self.requests.message()).await.expect("open").expect("a renewal")
+    }
+
+    /// The next renewal; `None`: the client is gone.
+    pub async fn heard(&mut self) -> Option<v1::KeepAliveRequest> {
+        self.requests.message().await.ok().flatten()
+    }
+
+    /// Answers anything. False: the client is gone.
+    pub async fn say(&self, response: Result<v1::KeepAliveResponse, Status>) -> bool {
+        self.responses.send(response).await.is_ok()
     }
 
     /// Answers with exceptions of the lease.

@@ -73,6 +73,11 @@ struct Args {
     #[arg(long, default_value = "/usr/bin/etcd")]
     etcd: PathBuf,
 
+    /// The program of etcd 3.7, measured beside the other; by default the one that comes with `--features etcd-3.7` of this
+    /// tool's build
+    #[arg(long = "etcd-3.7")]
+    newer_etcd: Option<PathBuf>,
+
     /// The archive of ZooKeeper; it needs `java`
     #[arg(long, default_value = "/usr/share/java/zookeeper.jar")]
     zookeeper: PathBuf,
@@ -144,13 +149,24 @@ fn main() -> ExitCode {
 }
 
 async fn measure(args: Args) -> Result<()> {
-    let setup = Setup { directory: args.dir, etcd: args.etcd, zookeeper: args.zookeeper, hold: false };
+    let newer_etcd = args.newer_etcd.or_else(peers::etcd::bundled);
+    let setup =
+        Setup { directory: args.dir, etcd: args.etcd, newer_etcd, zookeeper: args.zookeeper, hold: false };
     let mut peers = args.peers;
-    for (who, program) in [(Who::Etcd, &setup.etcd), (Who::Zookeeper, &setup.zookeeper)] {
-        if peers.contains(&who) && !program.is_file() {
-            say(&format!("{who:?} is left out: {} is not there", program.display()));
-            peers.retain(|peer| *peer != who);
+    for (who, name, program) in [
+        (Who::Etcd, "Etcd", Some(&setup.etcd)),
+        (Who::NewerEtcd, "etcd-3.7", setup.newer_etcd.as_ref()),
+        (Who::Zookeeper, "Zookeeper", Some(&setup.zookeeper)),
+    ] {
+        if !peers.contains(&who) || program.is_some_and(|program| program.is_file()) {
+            continue;
         }
+        let why = match program {
+            Some(program) => format!("{} is not there", program.display()),
+            None => "build with `--features etcd-3.7`, or name its program with `--etcd-3.7`".to_owned(),
+        };
+        say(&format!("{name} is left out: {why}"));
+        peers.retain(|peer| *peer != who);
     }
     let scenarios =
         if args.scenarios.is_empty() { Scenario::value_variants().to_vec() } else { args.scenarios };

@@ -62,6 +62,27 @@ fn a_peer_that_is_not_there_is_left_out_and_that_is_said() {
 }
 
 #[test]
+fn a_newer_etcd_is_measured_beside_the_other_or_left_out_with_what_to_do() {
+    let done = load(&["register", "--peers", "etcd-3.7,floor", "--etcd-3.7", "/nowhere/etcd"]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    assert!(
+        text(&done.stderr).contains("etcd-3.7 is left out: /nowhere/etcd is not there"),
+        "{}",
+        text(&done.stderr)
+    );
+    let done = load(&["register", "--peers", "etcd-3.7,floor"]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    if cfg!(feature = "etcd-3.7") {
+        assert!(text(&done.stdout).contains(" etcd-3.7 |"), "{}", text(&done.stdout));
+    } else {
+        assert!(text(&done.stderr).contains("build with `--features etcd-3.7`"), "{}", text(&done.stderr));
+    }
+    let done = load(&["register", "--peers", "etcd-3.7", "--etcd-3.7", "/bin/false"]);
+    assert!(!done.status.success(), "it is started by the program that was named");
+    assert!(text(&done.stderr).contains("etcd-3.7 ended at its start"), "{}", text(&done.stderr));
+}
+
+#[test]
 fn a_server_that_cannot_start_is_an_error_with_its_own_words() {
     let done = load(&["register", "--peers", "etcd", "--etcd", "/bin/false"]);
     assert!(!done.status.success());

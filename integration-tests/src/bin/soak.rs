@@ -42,7 +42,7 @@ struct Args {
     /// Plays only this seed, says all that it is judged to have broken, and ends. Needs a floor.
     #[arg(long, conflicts_with_all = ["minutes", "from_seed"])]
     seed: Option<u64>,
-    /// With --seed and --floor system: says all that everyone saw, too.
+    /// With --seed and --floor system: says all that everyone saw, too, and how often what happened.
     #[arg(long, requires = "seed")]
     trace: bool,
     /// Stops after so many seeds that broke a promise.
@@ -109,6 +109,9 @@ fn main() -> ExitCode {
         let verdict = if args.trace && args.floor == Which::System {
             let run = floors::system::play(seed);
             println!("{}", run.recorded.trace);
+            for (what, times) in floors::reached::reached(&run) {
+                println!("{times:>6} times {what}");
+            }
             run.verdict(seed)
         } else {
             (floor.play)(seed)
@@ -142,10 +145,6 @@ fn main() -> ExitCode {
     println!("--- in the end ---\n{}", summary(floors, began.elapsed()));
     for verdict in floors.iter().flat_map(|floor| &floor.broken) {
         println!("{verdict}");
-        println!(
-            "  to repeat it: cargo run --release -p integration-tests --bin soak -- --floor {} --seed {}",
-            verdict.floor, verdict.seed
-        );
     }
     let idle: Vec<&str> = floors.iter().filter(|floor| floor.runs == 0).map(|floor| floor.name).collect();
     if !idle.is_empty() {

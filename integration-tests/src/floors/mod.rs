@@ -1,5 +1,5 @@
-//! The floors of simulation: parts of the server on simulated time, from a seed, thousands of them in seconds; and whole
-//! systems on a simulated network.
+//! The floors of simulation: parts of the server on simulated time, from a seed; and whole systems on a simulated network. How
+//! many seeds a second each plays is in `docs/guarantees.md`.
 //!
 //! ```text
 //!   seed ──► play ──► History ──► validate::judge ──► Verdict: which promises were broken, by name
@@ -17,12 +17,14 @@
 //! | `witness` | what the registry committed, as everyone is to see it |
 //! | `recording` | the history in the making |
 //! | [`system`] | servers, SDK clients and registrants in a [`crate::sim`] |
+//! | [`reached`] | what happened in a run of it |
 
 mod clients;
 mod core;
 mod disk;
 mod draw;
 mod process;
+pub mod reached;
 mod recording;
 pub mod system;
 mod watching;
@@ -71,8 +73,18 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { floor, seed, broken, commits, told } = self;
         write!(f, "floor {floor}, seed {seed}: {commits} revisions, {told} messages")?;
-        broken.iter().try_for_each(|broken| write!(f, "\n  broken: {broken}"))
+        broken.iter().try_for_each(|broken| write!(f, "\n  broken: {broken}"))?;
+        if broken.is_empty() {
+            Ok(())
+        } else {
+            write!(f, "\n  to repeat it: {}", how_to_repeat(floor, *seed))
+        }
     }
+}
+
+/// The command that plays a seed of a floor once more, and says what it broke.
+pub fn how_to_repeat(floor: &str, seed: u64) -> String {
+    format!("cargo run --release -p integration-tests --bin soak -- --floor {floor} --seed {seed}")
 }
 
 /// Plays a seed on the first floor: the rules and what is published, alone.

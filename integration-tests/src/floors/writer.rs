@@ -211,6 +211,8 @@ impl World {
         let open = || EmbeddedStore::open_on(Arc::new(self.disk.clone()), options.clone());
         // If the disk fails at this very moment, somebody starts it again.
         let inner = open().or_else(|_| open()).expect("it recovers");
+        // Its compactor has a thread of its own: what it does must not come between other operations by chance.
+        inner.settle();
         let store = Watched { inner, shared: self.shared.clone() };
         let runtime = Runtime::new(self.shared.clock.clone(), self.process.clone(), 1);
         let started =

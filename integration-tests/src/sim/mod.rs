@@ -15,9 +15,11 @@
 //! | [`hosts`] | what runs on a host: registries, watchers, callers |
 //! | [`instance`] | an instance, which serves, is registered, and drains |
 //! | [`raw`] | hosts that speak the protocol by hand |
+//! | `operator` | one of them: who overrules an instance |
 //! | [`notebook`] | what those wrote down |
 //! | [`script`] | faults, written down or drawn from a seed |
 //! | [`settings`] | how many of everything there is |
+//! | `repeat` | how to repeat what failed |
 //! | [`simulation`] | the hosts together, stepped through a script |
 //! | [`trace`] | what everyone saw |
 //!
@@ -33,7 +35,9 @@ pub mod hosts;
 pub mod instance;
 pub mod net;
 pub mod notebook;
+mod operator;
 pub mod raw;
+mod repeat;
 pub mod script;
 pub mod settings;
 pub mod simulation;

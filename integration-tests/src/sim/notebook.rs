@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    history::{History, LeaseRecord, MassExpiry, OverrideRecord, Reading, Recorder},
+    history::{Cursor, History, LeaseRecord, MassExpiry, OverrideRecord, Reading, Recorder},
     watcher::Watcher,
     writers::Writer,
 };
@@ -26,6 +26,8 @@ struct Pages {
     writers: BTreeMap<String, Writer>,
     /// By a number, so that one that proves nothing can be taken out again.
     leases: BTreeMap<u64, LeaseRecord>,
+    /// The simulation ends, and with it everyone, whatever they were doing.
+    concluded: bool,
     readings: Vec<Reading>,
     overrides: Vec<OverrideRecord>,
     expiries: Vec<MassExpiry>,
@@ -66,22 +68,31 @@ impl Notebook {
         }
     }
 
-    /// Takes a lease out: its registrant could not renew it, so what becomes of it proves nothing.
+    /// Takes a lease out: its registrant could not renew it, so what becomes of it proves nothing. In the end nobody is excused:
+    /// who is stopped then had renewed until then.
     pub fn excuse(&self, number: u64) {
-        self.pages().leases.remove(&number);
+        let mut pages = self.pages();
+        if !pages.concluded {
+            pages.leases.remove(&number);
+        }
     }
 
-    /// Adds an override, and says which it is.
-    pub fn overridden(&self, record: OverrideRecord) -> usize {
+    /// The simulation ends.
+    pub fn conclude(&self) {
+        self.pages().concluded = true;
+    }
+
+    /// Adds what an operator asks, and says which it is.
+    pub fn asked(&self, record: OverrideRecord) -> usize {
         let overrides = &mut self.pages().overrides;
         overrides.push(record);
         overrides.len() - 1
     }
 
-    /// From here on it proves nothing that an override was set.
-    pub fn cleared(&self, number: usize, revision: u64) {
+    /// What an operator asked was answered.
+    pub fn answered(&self, number: usize, answer: Cursor) {
         if let Some(record) = self.pages().overrides.get_mut(number) {
-            record.cleared_at = Some(revision);
+            record.answer = Some(answer);
         }
     }
 

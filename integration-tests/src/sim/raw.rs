@@ -6,7 +6,7 @@
 //! | `written` | writers, in batches | W4, W7, W9, D1–D3 |
 //! | `leased` | a registrant that renews | L1 |
 //! | `silenced` | a registrant most of whose leases it gives up | L2, L5 |
-//! | `ruled` | a registrant with a new lease each time, and an operator | L3, L4 |
+//! | `ruled` | a registrant with a new lease each time, and an operator ([`super::operator`]) | L3, L4 |
 //! | the SDK's | the instances | W1–W9 on what the SDK is told |
 
 use std::{collections::BTreeSet, io, time::Duration};
@@ -24,11 +24,12 @@ use super::{
     hosts::{Ended, Given, SERVICE},
     net::REGISTRY_PORT,
     notebook::{Kept, Notebook},
+    operator,
     trace::{Event as Saw, Seen, Trace},
     world,
 };
 use crate::{
-    history::{Event, Item, LeaseRecord, MassExpiry, OverrideRecord},
+    history::{Event, Item, LeaseRecord, MassExpiry},
     process::Client,
     requests,
     watcher::{Over, Watcher},
@@ -38,14 +39,14 @@ use crate::{
 const WRITTEN: &str = "written";
 const LEASED: &str = "leased";
 const SILENCED: &str = "silenced";
-const RULED: &str = "ruled";
+pub(super) const RULED: &str = "ruled";
 
 /// A stream on which nothing comes for so long is dead: three bookmarks.
 const SILENCE: Duration = Duration::from_secs(15);
 /// A call takes at most so long.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Whoever failed waits until whatever it sent is surely there or lost: more than any link takes.
-const AFTER_FAILURE: Duration = Duration::from_secs(1);
+pub(super) const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// The leases of `silenced`, of which all but one are given up.
 const SILENT: u64 = 6;
 
@@ -149,7 +150,7 @@ pub async fn writers(raw: Raw, run: impl Fn() -> u32 + Clone + Send + 'static) -
 pub async fn office(raw: Raw, run: impl Fn() -> u32 + Clone + Send + 'static) -> Ended {
     let random = fastrand::Rng::with_seed(raw.given.seed);
     tokio::spawn(fall_silent(raw.clone()));
-    tokio::spawn(rule(raw.clone(), random));
+    tokio::spawn(operator::rule(raw.clone(), random));
     let mut stage = raw.stage.clone();
     let mut clients = client(&raw.registry);
     loop {
@@ -339,50 +340,8 @@ async fn fall_silent(raw: Raw) {
     }
 }
 
-/// Registers one instance again and again, each time with another lease and weight, and has an operator overrule that.
-async fn rule(raw: Raw, mut random: fastrand::Rng) {
-    let id = "ruled";
-    let mut at = client(&raw.registry);
-    let mut set: Option<(usize, u32)> = None;
-    let mut number = 1_000;
-    while *raw.stage.borrow() < Stage::Quiet {
-        number += 1;
-        let own = random.u32(1..100);
-        let instance = v1::Instance { weight: Some(own), ..requests::instance(id) };
-        let mut calls = at.clone();
-        let done: Result<(), Status> = async {
-            calls.register(requests::register(number, RULED, vec![instance])).await?;
-            if random.bool() {
-                return Ok(());
-            }
-            if let Some((record, _)) = set.take() {
-                // Whatever is newer than this reading may be without the override.
-                let known = read(&calls, RULED, 0, raw.notebook.recorder()).await?.revision;
-                raw.notebook.cleared(record, known);
-                let clear = v1::set_override_request::Action::Clear(v1::ClearOverride {});
-                let request = requests::override_weight(RULED, id, 0);
-                calls.set_override(v1::SetOverrideRequest { action: Some(clear), ..request }).await?;
-            } else {
-                let weight = random.u32(200..300);
-                let request = requests::override_weight(RULED, id, weight);
-                let set_at = calls.set_override(request).await?.into_inner().revision;
-                let view = RULED.to_owned();
-                let record = OverrideRecord { view, id: id.to_owned(), weight, set_at, cleared_at: None };
-                set = Some((raw.notebook.overridden(record), weight));
-            }
-            Ok(())
-        }
-        .await;
-        if done.is_err() {
-            at = client(&raw.registry);
-            sleep(AFTER_FAILURE).await;
-        }
-        sleep(Duration::from_millis(random.u64(300..2_500))).await;
-    }
-}
-
 /// A client with a connection of its own, made with the first call.
-fn client(host: &str) -> Client {
+pub(super) fn client(host: &str) -> Client {
     let endpoint = Endpoint::from_shared(format!("http://{host}:{REGISTRY_PORT}"))
         .expect("a host's name makes a URL")
         .connect_timeout(PATIENCE)

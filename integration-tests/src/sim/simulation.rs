@@ -17,6 +17,7 @@ use super::{
     instance::{InstanceSettings, Orders, instance},
     notebook::Notebook,
     raw::{self, Raw, Stage},
+    repeat::Named,
     script::{Fault, Hosts, Script},
     settings::{Settings, Storage},
     trace::{Event, Trace},
@@ -58,6 +59,7 @@ pub struct Simulation {
     cuts: Vec<Fault>,
     /// Whose process ended in good order.
     ended: (mpsc::Sender<String>, mpsc::Receiver<String>),
+    _named: Named,
 }
 
 impl Simulation {
@@ -83,6 +85,7 @@ impl Simulation {
             hosts: Vec::new(),
             cuts: Vec::new(),
             ended: mpsc::channel(ENDED),
+            _named: Named { seed: settings.seed },
             settings,
         };
         let mut random = fastrand::Rng::with_seed(it.settings.seed);
@@ -294,6 +297,7 @@ impl Simulation {
         let until = self.now();
         let Self { sim, trace, notebook, .. } = self;
         // Whoever is still at work puts back what it wrote.
+        notebook.conclude();
         drop(sim);
         Recorded { trace, history: notebook.into_history(), until }
     }

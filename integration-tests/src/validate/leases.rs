@@ -11,7 +11,7 @@ use super::{
     play,
 };
 use crate::{
-    history::{Event, History, Items, WatcherRecord},
+    history::{Cursor, Event, History, Items, OverrideRecord, WatcherRecord},
     replica::Replica,
 };
 
@@ -111,33 +111,49 @@ pub fn l3_fenced(history: &History) -> Result<(), Broken> {
 /// L4: from the revision that set it until the one that cleared it, every view shows the override.
 pub fn l4_overrides_last(history: &History) -> Result<(), Broken> {
     walk(history, &mut Overrides::new(&history.rules))?;
-    for over in &history.overrides {
-        let within =
-            |revision: u64| revision >= over.set_at && over.cleared_at.is_none_or(|end| revision < end);
-        let shown = |items: &Items| items.get(over.id.as_str()).map(|item| item.weight);
-        let broken = |who: &str, revision: u64, weight: u32| {
-            Promise::L4.broken(format!(
-                "{who}: {} has the weight {weight} at revision {revision}, although an operator set {}",
-                over.id, over.weight
-            ))
+    for (place, over) in history.overrides.iter().enumerate() {
+        let (Some(weight), Some(set)) = (over.set, &over.answer) else { continue };
+        let until = laid_until(&history.overrides, place, set);
+        let judge = |who: &str, epoch: &str, revision: u64, items: &Items| {
+            let shown = items.get(over.id.as_str()).map_or(weight, |item| item.weight);
+            let laid = *epoch == *set.epoch && revision >= set.revision && revision < until;
+            if shown == weight || !laid {
+                return Ok(());
+            }
+            Err(Promise::L4.broken(format!(
+                "{who}: {} has the weight {shown} at revision {revision}, although an operator set {weight} by revision {}",
+                over.id, set.revision
+            )))
         };
         for record in watchers(history, &over.view) {
-            play(record, |_, _, after: &Replica| match shown(&after.items) {
-                Some(weight) if within(after.cursor) && weight != over.weight => {
-                    Err(broken(&record.name, after.cursor, weight))
-                }
-                _ => Ok(()),
+            play(record, |_, _, after: &Replica| {
+                judge(&record.name, &after.epoch, after.cursor, &after.items)
             })?;
         }
         for reading in history.readings.iter().filter(|reading| reading.view == over.view) {
-            if let Some(weight) = shown(&reading.items).filter(|weight| *weight != over.weight)
-                && within(reading.revision)
-            {
-                return Err(broken("a reading", reading.revision, weight));
-            }
+            judge("a reading", &reading.epoch, reading.revision, &reading.items)?;
         }
     }
     Ok(())
+}
+
+/// Up to which revision, that one left out, an override is surely there which was `set` by what was asked at this `place`: until
+/// something else was done about it, or may have been. What was not answered may be done at any time after what its operator
+/// knew: also if it was asked before.
+fn laid_until(asked: &[OverrideRecord], place: usize, set: &Cursor) -> u64 {
+    let own = &asked[place];
+    let others = asked
+        .iter()
+        .enumerate()
+        .filter(|(at, it)| *at != place && (&it.view, &it.id) == (&own.view, &own.id));
+    let ends = others.map(|(at, it)| match &it.answer {
+        Some(answer) if answer.epoch == set.epoch && answer.revision > set.revision => answer.revision,
+        None if it.knows.epoch == set.epoch => it.knows.revision + 1,
+        // It may be done in a history that came after the one that was known.
+        None if at < place => 0,
+        _ => u64::MAX,
+    });
+    ends.min().unwrap_or(u64::MAX)
 }
 
 /// L5: expiry removes at most half of a service of four or more within a window; the rest is held, and says why.

@@ -285,17 +285,64 @@ fn l3_bites_on_an_older_incarnation() {
     });
 }
 
+/// What an operator asked of `a`: to set a weight, or to clear it.
+fn asked(set: Option<u32>, knows: u64, answer: Option<u64>) -> OverrideRecord {
+    OverrideRecord { view: "s".into(), id: "a".into(), set, knows: cursor(knows), answer: answer.map(cursor) }
+}
+
 #[test]
 fn l4_bites_on_an_override_that_is_gone() {
-    breaks(l4_overrides_last, Promise::L4, |history| {
-        history.overrides.push(OverrideRecord {
-            view: "s".into(),
-            id: "a".into(),
-            weight: 9,
-            set_at: 7,
-            cleared_at: None,
-        });
-    });
+    breaks(l4_overrides_last, Promise::L4, |history| history.overrides.push(asked(Some(9), 6, Some(7))));
+}
+
+/// `a` with these weights at these revisions, and what an operator asked meanwhile.
+fn ruled(weights: &[(u64, u32)], overrides: &[OverrideRecord]) -> Result<(), Broken> {
+    let mut events = vec![opened(None)];
+    for (revision, weight) in weights {
+        let shown = with(&item("a", 5, *revision, 1), |item| item.weight = *weight);
+        events.push(Event::Told(snapshot(*revision, &[shown])));
+    }
+    let record = WatcherRecord { name: "w".into(), view: "s".into(), events, ..WatcherRecord::default() };
+    l4_overrides_last(&History {
+        watchers: vec![record],
+        overrides: overrides.to_vec(),
+        ..History::default()
+    })
+}
+
+#[test]
+fn l4_what_was_asked_and_not_answered_may_be_done_at_any_time() {
+    let set = asked(Some(9), 6, Some(7));
+    let weights = [(5, 1), (7, 9), (9, 1), (11, 8), (13, 1)];
+    // Cleared and set again, everything answered: then 13 needs a reason.
+    let clear = |answer| asked(None, 8, answer);
+    let again = asked(Some(8), 10, Some(11));
+    assert_eq!(ruled(&weights[..4], &[set.clone(), clear(Some(9)), again.clone()]), Ok(()));
+    assert!(ruled(&weights, &[set.clone(), clear(Some(9)), again.clone()]).is_err(), "it bites");
+    // The clearing was not answered: it may be what shows at 9, and what shows at 13 as well.
+    assert_eq!(ruled(&weights, &[set.clone(), clear(None), again.clone()]), Ok(()));
+    // A setting that was not answered may come after the next one.
+    let unanswered = asked(Some(9), 6, None);
+    assert_eq!(ruled(&[(5, 1), (11, 8), (13, 9)], &[unanswered, again]), Ok(()));
+    // But what nobody had asked for yet does not excuse anything.
+    assert!(ruled(&[(7, 9), (8, 1)], &[set, clear(None)]).is_err(), "it bites up to what was known");
+}
+
+#[test]
+fn l4_revisions_of_another_history_prove_nothing() {
+    let mut kept = good();
+    kept.overrides = vec![asked(Some(9), 1, Some(2))];
+    assert!(l4_overrides_last(&kept).is_err(), "in this history it bites");
+    // Its registry lost what it knew, and began to count anew.
+    let other = |cursor: &mut Cursor| cursor.epoch = "e0".into();
+    other(&mut kept.overrides[0].knows);
+    kept.overrides[0].answer.as_mut().map(other);
+    assert_eq!(l4_overrides_last(&kept), Ok(()));
+    // And a clearing that was asked of the history before may have been done in this one.
+    let mut late = asked(None, 1, None);
+    other(&mut late.knows);
+    kept.overrides = vec![late, asked(Some(9), 6, Some(7))];
+    assert_eq!(l4_overrides_last(&kept), Ok(()));
 }
 
 #[test]

@@ -18,7 +18,7 @@
 //! answers a known one.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -200,12 +200,16 @@ impl Acks {
         let Some(asked) = from.asked else { return };
         let answered = revision >= asked;
         from.asked = from.asked.filter(|_| !answered);
-        for view in from.views.keys().copied().collect::<Vec<_>>() {
-            self.held(stream, view, |held| {
-                if held.covered {
-                    held.acked = held.acked.max(revision);
+        let (who, keys) = (from.who.clone(), from.views.values().cloned().collect::<BTreeSet<_>>());
+        // All views of a service at once: it costs as much as one of them.
+        for key in keys {
+            self.change(&key, &who, |held| {
+                for held in held.iter_mut().filter(|it| it.is_on(stream)) {
+                    if held.covered {
+                        held.acked = held.acked.max(revision);
+                    }
+                    held.covered |= answered;
                 }
-                held.covered |= answered;
             });
         }
     }
@@ -214,22 +218,23 @@ impl Acks {
     pub(super) fn left(&mut self, stream: StreamId, now: u64) {
         self.pass(now);
         let Some(Stream { who, views, .. }) = self.streams.remove(&stream) else { return };
-        for (view, key) in views {
-            let (until, number) = (now + GRACE, self.number());
-            let mut remembered = false;
+        let until = now + GRACE;
+        for key in views.into_values().collect::<BTreeSet<_>>() {
+            let (mut next, mut remembered) = (self.next, Vec::new());
             self.change(&key, &who, |held| {
-                let Some(at) = position(held, Place::Connected { stream, view }) else { return };
-                let may_act = matches!(who, Who::Client(_)) && !held[at].told_nothing();
-                if may_act && !held.iter().any(|other| other.speaks_for(&held[at], stream)) {
-                    remembered = true;
-                    held[at].place = Place::Vanished { until, number };
-                } else {
-                    held.remove(at);
+                while let Some(at) = held.iter().position(|it| it.is_on(stream)) {
+                    let may_act = matches!(who, Who::Client(_)) && !held[at].told_nothing();
+                    if may_act && !held.iter().any(|other| other.speaks_for(&held[at], stream)) {
+                        next += 1;
+                        remembered.push((until, next));
+                        held[at].place = Place::Vanished { until, number: next };
+                    } else {
+                        held.remove(at);
+                    }
                 }
             });
-            if remembered {
-                self.vanished.insert((until, number), (key, who.clone()));
-            }
+            self.next = next;
+            self.vanished.extend(remembered.into_iter().map(|it| (it, (key.clone(), who.clone()))));
         }
         while self.vanished.len() > VANISHED {
             self.forget_oldest();

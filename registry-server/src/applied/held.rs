@@ -58,6 +58,11 @@ impl Held {
         }
     }
 
+    /// It is followed on this stream.
+    pub(super) fn is_on(&self, stream: StreamId) -> bool {
+        matches!(self.place, Place::Connected { stream: on, .. } if on == stream)
+    }
+
     /// It has nothing, and was sent nothing.
     pub(super) fn told_nothing(&self) -> bool {
         self.fresh && self.began == 0

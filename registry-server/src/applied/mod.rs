@@ -223,6 +223,15 @@ impl Waiting {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+impl Waiting {
+    /// How far the watchers are now.
+    pub(crate) fn counts(&self) -> Counts {
+        let now = self.watchers.inner.runtime.now().mono;
+        self.watchers.tell(|state| state.acks.look(self.id, now)).map(|it| it.counts).unwrap_or_default()
+    }
+}
+
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.watchers.tell(|state| {

@@ -65,6 +65,25 @@ pub(super) struct Awaited {
     pub(super) timeout: Duration,
 }
 
+/// What `Discover` reads.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) key: ServiceKey,
+    pub(super) selector: Selector,
+    pub(super) min_revision: Revision,
+    /// A further page; `None` for the first.
+    pub(super) page: Option<PageToken>,
+}
+
+/// A page of a list.
+#[derive(Debug)]
+pub(super) struct Listed {
+    /// Empty: all.
+    pub(super) namespace: String,
+    pub(super) size: usize,
+    pub(super) after: Option<(ServiceKey, Arc<str>)>,
+}
+
 pub(super) fn register(request: &v1::RegisterRequest, bounds: TtlBounds) -> Result<Command, Invalid> {
     let root = Path::Root;
     within_bytes(request)?;
@@ -172,11 +191,19 @@ pub(super) fn resolve_hold(request: &v1::ResolveHoldRequest) -> Result<Command, 
     Ok(Command::ResolveHold { key, ids, evict, actor })
 }
 
+/// The leases to renew, each once: naming one ten thousand times must not have all that it lost told as often.
 pub(super) fn leases(request: &v1::KeepAliveRequest) -> Result<Vec<crate::core::LeaseId>, Invalid> {
     let path = Path::Root;
     let path = path.field("lease_ids");
     within_batch(request.lease_ids.len(), path)?;
-    request.lease_ids.iter().enumerate().map(|(index, id)| fields::lease_id(id, path.index(index))).collect()
+    let (mut leases, mut seen) = (Vec::with_capacity(request.lease_ids.len()), HashSet::new());
+    for (index, id) in request.lease_ids.iter().enumerate() {
+        let lease = fields::lease_id(id, path.index(index))?;
+        if seen.insert(lease) {
+            leases.push(lease);
+        }
+    }
+    Ok(leases)
 }
 
 /// What a watch asks for; `path` is where the request stands in a larger one.
@@ -231,12 +258,36 @@ pub(super) fn selector(selector: Option<&v1::Selector>, path: Path<'_>) -> Resul
     Ok(Selector::new(tags, zone, asked.collect::<Result<Vec<_>, Invalid>>()?))
 }
 
-/// Checks the namespace that a list is of; empty means all.
-pub(super) fn of_namespace(text: &str) -> Result<(), Invalid> {
-    if text.is_empty() { Ok(()) } else { fields::namespace(text, Path::Root.field("namespace")).map(drop) }
+pub(super) fn discover(request: &v1::DiscoverRequest) -> Result<Read, Invalid> {
+    let root = Path::Root;
+    let key = fields::key(request.key.as_ref(), root.field("key"))?;
+    let selector = selector(request.selector.as_ref(), root.field("selector"))?;
+    let token = Some(request.page_token.as_str()).filter(|token| !token.is_empty());
+    let page = token.map(page_token).transpose()?;
+    Ok(Read { key, selector, min_revision: request.min_revision, page })
 }
 
-pub(super) fn page_size(size: u32) -> Result<usize, Invalid> {
+/// Which instance `Explain` is about.
+pub(super) fn explain(request: &v1::ExplainRequest) -> Result<(ServiceKey, Arc<str>), Invalid> {
+    let root = Path::Root;
+    let key = fields::key(request.key.as_ref(), root.field("key"))?;
+    Ok((key, fields::instance_id(&request.id, root.field("id"))?))
+}
+
+/// A page of `ListServices` or `ListOverrides`, which ask alike.
+pub(super) fn list(namespace: String, size: u32, token: &str) -> Result<Listed, Invalid> {
+    if !namespace.is_empty() {
+        fields::namespace(&namespace, Path::Root.field("namespace"))?;
+    }
+    Ok(Listed { namespace, size: page_size(size)?, after: list_token(token)? })
+}
+
+/// The name of a stream's client.
+pub(super) fn hello(hello: &v1::Hello) -> Result<Arc<str>, Invalid> {
+    fields::uid(&hello.client_id, Path::Root.field("hello").field("client_id"))
+}
+
+fn page_size(size: u32) -> Result<usize, Invalid> {
     match usize::try_from(size) {
         Ok(0) => Ok(DEFAULT_PAGE),
         Ok(size) if size <= MAX_PAGE => Ok(size),
@@ -245,7 +296,7 @@ pub(super) fn page_size(size: u32) -> Result<usize, Invalid> {
 }
 
 /// The token of a further page of a reading: the snapshot's number, the part's, and the revision that the reading shows.
-pub(super) fn page_token(token: &str) -> Result<PageToken, Invalid> {
+fn page_token(token: &str) -> Result<PageToken, Invalid> {
     let mut numbers = token.splitn(3, '.').map(str::parse::<u64>);
     let mut next = || numbers.next()?.ok();
     let parsed = match (next(), next().map(usize::try_from), next()) {

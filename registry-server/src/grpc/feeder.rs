@@ -23,7 +23,7 @@ use tokio::time::{Sleep, sleep};
 use super::decode::Watched;
 use crate::{
     applied::{Watcher, Watchers},
-    core::Revision,
+    core::{Revision, ServiceKey},
     hub::{Cursor, Hub, Signal, Step, ViewRefused},
     runtime::Runtime,
 };
@@ -36,6 +36,11 @@ pub(super) const REST_MS: u64 = 5;
 /// While there is always more, each rest is twice as long as the one before, up to this. So however fast the registry
 /// changes, a watcher costs few messages a second, and writes have the rest of the machine.
 pub(super) const LONGEST_REST_MS: u64 = 40;
+
+/// Views on one stream.
+const MAX_VIEWS: usize = 10_000;
+/// Of them, of one service: more than it may have selectors. What a change costs that somebody waits for grows with it.
+pub(super) const MAX_VIEWS_OF_SERVICE: usize = 256;
 
 /// What a stream sends.
 #[derive(Debug)]
@@ -51,7 +56,9 @@ pub(super) struct Feeder {
     /// The signal's bell, for whatever is polled seldom.
     bell: Waker,
     watcher: Watcher,
-    views: HashMap<u32, Cursor>,
+    views: HashMap<u32, (ServiceKey, Cursor)>,
+    /// How many of them are of a service.
+    of_service: HashMap<ServiceKey, usize>,
     timer: Pin<Box<Sleep>>,
     /// A bookmark is due as soon as nothing else is to be said.
     owed: bool,
@@ -82,6 +89,7 @@ impl Feeder {
             bell: Waker::from(Arc::clone(&signal)),
             signal,
             views: HashMap::new(),
+            of_service: HashMap::new(),
             timer,
             owed: false,
             sent: 0,
@@ -102,7 +110,8 @@ impl Feeder {
         let opened = self.hub.watch(key, selector, *include_all, start, &self.signal, view_id);
         let cursor = opened.inspect_err(|_| self.watcher.closed(view_id))?;
         self.watcher.opened(view_id, key, selector, start);
-        self.views.insert(view_id, cursor);
+        self.views.insert(view_id, (key.clone(), cursor));
+        *self.of_service.entry(key.clone()).or_default() += 1;
         self.owed = true;
         Ok(())
     }
@@ -115,7 +124,13 @@ impl Feeder {
 
     /// Sends nothing more of a view that is about to be opened anew, or closed. Until then its client has it.
     pub(super) fn stop(&mut self, view_id: u32) {
-        self.views.remove(&view_id);
+        let Some((key, _)) = self.views.remove(&view_id) else { return };
+        if let Some(count) = self.of_service.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_service.remove(&key);
+            }
+        }
     }
 
     /// Who gets all this.
@@ -130,6 +145,22 @@ impl Feeder {
 
     pub(super) fn views(&self) -> usize {
         self.views.len()
+    }
+
+    /// Which bound one more view of a service would break, beside these that are not open yet.
+    pub(super) fn beyond<'a>(
+        &self,
+        ahead: impl Iterator<Item = &'a ServiceKey> + Clone,
+        key: &ServiceKey,
+    ) -> Option<String> {
+        if self.views.len() + ahead.clone().count() >= MAX_VIEWS {
+            return Some(format!(
+                "this stream has {MAX_VIEWS} views, which is the limit; open another stream"
+            ));
+        }
+        let open = self.of_service.get(key).copied().unwrap_or_default();
+        (open + ahead.filter(|it| *it == key).count() >= MAX_VIEWS_OF_SERVICE)
+            .then(|| format!("this stream has {MAX_VIEWS_OF_SERVICE} views of {key}, which is the limit"))
     }
 
     /// Whether no view is known to have something to say.
@@ -165,7 +196,7 @@ impl Feeder {
                 return Poll::Pending;
             }
             while let Some(view_id) = self.signal.take() {
-                let Some(cursor) = self.views.get_mut(&view_id) else { continue };
+                let Some((_, cursor)) = self.views.get_mut(&view_id) else { continue };
                 if let Some(step) = cursor.next_step() {
                     self.sent = self.sent.max(cursor.revision());
                     if step.reset_reason == Some(ResetReason::Initial) {
@@ -255,7 +286,7 @@ mod tests {
     use crate::grpc::{
         decode,
         fields::Path,
-        streams::tests::{Publisher, watch_service},
+        streams::fuzzing::{Publisher, watch_service},
     };
 
     /// Each revision changes the view: no bookmark may be ahead of what was delivered, and no wake-up may be lost.

@@ -1,4 +1,4 @@
-//! Answers that are put together from the state: lists, and explanations.
+//! Answers that are put together from the state: lists.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use prost::Message;
 use registry_proto::v1;
 
 use crate::{
-    core::{Cause, Held, Service, ServiceKey, State, Status},
-    hub::{Happened, Past, wire_instance, wire_key, wire_override, wire_time},
+    core::{Service, ServiceKey, State, Status},
+    hub::{wire_key, wire_override, wire_time},
 };
 
 /// Bytes of a list in one answer: it stays under 1 MiB, and each entry is far smaller.
@@ -85,71 +85,18 @@ pub(super) fn overrides(
     v1::ListOverridesResponse { epoch, revision: state.revision(), overrides: found, next_page_token }
 }
 
-/// What the recent log knows of one instance, newest first, as far as it fits into an answer.
-pub(super) fn explained(epoch: String, past: Past) -> v1::ExplainResponse {
-    let event = |it: Happened| v1::Event {
-        revision: it.revision,
-        at: Some(wire_time(it.wall)),
-        cause: wire_cause(it.cause).into(),
-        actor: it.actor.to_string(),
-        detail: detail(&it),
-        instance: it.after.as_deref().map(wire_instance),
-    };
-    let mut room = Room::default();
-    let revisions: Vec<_> = past.events.iter().map(|event| event.revision).collect();
-    let events: Vec<_> = past.events.into_iter().map(event).take_while(|event| room.takes(event)).collect();
-    let (known_since_revision, known_since) = match revisions.get(events.len()) {
-        // As if all from the first that does not fit had been forgotten.
-        Some(left_out) => (*left_out, events.last().and_then(|oldest| oldest.at)),
-        None => (past.known_since, past.known_since_wall.map(wire_time)),
-    };
-    v1::ExplainResponse { epoch, events, known_since_revision, known_since }
-}
-
 /// The room that an answer has.
 #[derive(Default)]
-struct Room {
+pub(super) struct Room {
     taken: usize,
 }
 
 impl Room {
     /// Whether one more entry fits.
-    fn takes(&mut self, entry: &impl Message) -> bool {
+    pub(super) fn takes(&mut self, entry: &impl Message) -> bool {
         // With its tag and length.
         self.taken += entry.encoded_len() + 8;
         self.taken <= MAX_LIST
-    }
-}
-
-fn detail(happened: &Happened) -> String {
-    let (before, after) = (happened.before.as_deref(), happened.after.as_deref());
-    let held = |held: &Held| held.reason.to_string();
-    match (before, after) {
-        (None, Some(_)) => "came".to_owned(),
-        (Some(_), None) => "left".to_owned(),
-        (Some(before), Some(after)) => match (&before.held, &after.held) {
-            _ if before.create_revision != after.create_revision => {
-                "was taken over by a new incarnation under another lease".to_owned()
-            }
-            (None, Some(why)) => held(why),
-            (Some(_), None) => "is no longer held".to_owned(),
-            _ if before.over != after.over => "its override changed".to_owned(),
-            _ => "changed".to_owned(),
-        },
-        (None, None) => String::new(),
-    }
-}
-
-fn wire_cause(cause: Cause) -> v1::Cause {
-    match cause {
-        Cause::Register => v1::Cause::Register,
-        Cause::Deregister => v1::Cause::Deregister,
-        Cause::Expire => v1::Cause::Expire,
-        Cause::Override => v1::Cause::Override,
-        Cause::OverrideExpire => v1::Cause::OverrideExpire,
-        Cause::RenewHeld => v1::Cause::RenewHeld,
-        Cause::HoldExpire => v1::Cause::HoldExpire,
-        Cause::ResolveHold => v1::Cause::ResolveHold,
     }
 }
 
@@ -160,7 +107,7 @@ fn number(count: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{Base, Instance, LeaseId, Override, Spec};
+    use crate::core::{Base, Override};
 
     fn over() -> Override {
         Override {
@@ -190,49 +137,5 @@ mod tests {
             after = super::super::decode::list_token(&page.next_page_token).expect("a token of ours");
         }
         assert_eq!(seen, 1_500);
-    }
-
-    #[test]
-    fn an_explanation_stays_under_1_mib_and_says_from_when_it_knows() {
-        let spec = Spec {
-            address: "127.0.0.1:1".into(),
-            weight: 1,
-            tags: [("k".into(), "v".repeat(4_000).into())].into(),
-            region: "".into(),
-            zone: "".into(),
-            status: Status::Up,
-        };
-        let instance = Arc::new(Instance {
-            id: "i".into(),
-            spec: Arc::new(spec),
-            lease: LeaseId([1; 16]),
-            create_revision: 1,
-            mod_revision: 1,
-            registered_at: 0,
-            changed_at: 0,
-            held: None,
-            over: None,
-        });
-        let happened = |revision| Happened {
-            revision,
-            wall: revision * 1_000,
-            cause: Cause::Register,
-            actor: "u#1".into(),
-            before: Some(Arc::clone(&instance)),
-            after: Some(Arc::clone(&instance)),
-        };
-        let of = |events: u64| Past {
-            events: (11..=10 + events).rev().map(happened).collect(),
-            known_since: 5,
-            known_since_wall: Some(5_000),
-        };
-        let whole = explained("e".into(), of(10));
-        assert_eq!((whole.events.len(), whole.known_since_revision), (10, 5));
-        let cut = explained("e".into(), of(1_000));
-        assert!(cut.encoded_len() < 1 << 20, "{} bytes", cut.encoded_len());
-        let (newest, oldest) = (&cut.events[0], cut.events.last().expect("some"));
-        // The one before the oldest is the newest that is not told.
-        assert_eq!((newest.revision, oldest.revision), (1_010, cut.known_since_revision + 1));
-        assert_eq!(cut.known_since, oldest.at);
     }
 }

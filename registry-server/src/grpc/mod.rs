@@ -4,6 +4,7 @@
 //! nothing. What is not there yet answers `UNIMPLEMENTED` by name.
 
 mod decode;
+mod explained;
 mod feeder;
 mod fields;
 mod lists;
@@ -20,19 +21,19 @@ use tokio::{sync::watch, time::timeout};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-#[cfg(feature = "fuzzing")]
-pub(crate) use self::decode::fuzzing::any_request;
 pub(crate) use self::streams::leave_margin;
+pub use self::{
+    decode::TtlBounds,
+    status::{ERROR_DOMAIN, Invalid},
+};
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::{decode::fuzzing::any_request, streams::fuzzing as stream};
 use self::{
-    decode::Awaited,
+    decode::{Awaited, Listed, Read},
     fields::Path,
     seats::{Seat, Seats},
     streams::{BEHIND_WAIT, SubscribeStream, WatchStream},
     until::{Until, leaving},
-};
-pub use self::{
-    decode::TtlBounds,
-    status::{ERROR_DOMAIN, Invalid},
 };
 use crate::{
     applied::{Applied, Watchers},
@@ -210,9 +211,7 @@ impl registry_server::Registry for RegistryService {
         request: Request<v1::ListOverridesRequest>,
     ) -> Result<Response<v1::ListOverridesResponse>, Status> {
         let v1::ListOverridesRequest { namespace, page_size, page_token } = request.into_inner();
-        decode::of_namespace(&namespace)?;
-        let size = decode::page_size(page_size)?;
-        let after = decode::list_token(&page_token)?;
+        let Listed { namespace, size, after } = decode::list(namespace, page_size, &page_token)?;
         let epoch = self.epoch();
         let list = move |state: &_, _| lists::overrides(state, epoch, &namespace, &after, size);
         Ok(Response::new(self.registry.inspect(list).await?))
@@ -232,17 +231,13 @@ impl registry_server::Registry for RegistryService {
     }
 
     async fn discover(&self, request: Request<v1::DiscoverRequest>) -> Result<Response<Frame>, Status> {
-        let v1::DiscoverRequest { key, selector, min_revision, page_token } = request.into_inner();
-        let root = Path::Root;
-        let key = fields::key(key.as_ref(), root.field("key"))?;
-        let selector = decode::selector(selector.as_ref(), root.field("selector"))?;
+        let Read { key, selector, min_revision, page } = decode::discover(request.get_ref())?;
         let hub = self.registry.hub();
-        let page = if page_token.is_empty() {
+        let page = if let Some(token) = page {
+            hub.read_on(&key, &selector, token).ok_or_else(status::page_expired)?
+        } else {
             self.reach(min_revision, BEHIND_WAIT).await?;
             hub.read(&key, &selector)
-        } else {
-            let token = decode::page_token(&page_token)?;
-            hub.read_on(&key, &selector, token).ok_or_else(status::page_expired)?
         };
         Ok(Response::new(discovered(&page)))
     }
@@ -252,9 +247,7 @@ impl registry_server::Registry for RegistryService {
         request: Request<v1::ListServicesRequest>,
     ) -> Result<Response<v1::ListServicesResponse>, Status> {
         let v1::ListServicesRequest { namespace, page_size, page_token } = request.into_inner();
-        decode::of_namespace(&namespace)?;
-        let size = decode::page_size(page_size)?;
-        let after = decode::list_token(&page_token)?;
+        let Listed { namespace, size, after } = decode::list(namespace, page_size, &page_token)?;
         let epoch = self.epoch();
         let list = move |state: &_, _| lists::services(state, epoch, &namespace, &after, size);
         Ok(Response::new(self.registry.inspect(list).await?))
@@ -313,11 +306,9 @@ impl registry_server::Registry for RegistryService {
         &self,
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainResponse>, Status> {
-        let root = Path::Root;
-        let key = fields::key(request.get_ref().key.as_ref(), root.field("key"))?;
-        let id = fields::instance_id(&request.get_ref().id, root.field("id"))?;
+        let (key, id) = decode::explain(request.get_ref())?;
         let past = self.registry.hub().explain(&key, &id);
-        Ok(Response::new(lists::explained(self.epoch(), past)))
+        Ok(Response::new(explained::explained(self.epoch(), &past)))
     }
 }
 

@@ -33,7 +33,11 @@ fn stopped(mut stopping: Stopping) -> BoxFuture<Duration> {
     })
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod handover_tests;
 #[cfg(test)]
-pub(super) mod tests;
+mod hostile_tests;
+#[cfg(test)]
+mod tests;

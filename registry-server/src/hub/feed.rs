@@ -1,7 +1,7 @@
 //! One service as it is published: its instances, its part of the recent log, its views.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex},
 };
 
@@ -38,7 +38,8 @@ struct State {
     /// Changes after this revision are in `changes`.
     floor: Revision,
     changes: VecDeque<Arc<Logged>>,
-    views: HashMap<ViewId, View>,
+    /// In one order, so that views of one stream are always marked in that order.
+    views: BTreeMap<ViewId, View>,
     by_selector: HashMap<(Selector, bool), ViewId>,
     readings: VecDeque<(Selector, Arc<Generation>)>,
     next_id: u64,

@@ -444,6 +444,32 @@ fn a_removed_service_is_remembered_and_then_forgotten_honestly() {
 }
 
 #[test]
+fn a_change_marks_views_in_the_order_in_which_they_were_made() {
+    let mut world = World::new(HubSettings::default());
+    let signal = Signal::new();
+    let statuses = [
+        vec![Status::Up],
+        vec![Status::Up, Status::Draining],
+        vec![Status::Up, Status::Down],
+        vec![Status::Up, Status::Draining, Status::Down],
+    ];
+    let both =
+        |statuses: &Vec<Status>| ["", "1"].map(|zone| Selector::new(BTreeMap::new(), zone, statuses.clone()));
+    let mut cursors = Vec::new();
+    for (slot, selector) in (0..).zip(statuses.iter().flat_map(both)) {
+        let watched = world.hub.watch(&key("s"), &selector, false, &Start::Fresh, &signal, slot);
+        cursors.push(watched.expect("few views are open"));
+    }
+    for cursor in &mut cursors {
+        Reader::default().drain(cursor);
+    }
+    while signal.take().is_some() {}
+    world.write([register("s", 1, 1, 1, "1")]);
+    let marked: Vec<u32> = std::iter::from_fn(|| signal.take()).collect();
+    assert_eq!(marked, (0..8).collect::<Vec<_>>(), "what a stream sends first is no chance");
+}
+
+#[test]
 fn views_are_counted_and_go_with_their_last_watcher() {
     let world = World::new(HubSettings { max_views_per_service: 2, ..HubSettings::default() });
     let one = open(&world, &in_zone("1"), &Start::Fresh);

@@ -1,9 +1,14 @@
-//! etcd, one member, as Debian's package or any other build of it has it, with its defaults.
+//! etcd, one member, with its defaults: as Debian's package or any other build of it has it, and a newer one beside it.
 //!
 //! The messages are the few that are needed, by their published field numbers: a generated client wants `protoc`, and opens a
 //! stream for every lease and every watch.
 
-use std::{ffi::OsString, time::Duration};
+use std::{
+    ffi::OsString,
+    marker::PhantomData,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use http::uri::PathAndQuery;
 use tokio::sync::mpsc;
@@ -17,15 +22,61 @@ use crate::{
     process::{Process, Recipe, free_address},
 };
 
+/// Which etcd.
+pub(crate) trait Build: std::fmt::Debug + Send + Sync + 'static {
+    /// As in tables.
+    const NAME: &'static str;
+
+    /// Its program, where there is one.
+    fn program(setup: &Setup) -> Option<&Path>;
+}
+
+/// The one that is on the system, or that was named.
+#[derive(Debug)]
+pub(crate) struct Installed;
+
+/// The newer one.
+#[derive(Debug)]
+pub(crate) struct Newer;
+
+impl Build for Installed {
+    const NAME: &'static str = "etcd";
+
+    fn program(setup: &Setup) -> Option<&Path> {
+        Some(&setup.etcd)
+    }
+}
+
+impl Build for Newer {
+    const NAME: &'static str = "etcd-3.7";
+
+    fn program(setup: &Setup) -> Option<&Path> {
+        setup.newer_etcd.as_deref()
+    }
+}
+
+/// The program of etcd 3.7, if this tool was built with it and its package is still where it was then.
+pub(crate) fn bundled() -> Option<PathBuf> {
+    #[cfg(feature = "etcd-3.7")]
+    {
+        etcd_bin_vendored::etcd_bin_path().ok().map(Path::to_owned)
+    }
+    #[cfg(not(feature = "etcd-3.7"))]
+    {
+        None
+    }
+}
+
 /// An etcd server.
 #[derive(Debug)]
-pub(crate) struct Etcd(Process);
+pub(crate) struct Etcd<B>(Process, PhantomData<B>);
 
-impl Peer for Etcd {
-    const NAME: &'static str = "etcd";
+impl<B: Build> Peer for Etcd<B> {
+    const NAME: &'static str = B::NAME;
     type Connection = Client;
 
     async fn start(setup: &Setup) -> Result<Self> {
+        let program = B::program(setup).ok_or_else(|| Failure(format!("there is no {}", B::NAME)))?;
         let process = Process::start(&setup.directory, |directory| {
             let (address, peers) = (free_address()?, free_address()?);
             let (client, peer) = (format!("http://{address}"), format!("http://{peers}"));
@@ -45,9 +96,9 @@ impl Peer for Etcd {
             .map(OsString::from)
             .into();
             arguments.push(directory.join("data").into());
-            Ok(Recipe { name: Self::NAME, program: setup.etcd.clone(), arguments, address })
+            Ok(Recipe { name: Self::NAME, program: program.to_owned(), arguments, address })
         });
-        Ok(Self(process.await?))
+        Ok(Self(process.await?, PhantomData))
     }
 
     fn process(&self) -> &Process {

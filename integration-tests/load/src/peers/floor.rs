@@ -189,7 +189,7 @@ impl tower::Service<http::Request<Body>> for Service {
 
 /// Messages that are bytes.
 #[derive(Clone, Copy, Debug)]
-struct Raw;
+pub(super) struct Raw;
 
 impl Codec for Raw {
     type Encode = Bytes;

@@ -3,7 +3,7 @@
 //! | file | who | an instance is | a watch is |
 //! |---|---|---|---|
 //! | [`ours`] | the registry | registered under a lease of its own | a view of a `Subscribe` stream |
-//! | [`etcd`] | etcd | a key with a lease of its own | a range of keys on a `Watch` stream |
+//! | [`etcd`] | etcd, in two versions | a key with a lease of its own | a range of keys on a `Watch` stream |
 //! | [`zookeeper`] | ZooKeeper | an ephemeral node of the caller's session | a persistent recursive watch (3.6 or later) |
 //! | [`floor`] | gRPC itself, by the same library as ours | bytes that are answered | bytes that are streamed |
 //!
@@ -31,6 +31,8 @@ pub(crate) struct Setup {
     pub(crate) directory: PathBuf,
     /// The program of etcd.
     pub(crate) etcd: PathBuf,
+    /// The program of a newer one.
+    pub(crate) newer_etcd: Option<PathBuf>,
     /// The archive of ZooKeeper.
     pub(crate) zookeeper: PathBuf,
     /// Whether our server may hold what expires.

@@ -1,16 +1,20 @@
 //! The registry: the very server that this build would ship, as a process of its own.
 
+mod told;
+
 use std::{ffi::OsString, time::Duration};
 
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use prost::Message;
 use registry_proto::v1::{
-    self, KeepAliveRequest, KeepAliveResponse, SubscribeRequest, SubscribeResponse,
-    registry_client::RegistryClient, subscribe_response::Response,
+    self, KeepAliveRequest, KeepAliveResponse, SubscribeRequest, registry_client::RegistryClient,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Streaming, transport::Channel};
+use tonic::{Request, Streaming, client::Grpc, transport::Channel};
 
-use super::{Connection, News, Peer, Place, Renewals, Setup, Watch, channel, instance_number, service_name};
+use super::{Connection, News, Peer, Place, Renewals, Setup, Watch, channel, floor::Raw, service_name};
 use crate::{
     failure::{During, Failure, Result},
     process::{Process, Recipe, free_address},
@@ -49,13 +53,14 @@ impl Peer for Ours {
     }
 
     async fn connect(&self) -> Result<Client> {
-        Ok(Client(RegistryClient::new(channel(&self.0).await?)))
+        let channel = channel(&self.0).await?;
+        Ok(Client(RegistryClient::new(channel.clone()), channel))
     }
 }
 
 /// A connection to our server.
 #[derive(Clone, Debug)]
-pub(crate) struct Client(RegistryClient<Channel>);
+pub(crate) struct Client(RegistryClient<Channel>, Channel);
 
 impl Connection for Client {
     type Lease = Lease;
@@ -121,9 +126,12 @@ impl Connection for Client {
         };
         let view = v1::SubscribeView { view_id: 1, watch: Some(watch) };
         let subscribe = SubscribeRequest { request: Some(v1::subscribe_request::Request::Subscribe(view)) };
-        requests.try_send(subscribe).during("a new queue has room")?;
-        let changes = self.0.clone().subscribe(ReceiverStream::new(sent)).await.during("ours: Subscribe")?;
-        Ok(View { changes: changes.into_inner(), _requests: requests })
+        requests.try_send(subscribe.encode_to_vec().into()).during("a new queue has room")?;
+        let mut grpc = Grpc::new(self.1.clone());
+        grpc.ready().await.during("ours is out of reach")?;
+        let path = PathAndQuery::from_static("/registry.v1.Registry/Subscribe");
+        let changes = grpc.streaming(Request::new(ReceiverStream::new(sent)), path, Raw).await;
+        Ok(View { changes: changes.during("ours: Subscribe")?.into_inner(), _requests: requests })
     }
 }
 
@@ -163,31 +171,16 @@ impl Renewals<Lease> for Stream {
 /// A `Subscribe` stream with one view.
 #[derive(Debug)]
 pub(crate) struct View {
-    changes: Streaming<SubscribeResponse>,
+    changes: Streaming<Bytes>,
     /// Kept: a client that says it has nothing more to ask may be leaving.
-    _requests: mpsc::Sender<SubscribeRequest>,
+    _requests: mpsc::Sender<Bytes>,
 }
 
 impl Watch for View {
     async fn next(&mut self, news: &mut Vec<News>) -> Result<()> {
         let message = self.changes.message().await.during("ours: a watch failed")?;
         let message = message.ok_or_else(|| Failure("ours: a watch has ended".to_owned()))?;
-        match message.response {
-            Some(Response::Change(change)) => {
-                let there = change.all.iter().chain(&change.added).chain(&change.updated);
-                news.extend(there.filter_map(|instance| {
-                    let number = instance_number(&instance.id)?;
-                    Some(if instance.held.is_some() { News::Held(number) } else { News::There(number) })
-                }));
-                let gone = change.removed.iter().filter_map(|removed| instance_number(&removed.id));
-                news.extend(gone.map(News::Gone));
-                Ok(())
-            }
-            Some(Response::ViewError(error)) => {
-                Err(Failure(format!("ours: a watch was refused: {}", error.message)))
-            }
-            _ => Ok(()),
-        }
+        told::read(&message, news).during("ours: a watch says something that is no message")
     }
 }
 

@@ -26,7 +26,12 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     Plan, clock,
     failure::{Failure, Result},
-    peers::{Connection, Peer, Place, etcd::Etcd, ours::Ours, zookeeper::ZooKeeper},
+    peers::{
+        Connection, Peer, Place,
+        etcd::{Etcd, Installed, Newer},
+        ours::Ours,
+        zookeeper::ZooKeeper,
+    },
     process::Process,
     report::Report,
     stats::Latencies,
@@ -69,6 +74,9 @@ pub(crate) enum Who {
     Ours,
     /// etcd, from its program
     Etcd,
+    /// A newer etcd, from its program
+    #[value(name = "etcd-3.7")]
+    NewerEtcd,
     /// ZooKeeper, from its archive
     Zookeeper,
     /// gRPC itself
@@ -85,7 +93,8 @@ pub(crate) async fn run(scenario: Scenario, who: Who, plan: &Plan, report: &mut 
             peer::<Ours>(scenario, plan, report).await?;
             if scenario == Scenario::Expiry { expiry::held(plan, report).await } else { Ok(()) }
         }
-        Who::Etcd => peer::<Etcd>(scenario, plan, report).await,
+        Who::Etcd => peer::<Etcd<Installed>>(scenario, plan, report).await,
+        Who::NewerEtcd => peer::<Etcd<Newer>>(scenario, plan, report).await,
         Who::Zookeeper => peer::<ZooKeeper>(scenario, plan, report).await,
         Who::Floor => match scenario {
             Scenario::Register => register::floor(plan, report).await,

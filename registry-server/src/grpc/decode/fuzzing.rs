@@ -6,13 +6,17 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use prost::Message as _;
 use registry_proto::v1;
 use tonic::Status;
+use tonic_types::StatusExt as _;
 
 use super::{Invalid, TtlBounds, fields::Path};
 use crate::core::{Command, Instance, LeaseId, Selector, ServiceKey, Spec};
 
+/// How many kinds of request there are.
+pub(crate) const KINDS: u8 = 14;
+
 /// These bytes come as a request of some kind.
 pub(crate) fn any_request(kind: u8, bytes: &[u8]) {
-    match kind % 10 {
+    match kind % KINDS {
         0 => v1::RegisterRequest::decode(bytes).map_or((), |it| register(&it)),
         1 => v1::DeregisterRequest::decode(bytes).map_or((), |it| deregister(&it)),
         2 => v1::SetOverrideRequest::decode(bytes).map_or((), |it| set_override(&it)),
@@ -20,11 +24,15 @@ pub(crate) fn any_request(kind: u8, bytes: &[u8]) {
         4 => v1::KeepAliveRequest::decode(bytes).map_or((), |it| leases(&it)),
         5 => v1::WatchRequest::decode(bytes).map_or((), |it| watch(&it)),
         6 => v1::Selector::decode(bytes).map_or((), |it| selector(&it)),
-        7 => v1::ListServicesRequest::decode(bytes).map_or((), |it| list(&it)),
-        8 => v1::DiscoverRequest::decode(bytes).map_or((), |it| {
-            told(super::page_token(&it.page_token));
-            selector(&it.selector.unwrap_or_default());
-        }),
+        7 => v1::ListServicesRequest::decode(bytes)
+            .map_or((), |it| list(it.namespace, it.page_size, &it.page_token)),
+        8 => v1::ListOverridesRequest::decode(bytes)
+            .map_or((), |it| list(it.namespace, it.page_size, &it.page_token)),
+        9 => v1::DiscoverRequest::decode(bytes).map_or((), |it| discover(&it)),
+        10 => v1::WaitAppliedRequest::decode(bytes).map_or((), |it| wait_applied(&it)),
+        11 => v1::ExplainRequest::decode(bytes).map_or((), |it| explain(&it)),
+        12 => v1::Hello::decode(bytes).map_or((), |it| hello(&it)),
+        // What comes on a stream depends on what came before: see `streams::fuzzing`.
         _ => v1::SubscribeRequest::decode(bytes).map_or((), |it| {
             if let Some(v1::subscribe_request::Request::Subscribe(it)) = it.request {
                 watch(&it.watch.unwrap_or_default());
@@ -39,8 +47,7 @@ fn told<T>(result: Result<T, Invalid>) -> Option<T> {
         .inspect_err(|invalid| {
             assert!(!invalid.field.is_empty() && !invalid.problem.is_empty(), "{invalid:?}");
             assert!(invalid.to_string().len() < 1_024, "an answer that repeats a large request: {invalid}");
-            let mut headers = tonic::codegen::http::HeaderMap::new();
-            Status::from(invalid.clone()).add_header(&mut headers).expect("an answer can be written");
+            answered(&Status::from(invalid.clone()));
         })
         .ok()
 }
@@ -128,33 +135,75 @@ pub(crate) fn resolve_hold(request: &v1::ResolveHoldRequest) {
     short(&actor, 253);
 }
 
-fn leases(request: &v1::KeepAliveRequest) {
+pub(crate) fn leases(request: &v1::KeepAliveRequest) {
     if let Some(leases) = told(super::leases(request)) {
-        let same = |(lease, bytes): (&LeaseId, &Vec<u8>)| lease.0 == **bytes;
-        assert!(leases.len() <= 10_000 && leases.iter().zip(&request.lease_ids).all(same));
+        let asked: BTreeSet<_> = request.lease_ids.iter().map(Vec::as_slice).collect();
+        let read: BTreeSet<_> = leases.iter().map(|lease| lease.0.as_slice()).collect();
+        assert!(read == asked && leases.len() == read.len() && leases.len() <= 10_000, "each once");
     }
 }
 
-fn watch(request: &v1::WatchRequest) {
+pub(crate) fn watch(request: &v1::WatchRequest) {
     match super::watch(request, Path::Root) {
         Ok(watched) => {
             key(&watched.key);
             canonical(&watched.selector);
         }
-        Err(status) => {
-            let mut headers = tonic::codegen::http::HeaderMap::new();
-            status.add_header(&mut headers).expect("an answer can be written");
-        }
+        Err(status) => answered(&status),
     }
 }
 
-fn list(request: &v1::ListServicesRequest) {
-    told(super::of_namespace(&request.namespace));
-    if let Some(size) = told(super::page_size(request.page_size)) {
-        assert!((1..=1_000).contains(&size));
+/// A refusal is fit for an answer: bounded, with a reason, and with the field where one is at fault.
+pub(crate) fn answered(status: &Status) {
+    let details = status.get_error_details();
+    assert!(!status.message().is_empty() && status.message().len() < 1_024, "{status}");
+    assert!(details.error_info().is_some_and(|info| !info.reason.is_empty()), "no reason: {status}");
+    if status.code() == tonic::Code::InvalidArgument {
+        let field = details.bad_request().and_then(|bad| bad.field_violations.first());
+        assert!(field.is_some_and(|it| !it.field.is_empty()), "no field: {status}");
     }
-    told(super::list_token(&request.page_token));
-    told(super::page_token(&request.page_token));
+    let mut headers = tonic::codegen::http::HeaderMap::new();
+    status.add_header(&mut headers).expect("an answer can be written");
+}
+
+pub(crate) fn list(namespace: String, size: u32, token: &str) {
+    let asked = namespace.clone();
+    let Some(listed) = told(super::list(namespace, size, token)) else { return };
+    assert_eq!(listed.namespace, asked);
+    if !asked.is_empty() {
+        named(&asked, "._-");
+    }
+    assert!((1..=1_000).contains(&listed.size) && (listed.after.is_none() == token.is_empty()));
+}
+
+pub(crate) fn discover(request: &v1::DiscoverRequest) {
+    selector(&request.selector.clone().unwrap_or_default());
+    let Some(read) = told(super::discover(request)) else { return };
+    key(&read.key);
+    canonical(&read.selector);
+    assert_eq!(read.min_revision, request.min_revision);
+    assert_eq!(read.page.is_none(), request.page_token.is_empty());
+}
+
+pub(crate) fn wait_applied(request: &v1::WaitAppliedRequest) {
+    let Some(awaited) = told(super::wait_applied(request)) else { return };
+    key(&awaited.key);
+    short(&awaited.epoch, 253);
+    assert!(awaited.revision > 0 && awaited.revision == request.revision);
+    assert!(awaited.share > 0.0 && awaited.share <= 1.0, "a share of {}", awaited.share);
+    assert!(awaited.timeout <= Duration::from_mins(5), "waits for {:?}", awaited.timeout);
+}
+
+pub(crate) fn explain(request: &v1::ExplainRequest) {
+    let Some((service, id)) = told(super::explain(request)) else { return };
+    key(&service);
+    named(&id, "._-:/@[]");
+}
+
+pub(crate) fn hello(request: &v1::Hello) {
+    if let Some(client) = told(super::hello(request)) {
+        named(&client, "._-:/@");
+    }
 }
 
 /// A selector: what is read is canonical, and selects what the request says, word by word.

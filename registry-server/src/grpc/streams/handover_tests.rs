@@ -10,7 +10,7 @@ use tonic::Status;
 use tonic_types::StatusExt as _;
 
 use super::{
-    tests::{Asked, Publisher, watch_service},
+    fuzzing::{Asked, Publisher, watch_service},
     *,
 };
 use crate::{

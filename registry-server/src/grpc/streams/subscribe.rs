@@ -45,8 +45,6 @@ use crate::{
 
 /// How long a watcher that is ahead of this server waits for it.
 pub(in crate::grpc) const BEHIND_WAIT: Duration = Duration::from_secs(5);
-/// Views on one stream.
-const MAX_VIEWS: usize = 10_000;
 
 /// A view whose cursor is ahead of this server.
 struct Ahead {
@@ -104,6 +102,12 @@ where
         }
     }
 
+    /// How many answers wait to be sent, and how many views there are.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn held(&self) -> (usize, usize) {
+        (self.outbox.len(), self.feeder.views() + self.ahead.len())
+    }
+
     /// Reads what the client asks: one request, and more while there is nothing to say. So a client is heard however
     /// much there is to say, and one that asks without reading piles up nothing here (W10). `Ok(true)`: it asks no more
     /// for now. `Err`: the stream is broken.
@@ -153,13 +157,10 @@ where
     }
 
     fn hello(&mut self, hello: &v1::Hello) -> Result<(), Invalid> {
-        let root = Path::Root;
-        let path = root.field("hello");
-        let client = fields::uid(&hello.client_id, path.field("client_id"))?;
+        let client = decode::hello(hello)?;
         if hello.acks && !self.feeder.watcher().named(client) {
-            return Err(
-                path.invalid("comes after a view; send it first, so that its acks count for all views")
-            );
+            let problem = "comes after a view; send it first, so that its acks count for all views";
+            return Err(Path::Root.field("hello").invalid(problem));
         }
         self.acks |= hello.acks;
         Ok(())
@@ -206,12 +207,14 @@ where
                 self.refuse(0, &subscribe.field("view_id").invalid(problem).into());
             }
             Err(refused) => self.refuse_view(view.view_id, &refused),
-            Ok(_) if self.feeder.views() + self.ahead.len() >= MAX_VIEWS => {
-                let problem =
-                    format!("this stream has {MAX_VIEWS} views, which is the limit; open another stream");
-                self.refuse_view(view.view_id, &subscribe.field("view_id").invalid(problem).into());
+            Ok(watched) => {
+                match self.feeder.beyond(self.ahead.iter().map(|it| &it.watched.key), &watched.key) {
+                    Some(problem) => {
+                        self.refuse_view(view.view_id, &subscribe.field("view_id").invalid(problem).into());
+                    }
+                    None => self.open(view.view_id, watched),
+                }
             }
-            Ok(watched) => self.open(view.view_id, watched),
         }
     }
 

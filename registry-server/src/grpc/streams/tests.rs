@@ -1,13 +1,6 @@
 //! What a `Subscribe` stream says to what it is asked, without a network.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    task::{Context, Poll},
-};
+use std::{sync::Arc, task::Poll};
 
 use prost::Message as _;
 use registry_proto::{
@@ -18,123 +11,25 @@ use tokio::sync::watch;
 use tokio_stream::Stream;
 use tonic::Status;
 
-use super::*;
+use super::{
+    fuzzing::{Asked, Publisher, watch_service},
+    *,
+};
 use crate::{
-    applied::Watchers,
-    core::{Command, Committed, LeaseId, Now, Registrant, Settings, Spec, State, decide},
     grpc::{
         feeder::{LONGEST_REST_MS, REST_MS},
         seats::Seat,
     },
-    hub::{Hub, HubSettings},
     runtime::Runtime,
 };
 
 const REST: Duration = Duration::from_millis(REST_MS);
-
-/// Requests that are there at once, and how many were read.
-#[derive(Clone, Default)]
-pub(super) struct Asked {
-    requests: Arc<std::sync::Mutex<VecDeque<v1::SubscribeRequest>>>,
-    read: Arc<AtomicUsize>,
-    /// After these the client closes its side.
-    closed: Arc<AtomicBool>,
-    polls: Arc<AtomicUsize>,
-    reader: Arc<atomic_waker::AtomicWaker>,
-}
-
-impl Asked {
-    fn ask(&self, request: Request) {
-        let request = v1::SubscribeRequest { request: Some(request) };
-        self.requests.lock().expect("unpoisoned").push_back(request);
-        self.reader.wake();
-    }
-
-    fn subscribe(&self, view_id: u32, watch: Option<v1::WatchRequest>) {
-        self.ask(Request::Subscribe(v1::SubscribeView { view_id, watch }));
-    }
-
-    fn unsubscribe(&self, view_id: u32) {
-        self.ask(Request::Unsubscribe(v1::UnsubscribeView { view_id }));
-    }
-
-    fn close(&self) {
-        self.closed.store(true, Ordering::Relaxed);
-        self.reader.wake();
-    }
-
-    fn read(&self) -> usize {
-        self.read.load(Ordering::Relaxed)
-    }
-
-    /// How often it was looked at.
-    fn polls(&self) -> usize {
-        self.polls.load(Ordering::Relaxed)
-    }
-}
-
-impl Stream for Asked {
-    type Item = Result<v1::SubscribeRequest, Status>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.polls.fetch_add(1, Ordering::Relaxed);
-        self.reader.register(cx.waker());
-        let next = self.requests.lock().expect("unpoisoned").pop_front();
-        match next {
-            Some(request) => {
-                self.read.fetch_add(1, Ordering::Relaxed);
-                Poll::Ready(Some(Ok(request)))
-            }
-            None if self.closed.load(Ordering::Relaxed) => Poll::Ready(None),
-            None => Poll::Pending,
-        }
-    }
-}
-
-/// Writes to one service, and publishes.
-pub(in crate::grpc) struct Publisher {
-    pub(in crate::grpc) hub: Hub,
-    pub(in crate::grpc) watchers: Watchers,
-    state: State,
-}
 
 struct World {
     publisher: Publisher,
     asked: Asked,
     stream: SubscribeStream<Asked>,
     _stopping: watch::Sender<Option<Duration>>,
-}
-
-impl Publisher {
-    pub(in crate::grpc) fn new() -> Self {
-        let state = State::default();
-        let hub = Hub::new("e", &state, 0, HubSettings::default());
-        let watchers = Watchers::new(hub.clone(), Runtime::tokio());
-        Self { hub, watchers, state }
-    }
-
-    /// One more revision, which changes the service `s`.
-    pub(in crate::grpc) fn register(&mut self) {
-        let spec = Spec {
-            address: "127.0.0.1:1".into(),
-            weight: u16::try_from(self.state.revision() % 60_000).expect("it fits"),
-            tags: BTreeMap::new(),
-            region: "".into(),
-            zone: "".into(),
-            status: crate::core::Status::Up,
-        };
-        let key = crate::core::ServiceKey { namespace: "default".into(), service: "s".into() };
-        let command = Command::Register {
-            lease: LeaseId([1; 16]),
-            registrant: Registrant { uid: "u".into(), generation: 1 },
-            ttl: 15_000,
-            instances: vec![(key, "i".into(), Arc::new(spec))],
-        };
-        let now = Now { mono: 0, wall: 0 };
-        let record = decide(&self.state, &Settings::default(), now, &command).expect("accepted").record;
-        let changes = self.state.evolve(&Committed { revision: self.state.revision() + 1, record });
-        self.hub.publish(&changes, self.state.revision());
-    }
 }
 
 impl World {
@@ -182,11 +77,6 @@ impl World {
         }
         all
     }
-}
-
-pub(in crate::grpc) fn watch_service() -> v1::WatchRequest {
-    let key = v1::ServiceKey { namespace: String::new(), service: "s".into() };
-    v1::WatchRequest { scope: Some(v1::watch_request::Scope::Key(key)), ..v1::WatchRequest::default() }
 }
 
 #[tokio::test(start_paused = true)]

@@ -45,6 +45,8 @@ struct Inner {
     full: bool,
     /// What is read of this file is an error.
     unreadable: Option<String>,
+    /// There is no room for files of such names.
+    crowded_out: Option<String>,
 }
 
 #[derive(Clone, Default)]
@@ -81,6 +83,11 @@ impl FaultyDisk {
     /// From now on this file cannot be read; or, if the name is empty, the directory cannot be listed.
     pub(in super::super) fn fail_reads_of(&self, name: &str) {
         self.inner().unreadable = Some(name.to_owned());
+    }
+
+    /// From now on there is no room for files whose names begin so, until this is called with `None`.
+    pub(in super::super) fn leave_no_room_for(&self, prefix: Option<&str>) {
+        self.inner().crowded_out = prefix.map(str::to_owned);
     }
 
     /// Whether the chosen operation was reached.
@@ -180,6 +187,11 @@ impl Inner {
             _ if self.full => Err(io::ErrorKind::StorageFull.into()),
             _ => Err(io::Error::other("injected fault")),
         }
+    }
+
+    fn is_crowded_out(&self, id: u64) -> bool {
+        let mut names = self.names.iter().filter(|(_, of)| **of == id);
+        names.any(|(name, _)| self.crowded_out.as_ref().is_some_and(|prefix| name.starts_with(prefix)))
     }
 
     fn readable(&self, name: &str) -> io::Result<()> {
@@ -333,7 +345,7 @@ impl FaultyFile {
     fn act(&self, end: Option<usize>, act: impl FnOnce(&mut Content, &Turn)) -> io::Result<()> {
         let mut inner = self.disk.inner();
         let grows = end.is_some_and(|end| end > inner.files[&self.id].current.len());
-        let turn = inner.turn(grows);
+        let turn = if grows && inner.is_crowded_out(self.id) { Turn::Half } else { inner.turn(grows) };
         act(inner.files.get_mut(&self.id).expect("files are never forgotten"), &turn);
         inner.done(&turn)
     }

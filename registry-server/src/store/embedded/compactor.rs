@@ -2,8 +2,10 @@
 //! (`history`), and removes what is no longer needed.
 //!
 //! Touches only files that take no appends, so appends never wait for it. Holds a second copy of the state while it
-//! folds. Whatever goes wrong here loses nothing, since the old base and the logs stay until the new base is durable:
-//! it says so, and stops until a restart (a failed fsync is not retried); meanwhile the log grows.
+//! folds. Whatever goes wrong here loses nothing, since the old base and the logs stay until the new base is durable: it
+//! says so, and meanwhile the log grows. What the system refused (a full disk, say) is tried again, by and by, as more logs are
+//! sealed: nothing of the failed attempt is relied on, for a base is written anew as a whole, and synced, before anything
+//! goes. What is damaged stays so, and is left to a restart, which says what to do.
 
 use std::{
     io,
@@ -42,6 +44,21 @@ enum Job {
     Fold(Revision),
     /// Answer when everything before is done.
     Settle(SyncSender<()>),
+}
+
+/// Most chances that are passed over after a failure: as many logs are sealed until the next attempt.
+const LONGEST_PAUSE: u32 = 8;
+
+/// Whether the last attempts failed. The pause is counted in what there is to fold, not in time: while nothing is
+/// written the log does not grow either.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Trouble {
+    #[default]
+    None,
+    /// So many chances are still passed over, and twice as many after the next failure.
+    Pause { left: u32, next: u32 },
+    /// It cannot pass.
+    Lasting,
 }
 
 struct Worker {
@@ -118,24 +135,48 @@ impl Drop for Compactor {
     }
 }
 
+impl Trouble {
+    /// Whether this chance is to be passed over.
+    fn passes_over(&mut self) -> bool {
+        match self {
+            Self::None | Self::Pause { left: 0, .. } => false,
+            Self::Pause { left, .. } => {
+                *left -= 1;
+                true
+            }
+            Self::Lasting => true,
+        }
+    }
+
+    /// An attempt failed.
+    fn after(&self, error: &StoreError) -> Self {
+        if !matches!(error, StoreError::Io(_)) {
+            tracing::error!(%error, "the log is not folded until a restart: nothing is lost, but it grows");
+            return Self::Lasting;
+        }
+        let left = if let Self::Pause { next, .. } = self { *next } else { 0 };
+        tracing::error!(
+            %error,
+            logs = left + 1,
+            "the log could not be folded: nothing is lost, but it grows; tried again when so many more logs are full"
+        );
+        Self::Pause { left, next: (2 * left).clamp(1, LONGEST_PAUSE) }
+    }
+}
+
 impl Worker {
     fn run(self, queue: &Receiver<Job>) {
-        let mut stopped = false;
+        let mut trouble = Trouble::None;
         for job in queue {
             match job {
                 Job::Settle(done) => {
                     let _ = done.send(());
                 }
-                Job::Fold(_) if stopped => {}
-                Job::Fold(through) => {
-                    if let Err(error) = self.compact(through) {
-                        stopped = true;
-                        tracing::error!(
-                            %error,
-                            "compaction stopped until a restart: nothing is lost, but the log grows"
-                        );
-                    }
-                }
+                Job::Fold(_) if trouble.passes_over() => {}
+                Job::Fold(through) => match self.compact(through) {
+                    Ok(()) => trouble = Trouble::None,
+                    Err(error) => trouble = trouble.after(&error),
+                },
             }
         }
     }
@@ -187,5 +228,26 @@ impl Worker {
             return Err(StoreError::Corrupt { file: disk.describe(&log_name(start)), offset: 0, what });
         }
         Ok(groups)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_again_and_again_is_tried_ever_more_seldom_and_what_is_damaged_not_at_all() {
+        let mut trouble = Trouble::None;
+        let mut tried = Vec::new();
+        for chance in 0..40 {
+            if !trouble.passes_over() {
+                tried.push(chance);
+                trouble = trouble.after(&StoreError::Io("no room".to_owned()));
+            }
+        }
+        assert_eq!(tried, [0, 1, 3, 6, 11, 20, 29, 38]);
+        let damage = StoreError::Corrupt { file: "f".to_owned(), offset: 0, what: "w".to_owned() };
+        let mut lasting = trouble.after(&damage);
+        assert!((0..100).all(|_| lasting.passes_over()));
     }
 }

@@ -116,6 +116,40 @@ fn the_log_does_not_grow_for_ever() {
     assert!(loaded.base.revision > 0, "nothing was folded");
 }
 
+/// A disk on which a base finds no room for a while, though the log does.
+#[test]
+fn a_fold_that_found_no_room_is_tried_again_without_a_restart() {
+    let bases = |disk: &FaultyDisk| disk.contents().keys().filter(|name| name.starts_with("base-")).count();
+    let log_bytes = |disk: &FaultyDisk| {
+        let logs = disk.contents().into_iter().filter(|(name, _)| name.starts_with("log-"));
+        logs.map(|(_, bytes)| bytes.len()).sum::<usize>()
+    };
+    let disk = FaultyDisk::default();
+    let mut store = open(&disk, options()).unwrap();
+    disk.leave_no_room_for(Some("base-"));
+    for n in 0..100 {
+        store.append(&[record(n)]).unwrap();
+        store.settle();
+    }
+    assert_eq!(bases(&disk), 0, "not even half of one is left, to take up room");
+    let grown = log_bytes(&disk);
+    // Killed now, nothing is lost.
+    let kept = open(&disk.after_kill(), options()).unwrap().load().unwrap();
+    assert_eq!(visible(&kept), (0..100).map(|n| (n + 1, n)).collect::<Vec<_>>());
+
+    disk.leave_no_room_for(None);
+    for n in 100..200 {
+        store.append(&[record(n)]).unwrap();
+        store.settle();
+    }
+    assert_eq!(bases(&disk), 1, "folded, without a restart");
+    assert!(log_bytes(&disk) < grown, "{} bytes of log, and {grown} without a fold", log_bytes(&disk));
+    kill(store);
+    let loaded = open(&disk.after_power_loss(1), options()).unwrap().load().unwrap();
+    assert_eq!(visible(&loaded), (0..200).map(|n| (n + 1, n)).collect::<Vec<_>>());
+    assert!(loaded.base.revision > 100 && loaded.tail.len() >= 4);
+}
+
 #[test]
 fn a_torn_tail_is_cut_off() {
     let disk = FaultyDisk::default();
