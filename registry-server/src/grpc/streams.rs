@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     future::Future,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -92,14 +92,23 @@ impl Stream for WatchStream {
         if this.ended {
             return Poll::Ready(None);
         }
-        if this.feeder.turn(cx)
-            && let Poll::Ready(spread) =
-                this.stopping.as_mut().poll(&mut Context::from_waker(&this.feeder.bell()))
-        {
-            this.ended = true;
-            return Poll::Ready(Some(Err(status::shutting_down(this.runtime.jitter(spread)))));
-        }
-        let fed = ready!(this.feeder.poll(false));
+        let mut listening = false;
+        let fed = loop {
+            if this.feeder.rang()
+                && let Poll::Ready(spread) =
+                    this.stopping.as_mut().poll(&mut Context::from_waker(&this.feeder.bell()))
+            {
+                this.ended = true;
+                return Poll::Ready(Some(Err(status::shutting_down(this.runtime.jitter(spread)))));
+            }
+            match this.feeder.poll(false) {
+                Poll::Ready(fed) => break fed,
+                Poll::Pending if listening => return Poll::Pending,
+                Poll::Pending => {}
+            }
+            this.feeder.listen(cx);
+            listening = true;
+        };
         let frame = match fed {
             Fed::Step(_, Step { part, reset_reason, .. }) => {
                 Frame { prefix: reset(reset_reason), shared: part.as_message(), ..Frame::default() }
@@ -387,8 +396,9 @@ where
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
+        let mut listening = false;
         let fed = loop {
-            let all_heard = !this.feeder.turn(cx) || this.poll_seldom()?;
+            let all_heard = !this.feeder.rang() || this.poll_seldom()?;
             if let Some(frame) = this.outbox.pop_front() {
                 return Poll::Ready(Some(Ok(frame)));
             }
@@ -397,9 +407,13 @@ where
             }
             match this.feeder.poll(!this.ahead.is_empty()) {
                 Poll::Ready(fed) => break fed,
-                Poll::Pending if all_heard => return Poll::Pending,
                 // A view was marked and had nothing to say: the next request is due.
-                Poll::Pending => {}
+                Poll::Pending if !all_heard => {}
+                Poll::Pending if listening => return Poll::Pending,
+                Poll::Pending => {
+                    this.feeder.listen(cx);
+                    listening = true;
+                }
             }
         };
         let frame = match fed {

@@ -13,7 +13,8 @@ use super::{
     logged::{Logged, LoggedItem},
     signal::{Signal, Subscription},
     view::{
-        Delta, Generation, Instances, Page, ServiceNow, Subscriptions, View, concerns, selected, snapshot,
+        Delta, Generation, Instances, Latest, Page, ServiceNow, Subscriptions, View, concerns, selected,
+        snapshot,
     },
 };
 use crate::core::{InstanceId, Revision, Selector, Service, ServiceChange, ServiceKey};
@@ -193,13 +194,13 @@ impl Feed {
         view: ViewId,
         signal: &Arc<Signal>,
         slot: u32,
-    ) -> Option<(u64, Arc<Subscription>)> {
+    ) -> Option<(u64, Arc<Subscription>, Arc<Latest>)> {
         let mut state = lock(&self.state);
         let id = state.next_id;
         state.next_id += 1;
         let subscription = Arc::new(Subscription::new(Arc::clone(signal), slot));
-        state.views.get_mut(&view)?.subscribe(id, Arc::clone(&subscription));
-        Some((id, subscription))
+        let latest = state.views.get_mut(&view)?.subscribe(id, Arc::clone(&subscription));
+        Some((id, subscription, latest))
     }
 
     /// Takes a watcher out; the view goes with its last one.
