@@ -38,7 +38,7 @@ pub mod view;
 mod tests;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     hash::{BuildHasherDefault, DefaultHasher},
 };
 
@@ -146,19 +146,20 @@ impl Core {
     pub fn evolve(&mut self, now: Now, committed: &Committed) -> Vec<ServiceChange> {
         let record = &committed.record;
         // What is renewed is named by instance too, and an instance may be gone afterwards.
-        let mut renewed = BTreeSet::new();
-        let mut concerned = BTreeSet::new();
+        let mut renewed = Vec::new();
+        let mut concerned = Vec::new();
         for event in &record.events {
             match event {
-                Event::LeaseGranted { lease, .. } | Event::Registered { lease, .. } => {
-                    renewed.insert(*lease);
+                Event::LeaseGranted { lease, registrant, .. } => {
+                    renewed.push(*lease);
+                    // What a newer generation supersedes is no longer as its last renewal found it.
+                    self.state.newest_before(registrant).for_each(|older| self.leases.disturb(older));
                 }
+                Event::Registered { lease, .. } => renewed.push(*lease),
                 Event::Released { key, id } => {
                     renewed.extend(self.state.instance(key, id).map(|instance| instance.lease));
                 }
-                Event::LeaseEnded { lease } => {
-                    concerned.insert(*lease);
-                }
+                Event::LeaseEnded { lease } => concerned.push(*lease),
                 Event::OverrideSet { key, id, over } => {
                     let name = (key.clone(), id.clone());
                     match over.expires_at {
@@ -182,7 +183,9 @@ impl Core {
                 self.guard.deregistered(&change.key, left);
             }
         }
-        for id in concerned.difference(&renewed) {
+        each_once(&mut renewed);
+        each_once(&mut concerned);
+        for id in concerned.iter().filter(|id| renewed.binary_search(id).is_err()) {
             self.follow_lease(now, id, record.cause);
         }
         for id in renewed {
@@ -204,6 +207,9 @@ impl Core {
     /// A superseded lease is not renewed: it ends at its deadline. If something of the lease is held, its hold does
     /// not end before a TTL from now, so that the release has time to commit.
     pub fn renew(&mut self, now: Now, id: &LeaseId) -> Renewal {
+        if self.leases.renew_quiet(id, now.mono) {
+            return Renewal::Renewed;
+        }
         if self.leases.in_flight(id) {
             return Renewal::Unknown;
         }
@@ -213,12 +219,14 @@ impl Core {
         }
         self.leases.renew(id, now.mono);
         if self.state.held_of(id) > 0 {
-            for name in decide::held_of(&self.state, *id) {
-                self.holds.postpone(name, now.mono.saturating_add(lease.ttl));
+            for (key, instance) in decide::held_of(&self.state, *id) {
+                let name = (key.clone(), instance.clone());
+                self.holds.postpone(&name, now.mono.saturating_add(lease.ttl));
             }
             return Renewal::RenewedHeld;
         }
         if lease.lost.is_empty() {
+            self.leases.quieten(id);
             return Renewal::Renewed;
         }
         Renewal::Partial(
@@ -283,6 +291,7 @@ impl Core {
     /// A record concerned a lease without renewing it.
     fn follow_lease(&mut self, now: Now, id: &LeaseId, cause: Cause) {
         let Some(lease) = self.state.lease(id) else { return self.leases.remove(id) };
+        self.leases.disturb(id);
         let dormant = self.state.is_dormant(id);
         if dormant && cause == Cause::Expire {
             self.leases.suspend(id, lease.ttl);
@@ -293,6 +302,12 @@ impl Core {
             self.leases.settle(id);
         }
     }
+}
+
+/// Nearly always one or two, of one lease.
+fn each_once(leases: &mut Vec<LeaseId>) {
+    leases.sort_unstable();
+    leases.dedup();
 }
 
 /// A wall time as a mono time, by what remains now: the wall clock may jump later.

@@ -325,9 +325,9 @@ impl World {
     }
 
     fn renew(&mut self, n: u8) {
-        let (now, id) = (self.sim.now, lease(n));
+        let id = lease(n);
         let dormant = self.state().is_dormant(&id);
-        let renewal = self.sim.core.renew(now, &id);
+        let renewal = self.sim.renew_core(&id);
         let Some(known) = self.state().lease(&id) else {
             assert_eq!(renewal, Renewal::Unknown);
             return;
@@ -461,7 +461,7 @@ impl World {
         self.sim.pass(wait);
         for n in 0..LEASES {
             if proposal.touches.contains(&Touched::Lease(lease(n))) {
-                let renewal = self.sim.core.renew(self.sim.now, &lease(n));
+                let renewal = self.sim.renew_core(&lease(n));
                 assert_eq!(renewal, Renewal::Unknown, "L1: no promise for what is about to end");
             } else if self.state().lease(&lease(n)).is_some_and(|_| self.state().held_of(&lease(n)) == 0) {
                 self.renew(n);
