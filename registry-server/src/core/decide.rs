@@ -323,6 +323,7 @@ fn newer_generation(state: &State, registrant: &Registrant) -> Option<u64> {
     state.highest_generation(&registrant.uid).filter(|highest| *highest > registrant.generation)
 }
 
+/// `uid#generation`, without the formatter: every registration has one.
 fn actor_of(registrant: &Registrant) -> String {
-    format!("{}#{}", registrant.uid, registrant.generation)
+    [&registrant.uid, "#", &registrant.generation.to_string()].concat()
 }

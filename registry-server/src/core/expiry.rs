@@ -57,7 +57,7 @@ impl Core {
             }
             if self.state.is_dormant(&id) {
                 // Nothing is left to expire: its holds end by themselves.
-                self.leases.suspend(&id, self.state.lease(&id).map_or(0, |lease| lease.ttl));
+                self.leases.suspend(&id);
                 continue;
             }
             self.leases.begin(&id);

@@ -47,7 +47,7 @@ pub use decide::decide;
 use expiry::Name;
 pub use guard::Guard;
 pub use leases::LeaseClock;
-pub use state::{Service, State};
+pub use state::{Instances, Service, State};
 use timers::Timers;
 pub use types::*;
 pub use view::Selector;
@@ -102,10 +102,10 @@ impl Core {
         core.woke = Some(now.mono);
         for (id, lease) in core.state.leases() {
             if core.state.is_dormant(id) {
-                core.leases.suspend(id, lease.ttl);
+                core.leases.suspend(id);
             } else {
                 let spread = hash(id) % (lease.ttl / 5 + 1);
-                core.leases.grant(*id, lease.ttl, now.mono.saturating_add(lease.ttl).saturating_add(spread));
+                core.leases.grant(*id, now.mono.saturating_add(lease.ttl).saturating_add(spread));
             }
             for (key, instance) in decide::held_of(&core.state, *id) {
                 let held = core.state.instance(key, instance).and_then(|instance| instance.held.as_ref());
@@ -197,7 +197,7 @@ impl Core {
     /// A full TTL from `now` for a lease that was registered under, whatever it was.
     pub fn touch(&mut self, now: Now, id: &LeaseId) {
         match self.state.lease(id) {
-            Some(lease) => self.leases.grant(*id, lease.ttl, now.mono.saturating_add(lease.ttl)),
+            Some(lease) => self.leases.grant(*id, now.mono.saturating_add(lease.ttl)),
             None => self.leases.remove(id),
         }
     }
@@ -217,7 +217,7 @@ impl Core {
         if decide::is_superseded(&self.state, lease) {
             return Renewal::Superseded;
         }
-        self.leases.renew(id, now.mono);
+        self.leases.renew(id, now.mono.saturating_add(lease.ttl));
         if self.state.held_of(id) > 0 {
             for (key, instance) in decide::held_of(&self.state, *id) {
                 let name = (key.clone(), instance.clone());
@@ -226,7 +226,7 @@ impl Core {
             return Renewal::RenewedHeld;
         }
         if lease.lost.is_empty() {
-            self.leases.quieten(id);
+            self.leases.quieten(id, lease.ttl);
             return Renewal::Renewed;
         }
         Renewal::Partial(
@@ -290,11 +290,13 @@ impl Core {
 
     /// A record concerned a lease without renewing it.
     fn follow_lease(&mut self, now: Now, id: &LeaseId, cause: Cause) {
-        let Some(lease) = self.state.lease(id) else { return self.leases.remove(id) };
+        if self.state.lease(id).is_none() {
+            return self.leases.remove(id);
+        }
         self.leases.disturb(id);
         let dormant = self.state.is_dormant(id);
         if dormant && cause == Cause::Expire {
-            self.leases.suspend(id, lease.ttl);
+            self.leases.suspend(id);
         } else if !dormant && self.leases.deadline(id).is_none() {
             // The last held one went, and the lease has losses to tell: its registrant has a TTL to come and ask.
             self.touch(now, id);

@@ -13,6 +13,7 @@
 //!   never leave.
 
 mod evolve;
+mod instances;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +22,7 @@ use std::{
     sync::Arc,
 };
 
+pub use self::instances::Instances;
 use super::{
     Base, Carried, Committed, Few, FixedMap, Instance, InstanceId, Lease, LeaseId, Override, Registrant,
     Revision, ServiceChange, ServiceKey, Settings,
@@ -32,7 +34,7 @@ pub struct Service {
     /// Its name, as everything that outlasts a request has it: what requests bring along are copies.
     key: Arc<ServiceKey>,
     /// Its instances.
-    pub instances: BTreeMap<InstanceId, Arc<Instance>>,
+    pub instances: Instances,
     /// The revision of its last change, removals included.
     pub last_change: Revision,
     /// Wall time of `last_change`.
@@ -47,7 +49,7 @@ impl Service {
     fn new(key: ServiceKey) -> Self {
         Self {
             key: Arc::new(key),
-            instances: BTreeMap::new(),
+            instances: Instances::default(),
             last_change: 0,
             changed_at: 0,
             digest: 0,

@@ -68,7 +68,11 @@ fn text(field: u32, text: &str, out: &mut Vec<u8>) {
 
 fn text_len(field: u32, text: &str) -> usize {
     let length = text.len();
-    if length == 0 { 0 } else { encoding::key_len(field) + encoding::encoded_len_varint(length as u64) + length }
+    if length == 0 {
+        0
+    } else {
+        encoding::key_len(field) + encoding::encoded_len_varint(length as u64) + length
+    }
 }
 
 /// A message of two texts: an entry of a map, or a locality.

@@ -317,13 +317,7 @@ impl Writer {
     }
 
     /// The store answered: evolve, publish, answer, in this order (D2).
-    fn settle(
-        &mut self,
-        now: Now,
-        (store, appended): Appended,
-        records: Vec<Record>,
-        members: Vec<Member>,
-    ) {
+    fn settle(&mut self, now: Now, (store, appended): Appended, records: Vec<Record>, members: Vec<Member>) {
         self.store = Some(store);
         let revisions = match appended {
             Ok(revisions) if revisions.len() == records.len() => revisions,

@@ -15,8 +15,8 @@ pub(super) use self::extent::{Extent, decode_extent};
 use self::numbers::{cause, cause_number, loss, loss_number, status, status_number};
 use super::wire;
 use crate::core::{
-    Base, Carried, Committed, Event, Held, Instance, InstanceId, Lease, LeaseId, Loss, Override, Record, Registrant,
-    Revision, ServiceKey, Spec,
+    Base, Carried, Committed, Event, Held, Instance, InstanceId, Lease, LeaseId, Loss, Override, Record,
+    Registrant, Revision, ServiceKey, Spec,
 };
 
 /// Why a payload cannot be read, although its checksum is right.

@@ -6,8 +6,8 @@ use proptest::{collection, option, prelude::*};
 
 use super::{Fold, Loaded};
 use crate::core::{
-    Base, Carried, Cause, Event, Held, Instance, InstanceId, Lease, LeaseId, Loss, Override, Record, Registrant,
-    Revision, ServiceKey, Spec, Status,
+    Base, Carried, Cause, Event, Held, Instance, InstanceId, Lease, LeaseId, Loss, Override, Record,
+    Registrant, Revision, ServiceKey, Spec, Status,
 };
 
 /// The nth record. Each is different.
@@ -165,19 +165,20 @@ pub(super) fn any_record() -> impl Strategy<Value = Record> {
 
 /// Any base.
 pub(crate) fn any_base() -> impl Strategy<Value = Base> {
-    let instance = (text(), spec(), lease_id(), any::<[u64; 4]>(), option::of(held().prop_map(Box::new))).prop_map(
-        |(id, spec, lease, [create_revision, mod_revision, registered_at, changed_at], held)| Instance {
-            id,
-            spec,
-            lease,
-            create_revision,
-            mod_revision,
-            registered_at,
-            changed_at,
-            held,
-            over: None,
-        },
-    );
+    let instance = (text(), spec(), lease_id(), any::<[u64; 4]>(), option::of(held().prop_map(Box::new)))
+        .prop_map(|(id, spec, lease, [create_revision, mod_revision, registered_at, changed_at], held)| {
+            Instance {
+                id,
+                spec,
+                lease,
+                create_revision,
+                mod_revision,
+                registered_at,
+                changed_at,
+                held,
+                over: None,
+            }
+        });
     let lost = collection::btree_map((key(), text()), loss(), 0..3);
     let lease = (registrant(), any::<u64>(), lost).prop_map(|(registrant, ttl, lost)| Lease {
         registrant,

@@ -25,16 +25,18 @@ impl State {
                     self.lose(&instance.lease, key, id, *loss);
                 }
             }
-            Event::Held { key, id, held } => self.hold(key, id, Some(Box::new(held.clone())), before),
-            Event::Released { key, id } => self.hold(key, id, None, before),
+            Event::Held { key, id, held } => {
+                self.hold(key, id, Some(Box::new(held.clone())), committed, before);
+            }
+            Event::Released { key, id } => self.hold(key, id, None, committed, before),
             Event::OverrideSet { key, id, over } => {
                 let over = Arc::new(Override { revision: committed.revision, ..over.clone() });
                 self.overrides.insert((key.clone(), id.clone()), over.clone());
-                self.lay_over(key, id, Some(over), before);
+                self.lay_over(key, id, Some(over), committed, before);
             }
             Event::OverrideCleared { key, id } => {
                 self.overrides.remove(&(key.clone(), id.clone()));
-                self.lay_over(key, id, None, before);
+                self.lay_over(key, id, None, committed, before);
             }
         }
     }
@@ -93,9 +95,9 @@ impl State {
             lease,
             create_revision: same_incarnation.map_or(committed.revision, |old| old.create_revision),
             registered_at: same_incarnation.map_or(committed.record.wall, |old| old.registered_at),
-            // Both are stamped when the record's net effect is known.
-            mod_revision: 0,
-            changed_at: 0,
+            // If the record's net effect is none, what was there before is put back.
+            mod_revision: committed.revision,
+            changed_at: committed.record.wall,
             held: None,
             over: self.override_of(key, id).cloned(),
         };
@@ -105,9 +107,16 @@ impl State {
         }
     }
 
-    fn hold(&mut self, key: &ServiceKey, id: &InstanceId, held: Option<Box<Held>>, before: &mut Before) {
+    fn hold(
+        &mut self,
+        key: &ServiceKey,
+        id: &InstanceId,
+        held: Option<Box<Held>>,
+        committed: &Committed,
+        before: &mut Before,
+    ) {
         if let Some(instance) = self.instance(key, id) {
-            let next = Instance { held, ..(**instance).clone() };
+            let next = Instance { held, ..stamped(instance, committed) };
             self.replace(key, id, Some(Arc::new(next)), before);
         }
     }
@@ -117,10 +126,11 @@ impl State {
         key: &ServiceKey,
         id: &InstanceId,
         over: Option<Arc<Override>>,
+        committed: &Committed,
         before: &mut Before,
     ) {
         if let Some(instance) = self.instance(key, id) {
-            let next = Instance { over, ..(**instance).clone() };
+            let next = Instance { over, ..stamped(instance, committed) };
             self.replace(key, id, Some(Arc::new(next)), before);
         }
     }
@@ -151,7 +161,7 @@ impl State {
         // The id as it stays, not a copy of it.
         let id = next.as_ref().map_or(id, |next| &next.id).clone();
         let old = match next {
-            Some(next) => service.instances.insert(id.clone(), next),
+            Some(next) => service.instances.insert(next),
             None => Some(service.instances.remove(&id)?),
         };
         if let Some(old) = &old {
@@ -182,7 +192,7 @@ impl State {
         old
     }
 
-    /// The net effect of a record on one service: stamps what changed, undoes the stamps of what did not.
+    /// The net effect of a record on one service: puts back what did not change, stamps and all.
     pub(super) fn conclude(
         &mut self,
         key: &ServiceKey,
@@ -193,21 +203,16 @@ impl State {
         let last_change = service.last_change;
         let mut items = Vec::with_capacity(1);
         for Touch { id, before, .. } in touched {
-            let after = match (&before, service.instances.get_mut(&id)) {
+            let after = service.instances.get(&id).cloned();
+            match (&before, &after) {
                 (None, None) => continue,
                 (Some(before), Some(after)) if same(before, after) => {
-                    *after = before.clone();
+                    service.instances.insert(Arc::clone(before));
                     continue;
                 }
-                (_, Some(after)) => {
-                    let stamped = Arc::make_mut(after);
-                    stamped.mod_revision = committed.revision;
-                    stamped.changed_at = committed.record.wall;
-                    service.digest = service.digest.wrapping_add(digest_of(stamped));
-                    Some(after.clone())
-                }
-                (Some(_), None) => None,
-            };
+                (_, Some(after)) => service.digest = service.digest.wrapping_add(digest_of(after)),
+                (Some(_), None) => {}
+            }
             if let Some(before) = &before {
                 service.digest = service.digest.wrapping_sub(digest_of(before));
             }
@@ -240,6 +245,12 @@ impl State {
             instances,
         })
     }
+}
+
+/// An instance about to change by this record.
+fn stamped(instance: &Instance, committed: &Committed) -> Instance {
+    let Committed { revision, record } = committed;
+    Instance { mod_revision: *revision, changed_at: record.wall, ..instance.clone() }
 }
 
 /// Whether two stages of an instance look the same to everyone.

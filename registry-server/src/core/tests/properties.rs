@@ -509,12 +509,13 @@ impl World {
         let state = self.state();
         let mut counted = 0;
         for (key, service) in state.services_after(None) {
-            assert_eq!(service.instances, self.views.get(key).cloned().unwrap_or_default(), "W2: {key}");
+            let view = self.views.get(key).cloned().unwrap_or_default();
+            assert!(service.instances.iter().eq(&view), "W2: {key}");
             assert_eq!(service.digest, digest(service.instances.values()), "W8: {key}");
             let ttls = service.instances.values().map(|it| state.lease(&it.lease).unwrap().ttl);
             assert_eq!(service.longest_ttl(), ttls.max().unwrap_or(0));
             counted += service.instances.len();
-            for (id, instance) in &service.instances {
+            for (id, instance) in service.instances.iter() {
                 let name = (key.clone(), id.clone());
                 assert!(state.lease(&instance.lease).unwrap().instances.contains(&name));
                 assert_eq!(instance.over.as_deref(), self.overrides.get(&name), "L4: {key} {id}");
