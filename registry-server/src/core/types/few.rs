@@ -196,7 +196,9 @@ mod tests {
                 prop_assert!((0..4).all(|it| few.contains(&it) == set.contains(&it)));
                 // Whatever it went through, it is what it is.
                 let mut straight = Few::default();
-                set.iter().for_each(|element| straight.insert(*element));
+                for element in &set {
+                    straight.insert(*element);
+                }
                 prop_assert_eq!(&few, &straight);
             }
         }
