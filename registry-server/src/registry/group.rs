@@ -1,9 +1,8 @@
 //! Proposals that commit together: each decided on a state that still holds when all of them commit.
 
-use std::{
-    collections::{HashSet, hash_map::RandomState},
-    hash::BuildHasher,
-};
+use std::{collections::HashSet, hash::BuildHasher};
+
+use foldhash::fast::RandomState;
 
 use super::writer::Pending;
 use crate::core::{Proposal, Record, Touched};
@@ -18,7 +17,7 @@ const MAX_EVENTS: usize = 20_000;
 pub(super) struct Group {
     /// Hashes stand for what was touched, or each would be copied. Of two things with the same hash the second waits for the
     /// next group; the hash has a random key, so that nobody can bring that about.
-    touched: HashSet<u64>,
+    touched: HashSet<u64, RandomState>,
     hasher: RandomState,
     records: Vec<Record>,
     members: Vec<Member>,

@@ -150,11 +150,11 @@ impl State {
         next: Option<Arc<Instance>>,
         before: &mut Before,
     ) -> Option<Arc<Instance>> {
-        if !self.services.contains_key(key) {
-            next.as_ref()?;
-            self.services.insert(key.clone(), Service::new(key.clone()));
-        }
-        let service = self.services.get_mut(key)?;
+        let service = if next.is_some() {
+            self.services.entry(key.clone()).or_insert_with(|| Service::new(key.clone()))
+        } else {
+            self.services.get_mut(key)?
+        };
         let key = Arc::clone(&service.key);
         let next_lease = next.as_ref().map(|next| next.lease);
         let next_held = next.as_ref().is_some_and(|next| next.held.is_some());
