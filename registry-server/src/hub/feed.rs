@@ -301,7 +301,7 @@ impl Feed {
             entry.as_ref().filter(|entry| entry.instance.id == *id).map(|entry| Arc::clone(&entry.instance))
         };
         let events = state.changes.iter().rev().flat_map(|change| {
-            let ends = change.items.iter().map(|item| (of(&item.before), of(&item.after)));
+            let ends = change.items().iter().map(|item| (of(&item.before), of(&item.after)));
             ends.filter(|(before, after)| before.is_some() || after.is_some()).map(|(before, after)| {
                 Happened {
                     revision: change.revision,
@@ -335,7 +335,7 @@ impl Feed {
         }
         let behind = state.changes.partition_point(|change| change.revision <= revision);
         let mut newest_first = state.changes.range(..behind).rev();
-        let touches = |change: &&Arc<Logged>| change.items.iter().any(|item| concerns(selector, item));
+        let touches = |change: &&Arc<Logged>| change.items().iter().any(|item| concerns(selector, item));
         if let Some(change) = newest_first.clone().next().filter(|change| change.revision == revision) {
             return Some(change).filter(touches).map(|change| change.revision);
         }

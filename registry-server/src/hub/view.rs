@@ -157,7 +157,7 @@ impl View {
         let selected = instances.values().filter(|entry| selector.matches(&entry.instance));
         let digest = selected.fold(0u64, |sum, entry| sum.wrapping_add(entry.digest));
         let concerned = |change: &&Arc<Logged>| {
-            change.turned || change.items.iter().any(|item| concerns(&selector, item))
+            change.turned || change.items().iter().any(|item| concerns(&selector, item))
         };
         let changes = log.iter().filter(concerned).map(|change| change.revision).collect();
         Self {
@@ -176,7 +176,7 @@ impl View {
     /// Takes a change of the service in. Who is to be marked, if it concerns this view.
     pub(super) fn publish(&mut self, change: &Logged) -> Option<&Subscriptions> {
         let mut changed = change.turned;
-        for item in &change.items {
+        for item in change.items() {
             if let Some(before) = item.before.as_ref().filter(|entry| self.selector.matches(&entry.instance))
             {
                 self.digest = self.digest.wrapping_sub(before.digest);
@@ -363,7 +363,7 @@ pub(super) fn concerns(selector: &Selector, item: &LoggedItem) -> bool {
 fn net(changes: &[Arc<Logged>], selector: &Selector, writer: &mut PartWriter<'_>) {
     type Ends<'a> = (Option<&'a Arc<Entry>>, Option<&'a Arc<Entry>>);
     let mut ends: BTreeMap<&InstanceId, Ends<'_>> = BTreeMap::new();
-    for item in changes.iter().flat_map(|change| &change.items) {
+    for item in changes.iter().flat_map(|change| change.items()) {
         let Some(named) = item.before.as_ref().or(item.after.as_ref()) else { continue };
         ends.entry(&named.instance.id).or_insert((item.before.as_ref(), None)).1 = item.after.as_ref();
     }

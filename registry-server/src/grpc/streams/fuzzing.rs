@@ -124,7 +124,7 @@ impl Publisher {
         let spec = Spec {
             address: "127.0.0.1:1".into(),
             weight: u16::try_from(self.state.revision() % 60_000).expect("it fits"),
-            tags: BTreeMap::new(),
+            tags: BTreeMap::new().into(),
             region: "".into(),
             zone: "".into(),
             status: Up::Up,
