@@ -29,11 +29,8 @@ async fn registered(net: &Net, fake: &mut Fake, services: &[&str]) -> (Registrat
     for service in services {
         builder = builder.service(*service).address(address(&format!("{service}:80")));
     }
-    let (registration, _) = tokio::join!(builder.register(), fake.registered(1));
-    let mut renewals = fake.renewals().await;
-    let renewal = renewals.next().await;
-    renewals.answer(&renewal, &[]).await;
-    (registration.expect("registered"), renewals)
+    let (registration, _, renewals) = fake.leased(builder).await;
+    (registration, renewals)
 }
 
 fn drain(registration: Registration) -> Draining {
@@ -78,6 +75,15 @@ impl Draining {
         };
         let (drained, ()) = tokio::join!(self.ends(), script);
         drained.expect("drained")
+    }
+
+    /// So many callers know: it goes on, and deregisters.
+    async fn goes_on(mut self, fake: &mut Fake, acked: u32) {
+        self.asked().await;
+        match self.deregisters(fake).await {
+            Drained::Told(watchers) => assert_eq!(watchers.acked, acked),
+            other => panic!("{other:?}"),
+        }
     }
 }
 
@@ -179,9 +185,9 @@ async fn a_registry_that_cannot_tell_leaves_a_grace() {
     let builder = Registration::builder(net.client(&["r:1"])).service("a").address(address("a:80"));
     let grace = Duration::from_secs(3);
     let builder = builder.drain_grace(grace).drain_timeout(Duration::from_secs(2));
-    let (registration, _) = tokio::join!(builder.register(), fake.registered(1));
+    let (registration, _, _renewals) = fake.leased(builder).await;
     let begun = Instant::now();
-    let mut draining = drain(registration.expect("registered"));
+    let mut draining = drain(registration);
     marked(&mut fake, 2).await;
     fake.wait_applied().await.answer(Err(Status::unimplemented("older than that")));
     draining.asked().await;
@@ -203,9 +209,7 @@ async fn a_registry_that_goes_away_while_it_is_asked_is_asked_again() {
     assert_eq!(wait.request.revision, 2, "it has the lease: nothing is registered anew");
     assert!(!draining.is_asked());
     wait.answer(Ok(all(1)));
-    draining.asked().await;
-    let drained = draining.deregisters(&mut fake).await;
-    assert!(matches!(drained, Drained::Told(_)), "{drained:?}");
+    draining.goes_on(&mut fake, 1).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -225,9 +229,7 @@ async fn a_registry_that_is_away_is_told_when_it_is_back() {
     assert_eq!(wait.request.revision, 7);
     assert!(!draining.is_asked());
     wait.answer(Ok(all(1)));
-    draining.asked().await;
-    let drained = draining.deregisters(&mut fake).await;
-    assert!(matches!(drained, Drained::Told(_)), "{drained:?}");
+    draining.goes_on(&mut fake, 1).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -262,9 +264,7 @@ async fn a_lease_lost_meanwhile_is_registered_anew_as_draining_and_waited_for_ag
     outdated.answer(Ok(all(1)));
     assert!(!draining.is_asked(), "what was applied before is nothing now");
     wait.answer(Ok(all(2)));
-    draining.asked().await;
-    let drained = draining.deregisters(&mut fake).await;
-    assert_eq!(watchers(&drained).acked, 2);
+    draining.goes_on(&mut fake, 2).await;
 }
 
 #[tokio::test(start_paused = true)]

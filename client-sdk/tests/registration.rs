@@ -24,12 +24,9 @@ async fn registered(net: &Net, fake: &mut Fake, endpoints: &[&str]) -> (Registra
         .address(address("a:80"))
         .instance(Instance::builder(address("b:80")).id("b").weight(2).tag("k", "v").build())
         .ttl(TTL);
-    let (registration, request) = tokio::join!(builder.register(), fake.registered(1));
+    let (registration, request, renewals) = fake.leased(builder).await;
     assert_eq!(request.registrations.len(), 2);
-    let mut renewals = fake.renewals().await;
-    let renewal = renewals.next().await;
-    renewals.answer(&renewal, &[]).await;
-    (registration.expect("registered"), renewals)
+    (registration, renewals)
 }
 
 async fn until(registration: &Registration, wanted: impl Fn(&RegistrationState) -> bool) {

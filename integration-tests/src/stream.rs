@@ -70,4 +70,16 @@ impl Stream {
             }
         }
     }
+
+    /// Closes this side, and goes on reading.
+    pub fn close_side(self) -> Streaming<v1::SubscribeResponse> {
+        self.responses
+    }
+
+    /// Closes this side, and waits for the server to end its own.
+    pub async fn ends(self) {
+        let mut responses = self.close_side();
+        let ends = async { while responses.message().await.expect("it ends in good order").is_some() {} };
+        within("the stream's end", PATIENCE, ends).await;
+    }
 }

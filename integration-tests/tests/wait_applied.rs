@@ -216,6 +216,34 @@ async fn a_client_that_drops_its_view_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn c4_one_that_left_one_that_only_stopped_asking_and_one_that_broke_are_told_apart() {
+    let (server, client) = server().await;
+    let mut ackers = Vec::new();
+    for id in ["leaves", "stops-asking", "breaks"] {
+        ackers.push(Acker::open(&server.client().await, id, requests::watch(SERVICE)).await);
+    }
+    let revision = drain(&client).await;
+    let wait = waiting(&client, revision);
+    for acker in &mut ackers {
+        acker.asked().await;
+    }
+    assert_eq!(seen(&client, revision).await, counts(0, 3, 0, 0));
+    let [leaves, stops_asking, breaks]: [Acker; 3] = ackers.try_into().ok().expect("three");
+    leaves.stream.ask(requests::unsubscribe(1)).await;
+    leaves.stream.ends().await;
+    // At once: the end of its stream says that it was heard.
+    assert_eq!(seen(&client, revision).await, counts(0, 2, 0, 0));
+    drop(breaks);
+    until(&client, revision, counts(0, 1, 1, 0)).await;
+    let reading = stops_asking.stream.close_side();
+    assert_eq!(seen(&client, revision).await, counts(0, 1, 1, 0));
+    drop(reading);
+    until(&client, revision, counts(0, 0, 2, 0)).await;
+    assert!(!wait.is_finished());
+    wait.abort();
+}
+
+#[tokio::test]
 async fn two_streams_of_one_client_have_both_to_ack() {
     let (server, client) = server().await;
     let mut one = Acker::open(&server.client().await, "client", requests::watch(SERVICE)).await;

@@ -14,7 +14,10 @@ use std::{
     collections::BTreeMap,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -29,10 +32,11 @@ use crate::{
     model::{Change, Endpoint, Instance},
     runtime::{BoxFuture, Runtime, Task},
     view::ViewKey,
-    watch::{Sink, Update, WatchError, Watcher},
+    watch::{LeaveError, Sink, Update, WatchError, Watcher},
 };
 
-/// Discovers instances through the registry. Cheap to clone; the last clone to go ends the stream.
+/// Discovers instances through the registry. Cheap to clone; the last clone to go ends the stream, and has the task behind it
+/// leave the registry. A process that is about to end calls [`close`](Self::close) and waits for it, so that there is time for that.
 ///
 /// ```no_run
 /// use client_sdk::{client::RegistryClient, discover::{Discover, RegistryDiscover}, model::Endpoint};
@@ -68,6 +72,7 @@ struct Shared {
     /// For those who hold the views that they want to hear of.
     viewed: Broadcast<Change<ViewKey>>,
     cache: Option<Arc<CacheFile>>,
+    closed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -90,7 +95,7 @@ pub struct RegistryDiscoverBuilder {
     missing: MissingRegistry,
 }
 
-/// Why instances cannot be told. Passing, save for [`Refused`](Self::Refused).
+/// Why instances cannot be told. Passing, save for [`Refused`](Self::Refused) and [`Closed`](Self::Closed).
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryDiscoverError {
@@ -123,6 +128,12 @@ pub enum RegistryDiscoverError {
         /// What the registry said.
         refusal: Refusal,
     },
+    /// It was not known yet when the discovery was closed.
+    #[error("cannot discover {key}: this discovery was closed; build another one")]
+    Closed {
+        /// The service.
+        key: ViewKey,
+    },
 }
 
 impl RegistryDiscover {
@@ -153,6 +164,15 @@ impl RegistryDiscover {
             Some(cache) => cache.write().await,
             None => Ok(()),
         }
+    }
+
+    /// Leaves the registry for good, for all clones: to be called when a process stops, after its last call. Drains of what it
+    /// watched do not wait for it then; of a process that just ends they wait for up to 20 s, as of one that crashed. What is
+    /// known stays as it is, and is not kept up to date: nothing new may be begun by it. Ends when the registry has heard of
+    /// it, and within the client's request timeout; an error says that it may not have.
+    pub async fn close(&self) -> Result<(), LeaveError> {
+        self.inner.shared.close();
+        self.inner.watcher.close().await
     }
 
     /// The state of a view, followed from now on.
@@ -212,6 +232,9 @@ impl Discover for RegistryDiscover {
                     let state = receiver.borrow_and_update();
                     if let Some(view) = &state.view {
                         return Ok(view.clone());
+                    }
+                    if self.inner.shared.is_closed() {
+                        return Err(RegistryDiscoverError::Closed { key: key.clone() });
                     }
                     match error_of(&state) {
                         Some(WatchError::Refused(refusal)) if refusal.is_final() => {
@@ -289,6 +312,7 @@ impl RegistryDiscoverBuilder {
             changes: Broadcast::new(),
             viewed: Broadcast::new(),
             cache: cache.clone(),
+            closed: AtomicBool::new(false),
         });
         let watcher = Arc::new(Watcher::new(self.client, ToViews(Arc::clone(&shared))));
         let mut tasks = vec![runtime.spawn(drop_idle(Arc::clone(&shared), Arc::clone(&watcher), self.idle))];
@@ -301,6 +325,18 @@ impl RegistryDiscoverBuilder {
 impl Shared {
     fn views(&self) -> std::sync::MutexGuard<'_, BTreeMap<ViewKey, Followed>> {
         self.views.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Whoever waits for a view waits in vain, and is told.
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        for followed in self.views().values() {
+            followed.state.send_modify(|_| {});
+        }
     }
 
     fn state(&self, key: &ViewKey) -> Option<Arc<watch::Sender<ViewState>>> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use registry_proto::v1;
 
-use super::ViewKey;
+use super::{LocalView, ViewKey};
 use crate::model::{AddressError, Instance, Selector, Status};
 
 /// The greatest weight of the protocol; a greater one is read as this.
@@ -50,6 +50,19 @@ pub(crate) fn to_wire(instance: &Instance) -> v1::Instance {
         mod_revision: instance.mod_revision,
         held: instance.held.then(v1::Held::default),
         ..v1::Instance::default()
+    }
+}
+
+/// Writes what is asked for to follow a view from where it is.
+pub(crate) fn watch(view: &LocalView) -> v1::WatchRequest {
+    let key = view.key();
+    let cursor = view.cursor();
+    v1::WatchRequest {
+        scope: Some(v1::watch_request::Scope::Key(service(key))),
+        selector: Some(selector(&key.selector)),
+        cursor: cursor.map(|at| v1::Cursor { epoch: at.epoch.to_string(), revision: at.revision }),
+        include_all: false,
+        force_snapshot: view.needs_snapshot(),
     }
 }
 

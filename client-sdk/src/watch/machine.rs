@@ -14,16 +14,20 @@
 //! There is no end state: every arrow out of a failure leads back to `Connecting`. The views outlive every stream, and
 //! each stream begins by subscribing all of them with their cursors. The backoff is reset by a bookmark, not by a
 //! connection: a registry that accepts and then fails is as bad as one that is gone.
+//!
+//! A stream that is not wanted any more is left in good order ([`super::leave`]): when the last view is dropped, which holds up
+//! nothing that is wanted next, and when the watcher is closed or dropped, which is what ends the machine, in whatever state.
 
 use std::{sync::Arc, time::Duration};
 
 use registry_proto::v1;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::{
-    Counters, LONGEST_DELAY, SILENCE, Sink, Wanted, WatchError,
+    Counters, LONGEST_DELAY, Left, SILENCE, Sink, Wanted, WatchError,
+    leave::{LeaveError, take_leave},
     views::{Heard, Views},
 };
 use crate::{
@@ -65,6 +69,7 @@ enum Event {
     GoAway(Duration),
     TimeToLeave,
     NothingToFollow,
+    Closing,
     Failed(WatchError),
 }
 
@@ -78,6 +83,12 @@ pub(super) struct Machine<S> {
     counters: Arc<Counters>,
     views: Views<S>,
     backoff: Backoff,
+    /// Whether the registry knows what is not followed any more, for all that this task has seen.
+    left: Result<(), LeaveError>,
+    /// What becomes of the stream that had nothing to follow any more.
+    farewell: Option<oneshot::Receiver<Result<(), LeaveError>>>,
+    /// By when a watcher that is closed has left, with the registry's consent or without.
+    leave_by: Option<Duration>,
 }
 
 impl<S: Sink> Machine<S> {
@@ -85,15 +96,37 @@ impl<S: Sink> Machine<S> {
         let runtime = client.runtime().clone();
         let views = Views::new(runtime.clone(), sink, Arc::clone(&counters));
         let name = client.watcher_name();
-        Self { client, runtime, name, wanted, counters, views, backoff: Backoff::default() }
+        Self {
+            client,
+            runtime,
+            name,
+            wanted,
+            counters,
+            views,
+            backoff: Backoff::default(),
+            left: Ok(()),
+            farewell: None,
+            leave_by: None,
+        }
     }
 
-    /// Runs until the watcher is dropped.
-    pub(super) async fn run(mut self) {
+    /// Runs until the watcher is closed or dropped; then leaves the registry, and says how that went.
+    pub(super) async fn run(mut self, left: watch::Sender<Left>) {
         let mut state = State::Idle;
-        loop {
+        while !self.wanted.is_closing() {
             state = self.step(state).await;
         }
+        if let State::Opening(stream) | State::Live(stream) | State::Leaving { stream, .. } = state {
+            let (unsubscribe, time) = (self.views.stream_ends(), self.time_to_leave());
+            // Whoever it told is not to wait for the registry.
+            drop(self.views);
+            self.left = leave(self.client, stream, unsubscribe, time).await;
+        }
+        if let Some(farewell) = self.farewell {
+            // It began before this, and so ends in time.
+            self.left = self.left.and(farewell.await.unwrap_or(Err(LeaveError::NoStream)));
+        }
+        left.send_replace(Some(self.left));
     }
 
     async fn step(&mut self, state: State) -> State {
@@ -114,7 +147,13 @@ impl<S: Sink> Machine<S> {
             }
             State::Connecting => match self.open().await {
                 Ok(stream) => State::Opening(stream),
-                Err(error) => self.disconnected(&error),
+                Err(error) => {
+                    if !matches!(error, WatchError::Unreachable(_)) {
+                        // Perhaps it has heard what was to be followed.
+                        self.left = Err(LeaveError::NoStream);
+                    }
+                    self.disconnected(&error)
+                }
             },
             State::Opening(mut stream) | State::Live(mut stream) => {
                 let event = self.listen(&mut stream, None).await;
@@ -124,7 +163,7 @@ impl<S: Sink> Machine<S> {
                 Event::Bookmark | Event::GoAway(_) => State::Leaving { stream, until },
                 // It was to end anyway: nobody is told.
                 Event::Failed(_) => {
-                    stream.connection.retire();
+                    self.lost(&stream);
                     State::Disconnected { until }
                 }
                 other => self.moved_on(stream, other),
@@ -134,22 +173,50 @@ impl<S: Sink> Machine<S> {
 
     fn moved_on(&mut self, stream: Stream, event: Event) -> State {
         match event {
-            Event::Bookmark => State::Live(stream),
-            Event::NothingToFollow => State::Idle,
+            Event::Bookmark | Event::Closing => State::Live(stream),
+            Event::NothingToFollow => {
+                self.say_farewell(stream);
+                State::Idle
+            }
             Event::GoAway(delay) => {
                 // A registry that sends every stream away at once must not be asked in a loop.
                 let delay = delay.min(LONGEST_DELAY).max(self.backoff.next(&self.runtime));
                 State::Leaving { stream, until: self.runtime.now().saturating_add(delay) }
             }
             Event::TimeToLeave => {
-                stream.connection.retire();
+                self.lost(&stream);
                 State::Connecting
             }
             Event::Failed(error) => {
-                stream.connection.retire();
+                self.lost(&stream);
                 self.disconnected(&error)
             }
         }
+    }
+
+    /// Leaves a stream while the machine goes on: the next view is not to wait for the registry.
+    fn say_farewell(&mut self, stream: Stream) {
+        let (unsubscribe, time) = (self.views.stream_ends(), self.client.request_timeout());
+        let leaving = leave(self.client.clone(), stream, unsubscribe, time);
+        let (tell, told) = oneshot::channel();
+        (self.left, self.farewell) = (Ok(()), Some(told));
+        self.runtime.detach(async move {
+            // Nobody may ask.
+            let _ = tell.send(leaving.await);
+        });
+    }
+
+    /// What is left of the time that closing may take.
+    fn time_to_leave(&mut self) -> Duration {
+        let now = self.runtime.now();
+        let by = *self.leave_by.get_or_insert_with(|| now.saturating_add(self.client.request_timeout()));
+        by.saturating_sub(now)
+    }
+
+    /// The stream ends, and its views are to go on elsewhere: the registry is right to wait for them.
+    fn lost(&mut self, stream: &Stream) {
+        stream.connection.retire();
+        self.left = Err(LeaveError::NoStream);
     }
 
     fn disconnected(&mut self, error: &WatchError) -> State {
@@ -217,6 +284,11 @@ impl<S: Sink> Machine<S> {
                 opened = &mut open => break opened?,
                 () = self.wait_until(None) => {}
             }
+            if self.wanted.is_closing() {
+                // What was sent may have been heard: only on the stream can it be taken back.
+                let opened = tokio::time::timeout(self.time_to_leave(), &mut open).await;
+                break opened.unwrap_or_else(|_| Err(WatchError::Silent(self.client.request_timeout())))?;
+            }
         };
         self.counters.streams.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Ok(Stream { connection, requests, responses, heard_at: self.runtime.now() })
@@ -226,6 +298,9 @@ impl<S: Sink> Machine<S> {
     async fn listen(&mut self, stream: &mut Stream, leave_at: Option<Duration>) -> Event {
         loop {
             self.take_wishes();
+            if self.wanted.is_closing() {
+                return Event::Closing;
+            }
             let now = self.runtime.now();
             if self.views.is_empty() {
                 return Event::NothingToFollow;
@@ -272,6 +347,23 @@ impl<S: Sink> Machine<S> {
             }
         }
     }
+}
+
+/// Ends a stream, and with it all that was followed on it, within this time.
+async fn leave(
+    client: RegistryClient,
+    stream: Stream,
+    unsubscribe: Vec<u32>,
+    time: Duration,
+) -> Result<(), LeaveError> {
+    let Stream { connection, requests, responses, .. } = stream;
+    let left = tokio::time::timeout(time, take_leave(requests, responses, unsubscribe)).await;
+    let left = left.unwrap_or_else(|_| Err(LeaveError::Unconfirmed(client.request_timeout())));
+    if let Err(error) = &left {
+        connection.retire();
+        tracing::debug!(%error, "the stream of changes ended");
+    }
+    left
 }
 
 /// Sleeps from `now` to `wake`, or for ever.

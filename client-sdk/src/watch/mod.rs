@@ -1,12 +1,14 @@
 //! Following many views on one stream, for as long as anyone wants them.
 //!
-//! Owns the `Subscribe` stream: the reconnect state machine (`machine`), the views that it carries (`views`) and what it owes
-//! the registry in acks (`acks`).
+//! Owns the `Subscribe` stream: the reconnect state machine (`machine`), the views that it carries (`views`), what it owes
+//! the registry in acks (`acks`), and how it is left (`leave`).
 //! Does not own what becomes of a change: that is the [`Sink`]'s business. Keeps W5 on the client's side (every view
 //! resumes with its epoch and cursor), C3 (silence of 15 s is a dead stream, the next replica is asked), and the
-//! promise that a watch never ends by itself and no error is fatal. Of C4: what is acked is in use, and nothing older is.
+//! promise that a watch never ends by itself and no error is fatal. Of C4: what is acked is in use, and nothing older is; and
+//! whoever stops says so, and holds nobody up.
 
 mod acks;
+mod leave;
 mod machine;
 pub(crate) mod views;
 
@@ -14,15 +16,17 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+pub use leave::LeaveError;
+
 use crate::{
     client::{ConnectError, Refusal, RegistryClient},
     model::{Change, Instance},
-    runtime::{BoxFuture, Task},
+    runtime::BoxFuture,
     view::{Cursor, Resync, ViewKey},
 };
 
@@ -121,12 +125,16 @@ pub struct Restored {
     pub instances: Arc<[Arc<Instance>]>,
 }
 
-/// Follows views over one stream. Dropping it ends the stream and the task behind it.
+/// How a watcher left the registry, if it has.
+type Left = Option<Result<(), LeaveError>>;
+
+/// Follows views over one stream. Dropping it ends the stream, as [`close`](Self::close) does: the task behind it leaves the
+/// registry, as well as it can, and ends within the client's request timeout.
 #[derive(Debug)]
 pub struct Watcher {
     wanted: Arc<Wanted>,
     counters: Arc<Counters>,
-    _task: Task,
+    left: tokio::sync::watch::Receiver<Left>,
 }
 
 /// What the handle asks of the task: by view, the newest wish only, so that it is bounded by the number of views.
@@ -134,6 +142,7 @@ pub struct Watcher {
 struct Wanted {
     wishes: Mutex<BTreeMap<ViewKey, Wish>>,
     changed: tokio::sync::Notify,
+    closing: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -155,10 +164,24 @@ impl Watcher {
         let counters = Arc::new(Counters::default());
         let runtime = client.runtime().clone();
         let machine = machine::Machine::new(client, sink, Arc::clone(&wanted), Arc::clone(&counters));
-        Self { wanted, counters, _task: runtime.spawn(machine.run()) }
+        let (leaving, left) = tokio::sync::watch::channel(None);
+        // It outlives its owner for a moment, and ends by itself.
+        runtime.detach(machine.run(leaving));
+        Self { wanted, counters, left }
     }
 
-    /// Follows a view. If it is followed already, it is told to the sink again as a whole.
+    /// Leaves the registry for good: nothing is followed any more, and drains of what was followed do not wait for this
+    /// watcher. So nothing new may be begun by what it told. Ends when the registry has heard of it, and within the client's
+    /// request timeout; an error says that it may not have. May be called any number of times.
+    pub async fn close(&self) -> Result<(), LeaveError> {
+        self.wanted.close();
+        let mut left = self.left.clone();
+        // An error means that the task is gone without a word, with its runtime for example.
+        let left = left.wait_for(Option::is_some).await.map(|left| *left);
+        left.ok().flatten().unwrap_or(Err(LeaveError::NoStream))
+    }
+
+    /// Follows a view. If it is followed already, it is told to the sink again as a whole. A closed watcher follows nothing.
     pub fn follow(&self, key: ViewKey, restored: Option<Restored>) {
         self.wanted.wish(key, Wish::Follow(restored));
     }
@@ -179,8 +202,26 @@ impl Watcher {
     }
 }
 
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.wanted.close();
+    }
+}
+
 impl Wanted {
+    fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
     fn wish(&self, key: ViewKey, wish: Wish) {
+        if self.is_closing() {
+            return;
+        }
         self.wishes.lock().unwrap_or_else(PoisonError::into_inner).insert(key, wish);
         self.changed.notify_one();
     }

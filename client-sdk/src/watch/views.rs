@@ -80,6 +80,8 @@ struct Followed {
     view: LocalView,
     backoff: Backoff,
     subscription: Subscription,
+    /// The registry may have it on this stream.
+    subscribed: bool,
     /// The sink was told what is known.
     announced: bool,
     /// The sink was told that something is wrong.
@@ -179,6 +181,7 @@ impl<S: Sink> Views<S> {
                     view,
                     backoff: Backoff::default(),
                     subscription: Subscription::Queued,
+                    subscribed: false,
                     announced: false,
                     failed: false,
                     retry_at: None,
@@ -189,13 +192,10 @@ impl<S: Sink> Views<S> {
             }
             (Wish::Drop, Some(id)) => {
                 self.ids.remove(&key);
-                let queued = self.by_id.remove(&id).is_some_and(|followed| followed.is_queued());
+                let subscribed = self.by_id.remove(&id).is_some_and(|followed| followed.subscribed);
                 self.deadlines.retain(|(_, of)| *of != id);
-                if queued {
-                    self.to_subscribe.retain(|waiting| *waiting != id);
-                } else {
-                    self.to_unsubscribe.push_back(id);
-                }
+                self.to_subscribe.retain(|waiting| *waiting != id);
+                self.to_unsubscribe.extend(subscribed.then_some(id));
             }
             (Wish::Drop, None) => {}
         }
@@ -215,8 +215,15 @@ impl<S: Sink> Views<S> {
                 self.deadlines.insert((doubt_until, *id));
             }
             followed.view.stream_reset();
-            (followed.subscription, followed.retry_at) = (Subscription::Queued, None);
+            (followed.subscription, followed.subscribed, followed.retry_at) =
+                (Subscription::Queued, false, None);
         }
+    }
+
+    /// The stream is to be left: what the registry may have on it, to be unsubscribed.
+    pub(super) fn stream_ends(&mut self) -> Vec<u32> {
+        let subscribed = self.by_id.iter().filter(|(_, followed)| followed.subscribed).map(|(id, _)| *id);
+        self.to_unsubscribe.drain(..).chain(subscribed).collect()
     }
 
     /// What to send next.
@@ -231,19 +238,9 @@ impl<S: Sink> Views<S> {
         }
         let view_id = self.to_subscribe.pop_front()?;
         let followed = self.by_id.get_mut(&view_id)?;
-        followed.subscription = Subscription::Sent;
-        let key = followed.view.key();
-        let watch = v1::WatchRequest {
-            scope: Some(v1::watch_request::Scope::Key(wire::service(key))),
-            selector: Some(wire::selector(&key.selector)),
-            cursor: followed
-                .view
-                .cursor()
-                .map(|cursor| v1::Cursor { epoch: cursor.epoch.to_string(), revision: cursor.revision }),
-            include_all: false,
-            force_snapshot: followed.view.needs_snapshot(),
-        };
-        let request = Request::Subscribe(v1::SubscribeView { view_id, watch: Some(watch) });
+        (followed.subscription, followed.subscribed) = (Subscription::Sent, true);
+        let watch = Some(wire::watch(&followed.view));
+        let request = Request::Subscribe(v1::SubscribeView { view_id, watch });
         Some(v1::SubscribeRequest { request: Some(request) })
     }
 

@@ -19,6 +19,7 @@ use std::{
 use client_sdk::{
     client::{RegistryClient, RegistryClientBuilder},
     model::{Address, Endpoint},
+    registration::{Registration, RegistrationBuilder},
     runtime::{BoxFuture, Connect, Io, Runtime, TokioClock, TokioSpawn},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -172,6 +173,18 @@ impl Fake {
         let ttl = request.ttl;
         call.answer(Ok(v1::RegisterResponse { epoch: "e".into(), revision, ttl, instances: vec![] }));
         request
+    }
+
+    /// A registration that is registered and was renewed once, what it asked for, and the stream of its renewals.
+    pub async fn leased(
+        &mut self,
+        builder: RegistrationBuilder,
+    ) -> (Registration, v1::RegisterRequest, Renewals) {
+        let (registration, request) = tokio::join!(builder.register(), self.registered(1));
+        let mut renewals = self.renewals().await;
+        let renewal = renewals.next().await;
+        renewals.answer(&renewal, &[]).await;
+        (registration.expect("registered"), request, renewals)
     }
 
     pub async fn deregister(&mut self) -> Call<v1::DeregisterRequest, v1::DeregisterResponse> {

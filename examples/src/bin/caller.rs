@@ -42,8 +42,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let Args { calls, pause, registry } = Args::parse();
 
     let client = RegistryClient::builder().endpoint(registry).build()?;
-    let discover = RegistryDiscover::builder(client).build();
-    let channel = BalancedChannel::builder(Arc::new(discover), Endpoint::new("greeter")).build();
+    let discover = Arc::new(RegistryDiscover::builder(client).build());
+    let channel = BalancedChannel::builder(Arc::clone(&discover), Endpoint::new("greeter")).build();
     let mut greeter = GreeterClient::new(channel);
 
     for call in 1..=calls {
@@ -53,6 +53,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
             Err(status) => println!("call {call} failed: {:?}: {}", status.code(), status.message()),
         }
         tokio::time::sleep(pause).await;
+    }
+
+    // No more calls: no greeter that drains has to wait for this process.
+    if let Err(problem) = discover.close().await {
+        println!("{problem}");
     }
     Ok(())
 }

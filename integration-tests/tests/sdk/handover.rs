@@ -6,9 +6,8 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use client_sdk::{discover::Discover as _, model::Instance, registration::RegistrationState};
@@ -16,7 +15,7 @@ use integration_tests::{
     process::{Server, Setup},
     requests, server_setup,
 };
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 
 use crate::kit::{Greeter, SERVICE, call, channel, client, discover, greeter, nobody, shows, soon, spreads};
 
@@ -24,7 +23,8 @@ use crate::kit::{Greeter, SERVICE, call, channel, client, discover, greeter, nob
 struct Load {
     name: &'static str,
     stop: Arc<AtomicBool>,
-    done: Arc<AtomicUsize>,
+    /// How often. It ends with the task.
+    done: watch::Receiver<usize>,
     task: JoinHandle<Vec<String>>,
 }
 
@@ -33,14 +33,15 @@ impl Load {
     where
         F: Future<Output = Result<(), String>> + Send,
     {
-        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&done));
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let (count, done) = watch::channel(0);
         let task = tokio::spawn(async move {
             let mut failures = Vec::new();
             while !stopped.load(Ordering::SeqCst) {
-                let number = count.load(Ordering::SeqCst);
+                let number = *count.borrow();
                 failures.extend(act(number).await.err());
-                count.fetch_add(1, Ordering::SeqCst);
+                count.send_replace(number + 1);
                 tokio::task::yield_now().await;
             }
             failures
@@ -50,13 +51,10 @@ impl Load {
 
     /// Lets it be done so many times more.
     async fn pass(&self, times: usize) {
-        let until = self.done.load(Ordering::SeqCst) + times;
-        let passed = async {
-            while self.done.load(Ordering::SeqCst) < until && !self.task.is_finished() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        soon(self.name, passed).await;
+        let mut done = self.done.clone();
+        let until = *done.borrow() + times;
+        let passed = soon(self.name, done.wait_for(|done| *done >= until)).await;
+        assert!(passed.is_ok(), "{}: the task is gone", self.name);
     }
 
     async fn end(self) {

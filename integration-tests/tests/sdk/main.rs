@@ -4,6 +4,7 @@
 //! | module | what it shows |
 //! |---|---|
 //! | `lifecycle` | register, be called, change, drain, leave; killed instances (C2, C4) |
+//! | `leaving` | callers that stop: in good order, dropped, killed (C4) |
 //! | `outages` | the registry killed, restarted, missing (C1, C3) |
 //! | `authority` | who may change what: operators, generations, old leases (L3, L4) |
 //! | `foreign` | a `Discover` and a `LoadBalance` by somebody else |
@@ -16,6 +17,7 @@ mod foreign;
 mod handover;
 mod kit;
 mod large;
+mod leaving;
 mod lifecycle;
 mod outages;
 mod partition;

@@ -165,6 +165,10 @@ impl Feeder {
             .then(|| format!("this stream has {MAX_VIEWS_OF_SERVICE} views of {key}, which is the limit"))
     }
 
+    pub(super) fn is_without_views(&self) -> bool {
+        self.views.is_empty()
+    }
+
     /// Whether no view is known to have something to say.
     pub(super) fn is_clear(&self) -> bool {
         self.signal.is_clear()

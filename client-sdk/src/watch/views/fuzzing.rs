@@ -2,7 +2,7 @@
 //! for tests that make messages up, and for fuzzers.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use registry_proto::v1::{self, subscribe_response::Response};
+use registry_proto::v1::{self, subscribe_request::Request, subscribe_response::Response};
 
 use super::{Counters, DOUBT, Heard, Sink, Update, Views, WatchError, Wish};
 use crate::{
@@ -69,6 +69,8 @@ pub(crate) struct Checked {
     told: Told,
     shown: BTreeMap<ViewKey, InstanceList>,
     version: u64,
+    /// What was subscribed on this stream, and not unsubscribed.
+    subscribed: BTreeSet<u32>,
 }
 
 /// One of a few views: most select everything, some do not.
@@ -84,7 +86,7 @@ impl Checked {
         let runtime = Runtime::new(clock.clone(), TokioConnect, TokioSpawn, 1);
         let mut views = Views::new(runtime, told.clone(), Arc::new(Counters::default()));
         views.most_pending = LIMITS.bytes;
-        Self { views, clock, told, shown: BTreeMap::new(), version: 0 }
+        Self { views, clock, told, shown: BTreeMap::new(), version: 0, subscribed: BTreeSet::new() }
     }
 
     /// What is known of the view with this number, if it is followed: where it is, and the instances.
@@ -145,13 +147,30 @@ impl Checked {
             }
             Step::Send => {
                 let mut sent = 0;
-                while self.views.next_request().is_some() {
+                while let Some(request) = self.views.next_request() {
                     sent += 1;
+                    match request.request {
+                        Some(Request::Subscribe(view)) => {
+                            self.subscribed.insert(view.view_id);
+                        }
+                        Some(Request::Unsubscribe(view)) => {
+                            self.subscribed.remove(&view.view_id);
+                        }
+                        _ => {}
+                    }
                 }
                 assert!(sent <= 1_000 && !self.views.has_requests());
+                let followed = self.views.by_id.keys().copied();
+                assert!(
+                    followed.eq(self.subscribed.iter().copied()),
+                    "C4: the registry has what is followed"
+                );
             }
             Step::Disconnect => self.views.disconnected(&WatchError::Closed),
-            Step::Begin => self.views.stream_begins(),
+            Step::Begin => {
+                self.views.stream_begins();
+                self.subscribed.clear();
+            }
             Step::Wait(millis) => {
                 self.clock.0.fetch_add(millis.into(), Ordering::Relaxed);
                 self.views.deadline_passed(self.clock.now());
@@ -190,6 +209,9 @@ impl Checked {
         assert!(pending <= views.most_pending, "{pending} bytes are half received");
         assert_eq!(views.ids.len(), views.by_id.len());
         assert!(views.to_subscribe.len() <= views.by_id.len());
+        let gone = |id: &u32| self.subscribed.contains(id) && !views.by_id.contains_key(id);
+        assert!(views.to_unsubscribe.iter().all(gone), "what is not known is not unsubscribed, nor twice");
+        assert!(views.to_unsubscribe.len() <= self.subscribed.len());
         assert!(views.deadlines.len() <= 4 * views.by_id.len(), "deadlines pile up");
         let latest = self.clock.now() + DOUBT + LONGEST_DELAY;
         assert!(views.deadlines.iter().all(|(at, _)| *at <= latest), "something is due in ages");

@@ -2,23 +2,32 @@
 //! clients up, and for fuzzers. A registry of one service stands behind it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    task::Waker,
+    task::{Context, Poll, Waker},
+    time::Duration,
 };
 
-use registry_proto::v1::{subscribe_request::Request, subscribe_response::Response};
+use prost::Message;
+use registry_proto::v1::{self, subscribe_request::Request, subscribe_response::Response};
+use tokio::sync::watch;
+use tokio_stream::Stream;
+use tonic::Status;
 
-use super::*;
+use super::SubscribeStream;
 use crate::{
-    applied::Waiting,
+    applied::{Waiting, Watchers},
     core::{
-        Command, Committed, LeaseId, Now, Registrant, ServiceKey, Settings, Spec, State, Status as Up, decide,
+        Command, Committed, LeaseId, Now, Registrant, Revision, ServiceKey, Settings, Spec, State,
+        Status as Up, decide,
     },
-    hub::HubSettings,
+    grpc::{feeder::LONGEST_REST, seats::Seat},
+    hub::{Hub, HubSettings},
+    runtime::{Clock, Runtime, TokioSpawn},
 };
 
 /// Requests that are there at once, and how many were read.
@@ -27,6 +36,8 @@ pub(super) struct Asked {
     requests: Arc<Mutex<VecDeque<v1::SubscribeRequest>>>,
     read: Arc<AtomicUsize>,
     polls: Arc<AtomicUsize>,
+    /// After these the client closes its side.
+    closed: Arc<AtomicBool>,
     reader: Arc<atomic_waker::AtomicWaker>,
 }
 
@@ -52,6 +63,17 @@ pub(crate) enum Step {
     Reconnect,
 }
 
+/// Time that passes only when the client reads: as much as a stream ever rests.
+#[derive(Clone, Debug, Default)]
+struct Readings(Arc<AtomicU64>);
+
+impl Clock for Readings {
+    fn now(&self) -> Now {
+        let passed = self.0.load(Ordering::Relaxed);
+        Now { mono: passed, wall: passed }
+    }
+}
+
 /// A stream that is checked after each step.
 pub(crate) struct Checked {
     publisher: Publisher,
@@ -66,6 +88,7 @@ pub(crate) struct Checked {
     said_acks: bool,
     /// An ack that may count was sent.
     acked: bool,
+    clock: Readings,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -78,6 +101,17 @@ impl Asked {
     #[cfg(test)]
     pub(super) fn subscribe(&self, view_id: u32, watch: Option<v1::WatchRequest>) {
         self.ask(Request::Subscribe(v1::SubscribeView { view_id, watch }));
+    }
+
+    #[cfg(test)]
+    pub(super) fn unsubscribe(&self, view_id: u32) {
+        self.ask(Request::Unsubscribe(v1::UnsubscribeView { view_id }));
+    }
+
+    #[cfg(test)]
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        self.reader.wake();
     }
 
     #[cfg(test)]
@@ -104,10 +138,14 @@ impl Stream for Asked {
         self.polls.fetch_add(1, Ordering::Relaxed);
         self.reader.register(cx.waker());
         let next = self.requests.lock().expect("unpoisoned").pop_front();
-        next.map_or(Poll::Pending, |request| {
-            self.read.fetch_add(1, Ordering::Relaxed);
-            Poll::Ready(Some(Ok(request)))
-        })
+        match next {
+            Some(request) => {
+                self.read.fetch_add(1, Ordering::Relaxed);
+                Poll::Ready(Some(Ok(request)))
+            }
+            None if self.closed.load(Ordering::Relaxed) => Poll::Ready(None),
+            None => Poll::Pending,
+        }
     }
 }
 
@@ -151,7 +189,8 @@ impl Checked {
         publisher.register();
         let (stop, stopping) = watch::channel(None);
         let asked = Asked::default();
-        let stream = open(&publisher, &asked, stopping);
+        let clock = Readings::default();
+        let stream = open(&publisher, &asked, stopping, clock.clone());
         drop(inside);
         Self {
             publisher,
@@ -163,6 +202,7 @@ impl Checked {
             told: 0,
             said_acks: false,
             acked: false,
+            clock,
             runtime,
         }
     }
@@ -198,7 +238,7 @@ impl Checked {
             Step::Wait => self.waiting.clear(),
             Step::Reconnect => {
                 self.asked = Asked::default();
-                self.stream = open(&self.publisher, &self.asked, self.stop.subscribe());
+                self.stream = open(&self.publisher, &self.asked, self.stop.subscribe(), self.clock.clone());
                 (self.told, self.said_acks) = (0, false);
                 self.wanted.clear();
             }
@@ -209,7 +249,7 @@ impl Checked {
     /// How many views the stream has.
     #[cfg(test)]
     pub(super) fn views(&self) -> usize {
-        self.stream.feeder.views()
+        self.stream.kept().1
     }
 
     /// How far those are whom the newest wait is about.
@@ -220,6 +260,7 @@ impl Checked {
 
     /// Reads a message; false: there is none.
     fn read(&mut self) -> bool {
+        self.clock.0.fetch_add(LONGEST_REST, Ordering::Relaxed);
         let mut cx = Context::from_waker(Waker::noop());
         let Poll::Ready(frame) = Pin::new(&mut self.stream).poll_next(&mut cx) else { return false };
         let frame = frame.expect("it goes on").expect("no request ends the stream");
@@ -248,8 +289,9 @@ impl Checked {
 
     fn check(&self) {
         // Of what is refused, one is answered before the next request is read.
-        assert!(self.stream.outbox.len() <= 1, "{} answers pile up", self.stream.outbox.len());
-        assert!(self.stream.feeder.views() + self.stream.ahead.len() <= self.wanted.len());
+        let (answers, views) = self.stream.kept();
+        assert!(answers <= 1, "{answers} answers pile up");
+        assert!(views <= self.wanted.len());
         for waiting in &self.waiting {
             let counts = waiting.counts();
             let all = counts.acked + counts.lagging + counts.disconnected + counts.not_acking;
@@ -271,10 +313,11 @@ fn open(
     publisher: &Publisher,
     asked: &Asked,
     stopping: watch::Receiver<Option<Duration>>,
+    clock: Readings,
 ) -> SubscribeStream<Asked> {
     let seat = Seat::take(&Arc::default(), 1).expect("free");
     let (hub, watchers) = (publisher.hub.clone(), &publisher.watchers);
-    SubscribeStream::new(hub, watchers, asked.clone(), stopping, Runtime::tokio(), seat)
+    SubscribeStream::new(hub, watchers, asked.clone(), stopping, Runtime::new(clock, TokioSpawn, 0), seat)
 }
 
 fn service() -> ServiceKey {

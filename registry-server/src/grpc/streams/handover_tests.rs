@@ -2,15 +2,25 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use registry_proto::v1::subscribe_response::Response;
+use prost::Message as _;
+use registry_proto::v1::{self, subscribe_response::Response};
+use tokio::sync::watch;
+use tokio_stream::Stream;
+use tonic::Status;
+use tonic_types::StatusExt as _;
 
 use super::{
     fuzzing::{Asked, Publisher, watch_service},
     *,
 };
 use crate::{
-    grpc::until::{Until, leaving},
-    runtime::{SystemClock, TokioSpawn},
+    grpc::{
+        decode,
+        fields::Path,
+        seats::Seat,
+        until::{Until, leaving},
+    },
+    runtime::{Runtime, SystemClock, TokioSpawn},
 };
 
 const STREAMS: usize = 2_000;

@@ -1,14 +1,26 @@
 //! What a `Subscribe` stream says to what it is asked, without a network.
 
-use std::sync::Arc;
+use std::{sync::Arc, task::Poll};
 
-use registry_proto::v1::{subscribe_request::Request, subscribe_response::Response};
-
-use crate::grpc::feeder::{LONGEST_REST, REST};
+use prost::Message as _;
+use registry_proto::{
+    Frame,
+    v1::{self, subscribe_request::Request, subscribe_response::Response},
+};
+use tokio::sync::watch;
+use tokio_stream::Stream;
+use tonic::Status;
 
 use super::{
     fuzzing::{Asked, Publisher, watch_service},
     *,
+};
+use crate::{
+    grpc::{
+        feeder::{LONGEST_REST, REST},
+        seats::Seat,
+    },
+    runtime::Runtime,
 };
 
 struct World {
@@ -55,6 +67,11 @@ impl World {
         }
     }
 
+    /// Whether the stream ends now.
+    async fn ends(&mut self) -> bool {
+        matches!(self.polled().await, Poll::Ready(None))
+    }
+
     async fn all_said(&mut self) -> Vec<(u32, Response)> {
         let mut all = Vec::new();
         while let Some(said) = self.said().await {
@@ -81,7 +98,7 @@ async fn w10_who_asks_and_does_not_read_piles_up_nothing() {
 async fn what_is_asked_while_there_is_much_to_say_is_heard() {
     let mut world = World::new();
     (1..=100).for_each(|view| world.asked.subscribe(view, Some(watch_service())));
-    world.asked.ask(Request::Unsubscribe(v1::UnsubscribeView { view_id: 1 }));
+    world.asked.unsubscribe(1);
     let said = world.all_said().await;
     assert_eq!(world.asked.read(), 101);
     let bookmarks = said.iter().filter(|(_, it)| matches!(it, Response::Bookmark(_))).count();
@@ -237,6 +254,73 @@ async fn c4_a_wait_that_is_slept_through_hears_of_one_that_vanishes_later() {
     let (applied, ()) = tokio::join!(wait.answered(Duration::from_mins(1)), leaving);
     assert!(applied.satisfied);
     assert_eq!(clock.now().mono, 27_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c4_who_gives_up_its_views_and_closes_its_side_has_left_for_good() {
+    let mut world = acking().await;
+    world.asked.subscribe(2, Some(watch_service()));
+    world.all_said().await;
+    let wait = world.publisher.watchers.wait(&service(), 2, 1.0);
+    world.all_said().await;
+    assert_eq!(wait.answered(Duration::ZERO).await.counts.lagging, 1);
+    world.asked.unsubscribe(1);
+    world.asked.unsubscribe(2);
+    world.asked.close();
+    assert!(world.ends().await, "so it knows that it was heard");
+    let applied = wait.answered(Duration::ZERO).await;
+    assert_eq!((applied.counts, applied.satisfied), (crate::applied::Counts::default(), true));
+    let World { publisher, stream, .. } = world;
+    drop(stream);
+    assert!(publisher.watchers.wait(&service(), 2, 1.0).answered(Duration::ZERO).await.satisfied);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c4_who_leaves_while_there_is_much_to_say_is_heard() {
+    let mut world = acking().await;
+    (2..=5).for_each(|view| world.asked.subscribe(view, Some(watch_service())));
+    world.all_said().await;
+    world.publisher.register();
+    (1..=5).for_each(|view| world.asked.unsubscribe(view));
+    world.asked.close();
+    let mut frames = 0;
+    while !world.ends().await {
+        frames += 1;
+        assert!(frames <= 5, "it goes on");
+    }
+    assert!(world.publisher.watchers.wait(&service(), 2, 1.0).answered(Duration::ZERO).await.satisfied);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c4_who_closes_its_side_and_has_a_view_may_come_back_and_is_waited_for() {
+    let mut world = acking().await;
+    world.asked.subscribe(2, Some(watch_service()));
+    world.all_said().await;
+    world.asked.unsubscribe(2);
+    world.asked.close();
+    assert!(world.all_said().await.is_empty() && !world.ends().await);
+    world.publisher.register();
+    let said = world.all_said().await;
+    assert!(matches!(said.as_slice(), [(1, Response::Change(_))]), "it goes on reading: {said:?}");
+    let wait = world.publisher.watchers.wait(&service(), 3, 1.0);
+    assert_eq!(wait.answered(Duration::ZERO).await.counts.lagging, 1);
+    let World { publisher: _publisher, stream, .. } = world;
+    drop(stream);
+    let applied = wait.answered(Duration::ZERO).await;
+    assert_eq!((applied.counts.disconnected, applied.satisfied), (1, false), "as one whose connection broke");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_closed_its_side_hears_that_its_last_view_is_refused_and_then_the_end() {
+    let mut world = World::new();
+    let cursor = Some(v1::Cursor { epoch: "e".into(), revision: 2 });
+    world.asked.subscribe(1, Some(v1::WatchRequest { cursor, ..watch_service() }));
+    world.asked.close();
+    assert!(world.all_said().await.is_empty(), "it may catch up yet");
+    tokio::time::sleep(BEHIND_WAIT).await;
+    let said = world.said().await.and_then(|said| said.response);
+    assert!(matches!(said, Some(Response::ViewError(_))), "{said:?}");
+    assert!(world.ends().await);
 }
 
 #[tokio::test(start_paused = true)]
