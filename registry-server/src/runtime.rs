@@ -28,6 +28,11 @@ pub type BoxWork = Box<dyn FnOnce() + Send>;
 pub trait Clock: Send + Sync + 'static {
     /// Now.
     fn now(&self) -> Now;
+
+    /// The monotonic half of it, where the wall clock is not asked for.
+    fn mono(&self) -> u64 {
+        self.now().mono
+    }
 }
 
 /// Runs tasks.
@@ -62,6 +67,11 @@ impl Runtime {
     /// Reads both clocks.
     pub fn now(&self) -> Now {
         self.clock.now()
+    }
+
+    /// Reads the monotonic clock, in milliseconds.
+    pub fn mono(&self) -> u64 {
+        self.clock.mono()
     }
 
     /// Starts a task.
@@ -129,7 +139,11 @@ impl Clock for SystemClock {
     #[allow(clippy::disallowed_methods)] // the one home of the clock
     fn now(&self) -> Now {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { mono: millis(self.start.elapsed()), wall: millis(wall) }
+        Now { mono: self.mono(), wall: millis(wall) }
+    }
+
+    fn mono(&self) -> u64 {
+        millis(self.start.elapsed())
     }
 }
 

@@ -200,7 +200,7 @@ impl Draw {
         Arc::new(Spec {
             address: "10.0.0.1:80".into(),
             weight: self.rng.u16(..4),
-            tags,
+            tags: tags.into(),
             region: "r".into(),
             zone: format!("z{}", self.rng.u8(..2)).into(),
             status: self.status(),

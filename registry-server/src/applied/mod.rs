@@ -17,10 +17,7 @@ mod wait;
 use std::{
     collections::HashMap,
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -52,21 +49,15 @@ struct Inner {
 
 struct State {
     acks: Acks,
-    prompts: HashMap<StreamId, Arc<Prompt>>,
+    prompts: HashMap<StreamId, Arc<Signal>>,
     waiting: HashMap<WaitId, Arc<Notify>>,
-}
-
-/// Tells a stream that it may have to ask its client for an ack.
-struct Prompt {
-    given: AtomicBool,
-    signal: Arc<Signal>,
 }
 
 /// One stream to a watcher. Dropping it says that the stream has ended.
 pub struct Watcher {
     watchers: Watchers,
     id: StreamId,
-    prompt: Arc<Prompt>,
+    signal: Arc<Signal>,
 }
 
 /// One who waits. Dropping it forgets the wait.
@@ -97,14 +88,13 @@ impl Watchers {
 
     /// A stream that may send, woken through `signal`. Its client cannot ack until it is [`Watcher::named`].
     pub fn join(&self, signal: Arc<Signal>) -> Watcher {
-        let prompt = Arc::new(Prompt { given: AtomicBool::new(false), signal });
         let now = self.inner.runtime.now().mono;
         let id = self.tell(|state| {
             let id = state.acks.joined(now);
-            state.prompts.insert(id, Arc::clone(&prompt));
+            state.prompts.insert(id, Arc::clone(&signal));
             id
         });
-        Watcher { watchers: self.clone(), id, prompt }
+        Watcher { watchers: self.clone(), id, signal }
     }
 
     /// Waits for a share, above 0 to 1, of those whose views of a service contained what `revision` changed. A revision
@@ -127,9 +117,7 @@ impl Watchers {
         let told = what(&mut state);
         let News { ask, look } = state.acks.take_news();
         for prompt in ask.iter().filter_map(|stream| state.prompts.get(stream)) {
-            if !prompt.given.swap(true, Ordering::AcqRel) {
-                prompt.signal.wake();
-            }
+            prompt.prompt();
         }
         for notify in look.iter().filter_map(|wait| state.waiting.get(wait)) {
             notify.notify_one();
@@ -173,14 +161,13 @@ impl Watcher {
 
     /// Whether an ack may be wanted: then a bookmark is due, see [`Self::asking`].
     pub fn is_prompted(&self) -> bool {
-        self.prompt.given.load(Ordering::Acquire)
+        self.signal.is_prompted()
     }
 
     /// A bookmark at `head` is about to be sent: whether it is to ask for an ack.
     pub fn asking(&self, head: Revision) -> bool {
         // Before it is looked at what is wanted: whoever comes after that prompts again.
-        self.prompt.given.swap(false, Ordering::AcqRel)
-            && self.watchers.tell(|state| state.acks.asking(self.id, head))
+        self.signal.take_prompt() && self.watchers.tell(|state| state.acks.asking(self.id, head))
     }
 
     /// The client has applied everything up to here, which it was told.

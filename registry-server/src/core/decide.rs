@@ -61,13 +61,13 @@ pub(super) fn is_superseded(state: &State, lease: &Lease) -> bool {
 /// A proposal under construction.
 pub(super) struct Draft {
     record: Record,
-    touches: BTreeSet<Touched>,
+    touches: Vec<Touched>,
 }
 
 impl Draft {
     pub(super) fn new(now: Now, cause: Cause, actor: impl Into<Arc<str>>) -> Self {
         let record = Record { wall: now.wall, cause, actor: actor.into(), events: Vec::new() };
-        Self { record, touches: BTreeSet::new() }
+        Self { record, touches: Vec::new() }
     }
 
     pub(super) fn push(&mut self, event: Event) {
@@ -75,19 +75,21 @@ impl Draft {
     }
 
     pub(super) fn touch_lease(&mut self, lease: LeaseId) {
-        self.touches.insert(Touched::Lease(lease));
+        self.touches.push(Touched::Lease(lease));
     }
 
     pub(super) fn touch(&mut self, key: &ServiceKey, id: &InstanceId) {
-        self.touches.insert(Touched::Instance(key.clone(), id.clone()));
+        self.touches.push(Touched::Instance(key.clone(), id.clone()));
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.record.events.is_empty()
     }
 
-    pub(super) fn finish(self) -> Proposal {
-        Proposal { record: self.record, touches: self.touches.into_iter().collect() }
+    pub(super) fn finish(mut self) -> Proposal {
+        self.touches.sort_unstable();
+        self.touches.dedup();
+        Proposal { record: self.record, touches: self.touches }
     }
 }
 
@@ -101,7 +103,7 @@ fn register(
 ) -> Result<Proposal, Rejection> {
     let mut draft = Draft::new(now, Cause::Register, actor_of(registrant));
     draft.touch_lease(lease);
-    draft.touches.insert(Touched::Registrant(registrant.uid.clone()));
+    draft.touches.push(Touched::Registrant(registrant.uid.clone()));
     let known = state.lease(&lease);
     if let Some(known) = known.filter(|known| known.registrant.uid != registrant.uid) {
         let by =
@@ -115,10 +117,8 @@ fn register(
     if known.is_none_or(|known| known.registrant != *registrant || known.ttl != ttl) {
         draft.push(Event::LeaseGranted { lease, registrant: registrant.clone(), ttl });
     }
-    let mut named = BTreeSet::new();
     for (key, id, spec) in instances {
         draft.touch(key, id);
-        named.insert((key, id));
         let there = state.instance(key, id);
         match there {
             Some(there) if there.lease == lease && there.spec == *spec => {
@@ -141,7 +141,10 @@ fn register(
         }
         draft.push(Event::Registered { key: key.clone(), id: id.clone(), spec: spec.clone(), lease });
     }
-    for (key, id) in held_of(state, lease) {
+    let mut held = held_of(state, lease).peekable();
+    let named: BTreeSet<_> =
+        held.peek().into_iter().flat_map(|_| instances).map(|(key, id, _)| (key, id)).collect();
+    for (key, id) in held {
         draft.touch(key, id);
         if !named.contains(&(key, id)) {
             draft.push(Event::Released { key: key.clone(), id: id.clone() });
@@ -154,7 +157,7 @@ fn deregister_lease(state: &State, now: Now, id: LeaseId, actor: &Arc<str>) -> P
     let mut draft = Draft::new(now, Cause::Deregister, actor.clone());
     draft.touch_lease(id);
     if let Some(lease) = state.lease(&id) {
-        for (key, instance) in &lease.instances {
+        for (key, instance) in lease.instances.iter() {
             draft.touch(key, instance);
             draft.push(Event::Removed { key: key.clone(), id: instance.clone(), loss: None });
         }
@@ -288,7 +291,7 @@ fn renew_held(state: &State, now: Now, id: LeaseId) -> Proposal {
     let mut draft = Draft::new(now, Cause::RenewHeld, actor);
     draft.touch_lease(id);
     if let Some(lease) = known {
-        draft.touches.insert(Touched::Registrant(lease.registrant.uid.clone()));
+        draft.touches.push(Touched::Registrant(lease.registrant.uid.clone()));
         if !is_superseded(state, lease) {
             for (key, instance) in held_of(state, id) {
                 draft.touch(key, instance);
@@ -309,9 +312,10 @@ pub(super) fn end_emptied(state: &State, leases: BTreeMap<LeaseId, usize>, draft
 }
 
 /// The held instances of a lease. O(1) if there are none.
-pub(super) fn held_of(state: &State, id: LeaseId) -> impl Iterator<Item = &(ServiceKey, InstanceId)> {
-    let lease = state.lease(&id).filter(|_| state.held_of(&id) > 0);
-    let instances = lease.into_iter().flat_map(|lease| &lease.instances);
+pub(super) fn held_of(state: &State, id: LeaseId) -> impl Iterator<Item = (&ServiceKey, &InstanceId)> {
+    let held = state.held_of(&id) > 0;
+    let lease = held.then(|| state.lease(&id)).flatten();
+    let instances = lease.into_iter().flat_map(|lease| lease.instances.iter());
     instances.filter(|(key, id)| state.instance(key, id).is_some_and(|instance| instance.held.is_some()))
 }
 
@@ -319,6 +323,7 @@ fn newer_generation(state: &State, registrant: &Registrant) -> Option<u64> {
     state.highest_generation(&registrant.uid).filter(|highest| *highest > registrant.generation)
 }
 
+/// `uid#generation`, without the formatter: every registration has one.
 fn actor_of(registrant: &Registrant) -> String {
-    format!("{}#{}", registrant.uid, registrant.generation)
+    [&registrant.uid, "#", &registrant.generation.to_string()].concat()
 }

@@ -57,7 +57,7 @@ impl Core {
             }
             if self.state.is_dormant(&id) {
                 // Nothing is left to expire: its holds end by themselves.
-                self.leases.suspend(&id, self.state.lease(&id).map_or(0, |lease| lease.ttl));
+                self.leases.suspend(&id);
                 continue;
             }
             self.leases.begin(&id);
@@ -75,9 +75,9 @@ impl Core {
         draft: &mut Draft,
     ) {
         draft.touch_lease(id);
-        let carried = self.state.lease(&id).map(|lease| &lease.instances);
+        let carried = self.state.lease(&id).into_iter().flat_map(|lease| lease.instances.iter());
         let mut ends = true;
-        for (key, instance) in carried.into_iter().flatten() {
+        for (key, instance) in carried {
             draft.touch(key, instance);
             let Some(service) = self.state.service(key) else { continue };
             if service.instances.get(instance).is_some_and(|instance| instance.held.is_some()) {

@@ -13,10 +13,15 @@
 //! ```
 //!
 //! Renewals are by far the most frequent thing that happens to a registry, so a renewal only writes the new deadline.
-//! The queue keeps one entry a lease, at or before its deadline; an entry that turns out to be too early is moved when
-//! it comes to the front. Deadlines are kept minus the total of all stalls, so a stall moves all of them at once.
+//! The queue keeps one entry a lease that counts, at or before its deadline; an entry that turns out to be too early is moved
+//! when it comes to the front. What no longer counts is left in it until it comes to the front or half of the queue is of
+//! that kind: a heap in one block takes half of what a search tree takes, and is written at its end. Deadlines are kept minus the total of all stalls, so a stall moves all of them at once.
+//!
+//! A lease is *quiet* if its last renewal found nothing to tell its registrant, and nothing that concerns it was committed
+//! since: the next renewal then has nothing to look up but the deadline. Whoever joins the clock to the durable state
+//! ([`super::Core`]) says what disturbs which lease.
 
-use std::collections::BTreeSet;
+use std::{cmp::Reverse, collections::BinaryHeap, mem};
 
 use super::{FixedMap, LeaseId};
 
@@ -24,89 +29,128 @@ use super::{FixedMap, LeaseId};
 /// that was renewed long ago (ten times a second) and how many entries one wake-up corrects.
 const LOOKAHEAD: u64 = 100;
 
+/// Entries of the queue that do not count and are left alone at least.
+const OUTDATED: usize = 64;
+
 /// Deadlines of leases, in mono ms.
 #[derive(Clone, Debug, Default)]
 pub struct LeaseClock {
     entries: FixedMap<LeaseId, Entry>,
-    /// (a moment at or before the deadline, lease), for every running lease.
-    queue: BTreeSet<(u64, LeaseId)>,
+    /// (a moment at or before the deadline, lease), for every running lease, the earliest first. One counts if it is what
+    /// the lease's entry says; the first always counts.
+    queue: BinaryHeap<Reverse<(u64, LeaseId)>>,
+    /// How many of the queue do not count, or a few less.
+    outdated: usize,
     /// The total of all stalls: what is kept is a real moment minus this.
     shift: u64,
 }
 
+/// No moment. A word less each than an `Option`: there is one entry a lease.
+const NEVER: u64 = u64::MAX;
+
+/// What there is of each lease, and so no larger than it must be.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    /// How long a renewal lasts.
-    ttl: u64,
-    /// `None`: dormant, everything it carries is held.
-    deadline: Option<u64>,
-    /// Where it stands in the queue. `None`: dormant or in flight.
-    queued: Option<u64>,
+    /// [`NEVER`]: dormant, everything it carries is held.
+    deadline: u64,
+    /// Where it stands in the queue. [`NEVER`]: dormant or in flight.
+    queued: u64,
+    /// How long a renewal of a quiet lease lasts; 0: it is not quiet.
+    quiet_ttl: u32,
     /// Its expiry (or the end of its hold) was proposed and is neither committed nor abandoned.
     in_flight: bool,
 }
 
+impl Entry {
+    const DORMANT: Self = Self { deadline: NEVER, queued: NEVER, quiet_ttl: 0, in_flight: false };
+
+    fn renew(&mut self, until: u64) {
+        if self.deadline != NEVER {
+            // Never earlier: a restart may have given more than a TTL.
+            self.deadline = self.deadline.max(until);
+        }
+    }
+}
+
+/// As it is kept: without the total of all stalls, and before [`NEVER`].
+fn moment(at: u64, shift: u64) -> u64 {
+    at.saturating_sub(shift).min(NEVER - 1)
+}
+
 impl LeaseClock {
     /// Starts or restarts a lease, whatever it was: it runs out at `deadline`.
-    pub(super) fn grant(&mut self, id: LeaseId, ttl: u64, deadline: u64) {
-        let deadline = deadline.saturating_sub(self.shift);
-        let entry =
-            self.entries.entry(id).or_insert(Entry { ttl, deadline: None, queued: None, in_flight: false });
-        entry.ttl = ttl;
-        entry.deadline = Some(deadline);
-        entry.in_flight = false;
-        if entry.queued.is_none_or(|queued| queued > deadline) {
-            if let Some(queued) = entry.queued.replace(deadline) {
-                self.queue.remove(&(queued, id));
-            }
-            self.queue.insert((deadline, id));
+    pub(super) fn grant(&mut self, id: LeaseId, deadline: u64) {
+        let deadline = moment(deadline, self.shift);
+        let entry = self.entries.entry(id).or_insert(Entry::DORMANT);
+        let queued = entry.queued;
+        *entry = Entry { deadline, queued: queued.min(deadline), ..Entry::DORMANT };
+        if queued > deadline {
+            self.enqueue(deadline, id);
+            self.outdate(queued);
         }
     }
 
-    /// A full TTL from `now` for a running lease. Returns the TTL, or `None` if the lease is unknown or in flight.
-    pub(super) fn renew(&mut self, id: &LeaseId, now: u64) -> Option<u64> {
-        let entry = self.entries.get_mut(id).filter(|entry| !entry.in_flight)?;
-        if let Some(deadline) = &mut entry.deadline {
-            // Never earlier: a restart may have given more than a TTL.
-            *deadline = (*deadline).max(now.saturating_add(entry.ttl).saturating_sub(self.shift));
+    /// A full TTL from `now` for a running lease, if it is quiet. False, and nothing happens, if it is not.
+    pub(super) fn renew_quiet(&mut self, id: &LeaseId, now: u64) -> bool {
+        let quiet = self.entries.get_mut(id).filter(|entry| entry.quiet_ttl != 0 && !entry.in_flight);
+        let renewed = quiet.map(|entry| {
+            entry.renew(moment(now.saturating_add(entry.quiet_ttl.into()), self.shift));
+        });
+        renewed.is_some()
+    }
+
+    /// A running lease runs out at `deadline`, or later. Nothing happens if it is unknown or in flight.
+    pub(super) fn renew(&mut self, id: &LeaseId, deadline: u64) {
+        if let Some(entry) = self.entries.get_mut(id).filter(|entry| !entry.in_flight) {
+            entry.renew(moment(deadline, self.shift));
         }
-        Some(entry.ttl)
+    }
+
+    /// A renewal had nothing to tell: until something [disturbs](Self::disturb) the lease, none has. (One of a TTL that is
+    /// longer than an entry has room for, 49 days, is never quiet.)
+    pub(super) fn quieten(&mut self, id: &LeaseId, ttl: u64) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.quiet_ttl = u32::try_from(ttl).unwrap_or(0);
+        }
+    }
+
+    /// Something happened that the lease's registrant may have to be told.
+    pub(super) fn disturb(&mut self, id: &LeaseId) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.quiet_ttl = 0;
+        }
     }
 
     /// No deadline until the next grant: everything the lease carries is held.
-    pub(super) fn suspend(&mut self, id: &LeaseId, ttl: u64) {
-        let entry =
-            self.entries.entry(*id).or_insert(Entry { ttl, deadline: None, queued: None, in_flight: false });
-        entry.deadline = None;
-        entry.in_flight = false;
-        if let Some(queued) = entry.queued.take() {
-            self.queue.remove(&(queued, *id));
+    pub(super) fn suspend(&mut self, id: &LeaseId) {
+        if let Some(entry) = self.entries.insert(*id, Entry::DORMANT) {
+            self.outdate(entry.queued);
         }
     }
 
     /// Forgets a lease that ended.
     pub(super) fn remove(&mut self, id: &LeaseId) {
-        if let Some(queued) = self.entries.remove(id).and_then(|entry| entry.queued) {
-            self.queue.remove(&(queued, *id));
+        if let Some(entry) = self.entries.remove(id) {
+            self.outdate(entry.queued);
         }
     }
 
     /// The lease that is due by `now` and has been for longest. Corrects outdated queue entries on the way.
     pub(super) fn next_due(&mut self, now: u64) -> Option<LeaseId> {
         let now = now.saturating_sub(self.shift);
-        while let Some((queued, id)) = self.queue.first().copied() {
+        while let Some(Reverse((queued, id))) = self.queue.peek().copied() {
             if queued > now.saturating_add(LOOKAHEAD) {
                 return None;
             }
-            let deadline = self.entries.get(&id).and_then(|entry| entry.deadline);
-            if deadline == Some(queued) {
+            let Some(entry) = self.entries.get_mut(&id) else { break };
+            let deadline = entry.deadline;
+            if deadline == queued {
                 return (queued <= now).then_some(id);
             }
-            self.queue.remove(&(queued, id));
-            if let (Some(entry), Some(deadline)) = (self.entries.get_mut(&id), deadline) {
-                entry.queued = Some(deadline);
-                self.queue.insert((deadline, id));
-            }
+            entry.queued = deadline;
+            self.queue.pop();
+            self.enqueue(deadline, id);
+            self.tidy();
         }
         None
     }
@@ -115,9 +159,8 @@ impl LeaseClock {
     pub(super) fn begin(&mut self, id: &LeaseId) {
         if let Some(entry) = self.entries.get_mut(id) {
             entry.in_flight = true;
-            if let Some(queued) = entry.queued.take() {
-                self.queue.remove(&(queued, *id));
-            }
+            let queued = mem::replace(&mut entry.queued, NEVER);
+            self.outdate(queued);
         }
     }
 
@@ -125,9 +168,10 @@ impl LeaseClock {
     pub(super) fn abandon(&mut self, id: &LeaseId) {
         if let Some(entry) = self.entries.get_mut(id).filter(|entry| entry.in_flight) {
             entry.in_flight = false;
-            if let Some(deadline) = entry.deadline {
-                entry.queued = Some(deadline);
-                self.queue.insert((deadline, *id));
+            entry.queued = entry.deadline;
+            if entry.deadline != NEVER {
+                let deadline = entry.deadline;
+                self.enqueue(deadline, *id);
             }
         }
     }
@@ -145,16 +189,100 @@ impl LeaseClock {
     /// A moment at or before the earliest deadline, never later. An outdated one is corrected by the next
     /// [`next_due`](Self::next_due).
     pub(super) fn next(&self) -> Option<u64> {
-        self.queue.first().map(|(at, _)| at.saturating_add(self.shift))
+        self.queue.peek().map(|Reverse((at, _))| at.saturating_add(self.shift))
     }
 
     /// When a lease runs out, in mono ms. `None`: unknown, or everything it carries is held.
     pub fn deadline(&self, id: &LeaseId) -> Option<u64> {
-        Some(self.entries.get(id)?.deadline?.saturating_add(self.shift))
+        let deadline = self.entries.get(id)?.deadline;
+        (deadline != NEVER).then(|| deadline.saturating_add(self.shift))
     }
 
     /// Whether the lease's end is proposed and neither committed nor abandoned.
     pub fn in_flight(&self, id: &LeaseId) -> bool {
         self.entries.get(id).is_some_and(|entry| entry.in_flight)
+    }
+
+    fn enqueue(&mut self, at: u64, id: LeaseId) {
+        if self.queue.len() == self.queue.capacity() {
+            // By an eighth, not twice as much.
+            self.queue.reserve_exact(self.queue.len() / 8 + OUTDATED);
+        }
+        self.queue.push(Reverse((at, id)));
+    }
+
+    /// What stands at `queued`, if anything does, does not count any more: the lease's entry says otherwise already.
+    fn outdate(&mut self, queued: u64) {
+        if queued == NEVER {
+            return;
+        }
+        self.outdated += 1;
+        self.tidy();
+        if self.outdated > OUTDATED + self.queue.len() / 2 {
+            let counting = self.entries.iter().filter(|(_, entry)| entry.queued != NEVER);
+            self.queue = counting.map(|(id, entry)| Reverse((entry.queued, *id))).collect();
+            self.outdated = 0;
+        }
+    }
+
+    /// So that the first of the queue counts.
+    fn tidy(&mut self) {
+        while let Some(Reverse((at, id))) = self.queue.peek()
+            && self.entries.get(id).is_none_or(|entry| entry.queued != *at)
+        {
+            self.queue.pop();
+            self.outdated = self.outdated.saturating_sub(1);
+        }
+    }
+
+    /// As if every renewal since the start had had something to tell.
+    #[cfg(test)]
+    pub(super) fn disturb_all(&mut self) {
+        self.entries.values_mut().for_each(|entry| entry.quiet_ttl = 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LeaseClock, OUTDATED};
+    use crate::core::LeaseId;
+
+    #[test]
+    fn leases_that_ended_leave_no_more_behind_than_there_are() {
+        const ALIVE: u64 = 100;
+        let id = |n: u64| LeaseId(u128::from(n).to_be_bytes());
+        let mut clock = LeaseClock::default();
+        // The first stays, and stays in front: nothing behind it goes because it comes to the front.
+        clock.grant(id(0), 1);
+        for n in 1..20_000 {
+            clock.grant(id(n), 1_000 + n);
+            if let Some(old) = n.checked_sub(ALIVE).filter(|old| *old > 0) {
+                clock.remove(&id(old));
+            }
+            assert_eq!(clock.next(), Some(1));
+            let alive = usize::try_from(ALIVE + 1).expect("small");
+            assert!(clock.queue.len() <= 2 * (alive + OUTDATED), "{} in the queue", clock.queue.len());
+        }
+        clock.remove(&id(0));
+        assert_eq!(clock.next(), Some(1_000 + 20_000 - ALIVE), "the earliest of those that are left");
+        (1..20_000).for_each(|n| clock.remove(&id(n)));
+        assert_eq!(clock.next(), None);
+    }
+
+    #[test]
+    fn what_was_given_up_is_due_again_and_once() {
+        let id = LeaseId([1; 16]);
+        let mut clock = LeaseClock::default();
+        clock.grant(LeaseId([2; 16]), 5);
+        clock.grant(id, 10);
+        for _ in 0..3 {
+            clock.begin(&id);
+            assert_eq!((clock.next(), clock.next_due(4)), (Some(5), None));
+            clock.abandon(&id);
+        }
+        clock.remove(&LeaseId([2; 16]));
+        assert_eq!(clock.next_due(10), Some(id));
+        clock.begin(&id);
+        assert_eq!((clock.next(), clock.next_due(10)), (None, None));
     }
 }

@@ -38,7 +38,7 @@ pub mod view;
 mod tests;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     hash::{BuildHasherDefault, DefaultHasher},
 };
 
@@ -47,7 +47,7 @@ pub use decide::decide;
 use expiry::Name;
 pub use guard::Guard;
 pub use leases::LeaseClock;
-pub use state::{Service, State};
+pub use state::{Instances, Service, State};
 use timers::Timers;
 pub use types::*;
 pub use view::Selector;
@@ -102,10 +102,10 @@ impl Core {
         core.woke = Some(now.mono);
         for (id, lease) in core.state.leases() {
             if core.state.is_dormant(id) {
-                core.leases.suspend(id, lease.ttl);
+                core.leases.suspend(id);
             } else {
                 let spread = hash(id) % (lease.ttl / 5 + 1);
-                core.leases.grant(*id, lease.ttl, now.mono.saturating_add(lease.ttl).saturating_add(spread));
+                core.leases.grant(*id, now.mono.saturating_add(lease.ttl).saturating_add(spread));
             }
             for (key, instance) in decide::held_of(&core.state, *id) {
                 let held = core.state.instance(key, instance).and_then(|instance| instance.held.as_ref());
@@ -146,19 +146,20 @@ impl Core {
     pub fn evolve(&mut self, now: Now, committed: &Committed) -> Vec<ServiceChange> {
         let record = &committed.record;
         // What is renewed is named by instance too, and an instance may be gone afterwards.
-        let mut renewed = BTreeSet::new();
-        let mut concerned = BTreeSet::new();
+        let mut renewed = Vec::new();
+        let mut concerned = Vec::new();
         for event in &record.events {
             match event {
-                Event::LeaseGranted { lease, .. } | Event::Registered { lease, .. } => {
-                    renewed.insert(*lease);
+                Event::LeaseGranted { lease, registrant, .. } => {
+                    renewed.push(*lease);
+                    // What a newer generation supersedes is no longer as its last renewal found it.
+                    self.state.newest_before(registrant).for_each(|older| self.leases.disturb(older));
                 }
+                Event::Registered { lease, .. } => renewed.push(*lease),
                 Event::Released { key, id } => {
                     renewed.extend(self.state.instance(key, id).map(|instance| instance.lease));
                 }
-                Event::LeaseEnded { lease } => {
-                    concerned.insert(*lease);
-                }
+                Event::LeaseEnded { lease } => concerned.push(*lease),
                 Event::OverrideSet { key, id, over } => {
                     let name = (key.clone(), id.clone());
                     match over.expires_at {
@@ -182,7 +183,9 @@ impl Core {
                 self.guard.deregistered(&change.key, left);
             }
         }
-        for id in concerned.difference(&renewed) {
+        each_once(&mut renewed);
+        each_once(&mut concerned);
+        for id in concerned.iter().filter(|id| renewed.binary_search(id).is_err()) {
             self.follow_lease(now, id, record.cause);
         }
         for id in renewed {
@@ -194,7 +197,7 @@ impl Core {
     /// A full TTL from `now` for a lease that was registered under, whatever it was.
     pub fn touch(&mut self, now: Now, id: &LeaseId) {
         match self.state.lease(id) {
-            Some(lease) => self.leases.grant(*id, lease.ttl, now.mono.saturating_add(lease.ttl)),
+            Some(lease) => self.leases.grant(*id, now.mono.saturating_add(lease.ttl)),
             None => self.leases.remove(id),
         }
     }
@@ -204,6 +207,9 @@ impl Core {
     /// A superseded lease is not renewed: it ends at its deadline. If something of the lease is held, its hold does
     /// not end before a TTL from now, so that the release has time to commit.
     pub fn renew(&mut self, now: Now, id: &LeaseId) -> Renewal {
+        if self.leases.renew_quiet(id, now.mono) {
+            return Renewal::Renewed;
+        }
         if self.leases.in_flight(id) {
             return Renewal::Unknown;
         }
@@ -211,14 +217,16 @@ impl Core {
         if decide::is_superseded(&self.state, lease) {
             return Renewal::Superseded;
         }
-        self.leases.renew(id, now.mono);
+        self.leases.renew(id, now.mono.saturating_add(lease.ttl));
         if self.state.held_of(id) > 0 {
-            for name in decide::held_of(&self.state, *id) {
-                self.holds.postpone(name, now.mono.saturating_add(lease.ttl));
+            for (key, instance) in decide::held_of(&self.state, *id) {
+                let name = (key.clone(), instance.clone());
+                self.holds.postpone(&name, now.mono.saturating_add(lease.ttl));
             }
             return Renewal::RenewedHeld;
         }
         if lease.lost.is_empty() {
+            self.leases.quieten(id, lease.ttl);
             return Renewal::Renewed;
         }
         Renewal::Partial(
@@ -282,10 +290,13 @@ impl Core {
 
     /// A record concerned a lease without renewing it.
     fn follow_lease(&mut self, now: Now, id: &LeaseId, cause: Cause) {
-        let Some(lease) = self.state.lease(id) else { return self.leases.remove(id) };
+        if self.state.lease(id).is_none() {
+            return self.leases.remove(id);
+        }
+        self.leases.disturb(id);
         let dormant = self.state.is_dormant(id);
         if dormant && cause == Cause::Expire {
-            self.leases.suspend(id, lease.ttl);
+            self.leases.suspend(id);
         } else if !dormant && self.leases.deadline(id).is_none() {
             // The last held one went, and the lease has losses to tell: its registrant has a TTL to come and ask.
             self.touch(now, id);
@@ -293,6 +304,12 @@ impl Core {
             self.leases.settle(id);
         }
     }
+}
+
+/// Nearly always one or two, of one lease.
+fn each_once(leases: &mut Vec<LeaseId>) {
+    leases.sort_unstable();
+    leases.dedup();
 }
 
 /// A wall time as a mono time, by what remains now: the wall clock may jump later.

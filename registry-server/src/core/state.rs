@@ -13,23 +13,28 @@
 //!   never leave.
 
 mod evolve;
+mod instances;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    iter,
     ops::Bound,
     sync::Arc,
 };
 
+pub use self::instances::Instances;
 use super::{
-    Base, Committed, FixedMap, Instance, InstanceId, Lease, LeaseId, Override, Revision, ServiceChange,
-    ServiceKey, Settings,
+    Base, Carried, Committed, Few, FixedMap, Instance, InstanceId, Lease, LeaseId, Override, Registrant,
+    Revision, ServiceChange, ServiceKey, Settings,
 };
 
 /// A service that has instances, or had some not long ago.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
+    /// Its name, as everything that outlasts a request has it: what requests bring along are copies.
+    key: Arc<ServiceKey>,
     /// Its instances.
-    pub instances: BTreeMap<InstanceId, Arc<Instance>>,
+    pub instances: Instances,
     /// The revision of its last change, removals included.
     pub last_change: Revision,
     /// Wall time of `last_change`.
@@ -41,6 +46,17 @@ pub struct Service {
 }
 
 impl Service {
+    fn new(key: ServiceKey) -> Self {
+        Self {
+            key: Arc::new(key),
+            instances: Instances::default(),
+            last_change: 0,
+            changed_at: 0,
+            digest: 0,
+            ttls: BTreeMap::new(),
+        }
+    }
+
     /// The longest TTL, in ms, among the leases of its instances; 0 without instances.
     pub fn longest_ttl(&self) -> u64 {
         self.ttls.last_key_value().map_or(0, |(ttl, _)| *ttl)
@@ -66,22 +82,31 @@ pub struct State {
     revision: Revision,
     forgotten_through: Revision,
     services: BTreeMap<ServiceKey, Service>,
-    leases: FixedMap<LeaseId, Lease>,
+    /// Boxed, since a hash table has room for up to twice as many as it holds.
+    leases: FixedMap<LeaseId, Box<Lease>>,
     overrides: BTreeMap<(ServiceKey, InstanceId), Arc<Override>>,
     /// How many services without instances are remembered.
     remembered: usize,
     /// Services without instances, the one empty for longest first. Follows from `services`.
     empty: BTreeSet<(Revision, ServiceKey)>,
     /// The leases of each registrant, the highest generation last. Follows from `leases`.
-    registrants: FixedMap<Arc<str>, BTreeSet<(u64, LeaseId)>>,
+    registrants: FixedMap<Arc<str>, Few<(u64, LeaseId)>>,
     /// How many instances of a lease are held, where any is. Follows from `services`.
     held: FixedMap<LeaseId, usize>,
     /// How many instances there are. Follows from `services`.
     instances: usize,
 }
 
-/// Each instance that a record touched, as it was before.
-type Before = BTreeMap<ServiceKey, BTreeMap<InstanceId, Option<Arc<Instance>>>>;
+/// What a record did to instances, one after the other: each as it was before.
+type Before = Vec<Touch>;
+
+/// One instance, and what was in its place.
+#[derive(Debug)]
+struct Touch {
+    key: Arc<ServiceKey>,
+    id: InstanceId,
+    before: Option<Arc<Instance>>,
+}
 
 impl Default for State {
     fn default() -> Self {
@@ -115,14 +140,16 @@ impl State {
             }
         }
         for (key, last_change, changed_at) in base.services {
-            state.services.insert(key, Service { last_change, changed_at, ..Service::default() });
+            let service = Service { last_change, changed_at, ..Service::new(key.clone()) };
+            state.services.insert(key, service);
         }
         let mut before = Before::new();
         for (key, mut instance) in base.instances {
             if state.leases.contains_key(&instance.lease) {
                 let id = instance.id.clone();
-                instance.over = state.overrides.get(&(key.clone(), id.clone())).cloned();
-                state.replace(&key, &id, Some(&Arc::new(instance)), &mut before);
+                instance.over = state.override_of(&key, &id).cloned();
+                state.replace(&key, &id, Some(Arc::new(instance)), &mut before);
+                before.clear();
             }
         }
         for (key, service) in &mut state.services {
@@ -151,7 +178,7 @@ impl State {
         });
         let leases = self.leases.iter().map(|(id, lease)| {
             let (registrant, lost) = (lease.registrant.clone(), lease.lost.clone());
-            (*id, Lease { registrant, ttl: lease.ttl, instances: BTreeSet::new(), lost })
+            (*id, Lease { registrant, ttl: lease.ttl, instances: Carried::default(), lost })
         });
         // In an order that does not depend on the history, so that equal states have equal bases.
         let mut leases: Vec<_> = leases.collect();
@@ -177,8 +204,16 @@ impl State {
             self.apply(event, committed, &mut before);
         }
         self.revision = self.revision.max(committed.revision);
-        let changes =
-            before.into_iter().filter_map(|(key, items)| self.conclude(key, items, committed)).collect();
+        // Of what was touched twice, the first stage is what was before.
+        before.sort_by(|a, b| (&a.key, &a.id).cmp(&(&b.key, &b.id)));
+        before.dedup_by(|later, first| (&later.key, &later.id) == (&first.key, &first.id));
+        let mut changes = Vec::new();
+        let mut touched = before.into_iter().peekable();
+        while let Some(first) = touched.next() {
+            let key = Arc::clone(&first.key);
+            let others = iter::from_fn(|| touched.next_if(|touch| touch.key == key));
+            changes.extend(self.conclude(&key, iter::once(first).chain(others), committed));
+        }
         while self.empty.len() > self.remembered {
             if let Some((last_change, key)) = self.empty.pop_first() {
                 self.services.remove(&key);
@@ -219,17 +254,17 @@ impl State {
 
     /// A lease.
     pub fn lease(&self, id: &LeaseId) -> Option<&Lease> {
-        self.leases.get(id)
+        self.leases.get(id).map(|lease| &**lease)
     }
 
     /// The leases, in no order that means anything.
     pub fn leases(&self) -> impl Iterator<Item = (&LeaseId, &Lease)> {
-        self.leases.iter()
+        self.leases.iter().map(|(id, lease)| (id, &**lease))
     }
 
     /// How many instances of a lease are held.
     pub fn held_of(&self, lease: &LeaseId) -> usize {
-        self.held.get(lease).copied().unwrap_or(0)
+        if self.held.is_empty() { 0 } else { self.held.get(lease).copied().unwrap_or(0) }
     }
 
     /// Whether everything that a lease carries is held, so that it waits for its registrant without a deadline.
@@ -243,9 +278,20 @@ impl State {
         self.registrants.get(uid)?.last().map(|(generation, _)| *generation)
     }
 
+    /// The leases of a registrant's highest generation, if that is lower than this one.
+    pub(super) fn newest_before(&self, registrant: &Registrant) -> impl Iterator<Item = &LeaseId> {
+        let leases = self.registrants.get(&registrant.uid);
+        let highest = leases.and_then(Few::last).map_or(0, |(generation, _)| *generation);
+        let all = leases.filter(|_| highest < registrant.generation).into_iter();
+        all.flat_map(|leases| leases.iter().rev())
+            .take_while(move |(generation, _)| *generation == highest)
+            .map(|(_, id)| id)
+    }
+
     /// The override of an instance, registered or not.
     pub fn override_of(&self, key: &ServiceKey, id: &InstanceId) -> Option<&Arc<Override>> {
-        self.overrides.get(&(key.clone(), id.clone()))
+        // There nearly never is one at all.
+        if self.overrides.is_empty() { None } else { self.overrides.get(&(key.clone(), id.clone())) }
     }
 
     /// The overrides in the order of key and id, from the first one behind `after`.

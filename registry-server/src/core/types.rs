@@ -5,13 +5,16 @@
 
 mod command;
 mod event;
+mod few;
 mod settings;
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
+pub(in crate::core) use self::few::Few;
 pub use self::{
     command::{Command, OverrideSpec, Rejection, Renewal},
     event::{Cause, Committed, Event, ItemChange, Proposal, Record, ServiceChange, Touched},
+    few::RareMap,
     settings::Settings,
 };
 
@@ -90,7 +93,7 @@ pub struct Spec {
     /// Share of the traffic; 0 takes none.
     pub weight: u16,
     /// Free text by key.
-    pub tags: BTreeMap<Arc<str>, Arc<str>>,
+    pub tags: RareMap<Arc<str>, Arc<str>>,
     /// Empty: unknown.
     pub region: Arc<str>,
     /// Empty: unknown.
@@ -147,7 +150,7 @@ pub struct Instance {
     /// Wall time of `mod_revision`.
     pub changed_at: u64,
     /// Set while it is held.
-    pub held: Option<Held>,
+    pub held: Option<Box<Held>>,
     /// Set while an operator overrides it.
     pub over: Option<Arc<Override>>,
 }
@@ -185,9 +188,44 @@ pub struct Lease {
     /// How long it lives without a renewal, in milliseconds.
     pub ttl: u64,
     /// What it carries.
-    pub instances: std::collections::BTreeSet<(ServiceKey, InstanceId)>,
+    pub instances: Carried,
     /// What it carried and lost, until it registers it again.
-    pub lost: BTreeMap<(ServiceKey, InstanceId), Loss>,
+    pub lost: RareMap<(ServiceKey, InstanceId), Loss>,
+}
+
+/// The instances that a lease carries, in the order of key and id. The key of each is its service's own, shared by all of
+/// the service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Carried(Few<(Arc<ServiceKey>, InstanceId)>);
+
+impl Carried {
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether it carries none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether this one is among them.
+    pub fn contains(&self, (key, id): &(ServiceKey, InstanceId)) -> bool {
+        self.0.contains(&(Arc::new(key.clone()), id.clone()))
+    }
+
+    /// Each, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&ServiceKey, &InstanceId)> {
+        self.0.iter().map(|(key, id)| (&**key, id))
+    }
+
+    pub(in crate::core) fn insert(&mut self, key: Arc<ServiceKey>, id: InstanceId) {
+        self.0.insert((key, id));
+    }
+
+    pub(in crate::core) fn remove(&mut self, key: &Arc<ServiceKey>, id: &InstanceId) {
+        self.0.remove(&(Arc::clone(key), Arc::clone(id)));
+    }
 }
 
 /// The whole durable state as plain data: what a store keeps as the base of its log.

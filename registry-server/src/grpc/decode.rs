@@ -342,12 +342,12 @@ fn spec(instance: &v1::Instance, path: Path<'_>) -> Result<(Arc<str>, Spec), Inv
             fields::text(&it.region, MAX_ACTOR, locality.field("region"))?,
             fields::text(&it.zone, MAX_ACTOR, locality.field("zone"))?,
         ),
-        None => ("".into(), "".into()),
+        None => Default::default(),
     };
     let spec = Spec {
         address,
         weight: fields::weight(instance.weight.unwrap_or(1), path.field("weight"))?,
-        tags: fields::tags(&instance.tags, path.field("tags"))?,
+        tags: fields::tags(&instance.tags, path.field("tags"))?.into(),
         region,
         zone,
         status: fields::status(instance.status, path.field("status"))?.unwrap_or_default(),

@@ -9,7 +9,7 @@
 //! polled only when they rang (see [`Signal`]).
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -30,12 +30,12 @@ use crate::{
 
 /// A bookmark comes this often.
 pub(super) const BOOKMARK_INTERVAL: Duration = Duration::from_secs(5);
-/// A stream that has said something of its views begins to say more of them no earlier than this many ms later: what happens
-/// meanwhile comes as one (W6).
-pub(super) const REST_MS: u64 = 5;
+/// A stream that has said something of its views begins to say more of them no earlier than this much later: what happens
+/// meanwhile comes as one (W6). In milliseconds.
+pub(super) const REST: u64 = 5;
 /// While there is always more, each rest is twice as long as the one before, up to this. So however fast the registry
-/// changes, a watcher costs few messages a second, and writes have the rest of the machine.
-pub(super) const LONGEST_REST_MS: u64 = 40;
+/// changes, a watcher costs few messages a second, and writes have the rest of the machine. In milliseconds.
+pub(super) const LONGEST_REST: u64 = 40;
 
 /// Views on one stream.
 const MAX_VIEWS: usize = 10_000;
@@ -56,7 +56,8 @@ pub(super) struct Feeder {
     /// The signal's bell, for whatever is polled seldom.
     bell: Waker,
     watcher: Watcher,
-    views: HashMap<u32, (ServiceKey, Cursor)>,
+    /// Boxed, for most streams have one or few, and the map keeps room for more.
+    views: BTreeMap<u32, Box<Cursor>>,
     /// How many of them are of a service.
     of_service: HashMap<ServiceKey, usize>,
     timer: Pin<Box<Sleep>>,
@@ -88,7 +89,7 @@ impl Feeder {
             watcher: watchers.join(Arc::clone(&signal)),
             bell: Waker::from(Arc::clone(&signal)),
             signal,
-            views: HashMap::new(),
+            views: BTreeMap::new(),
             of_service: HashMap::new(),
             timer,
             owed: false,
@@ -96,7 +97,7 @@ impl Feeder {
             told: 0,
             speaking: false,
             rests_until: 0,
-            next_rest: REST_MS,
+            next_rest: REST,
             rest: None,
             catching_up: None,
         }
@@ -110,7 +111,7 @@ impl Feeder {
         let opened = self.hub.watch(key, selector, *include_all, start, &self.signal, view_id);
         let cursor = opened.inspect_err(|_| self.watcher.closed(view_id))?;
         self.watcher.opened(view_id, key, selector, start);
-        self.views.insert(view_id, (key.clone(), cursor));
+        self.views.insert(view_id, Box::new(cursor));
         *self.of_service.entry(key.clone()).or_default() += 1;
         self.owed = true;
         Ok(())
@@ -124,11 +125,11 @@ impl Feeder {
 
     /// Sends nothing more of a view that is about to be opened anew, or closed. Until then its client has it.
     pub(super) fn stop(&mut self, view_id: u32) {
-        let Some((key, _)) = self.views.remove(&view_id) else { return };
-        if let Some(count) = self.of_service.get_mut(&key) {
+        let Some(cursor) = self.views.remove(&view_id) else { return };
+        if let Some(count) = self.of_service.get_mut(cursor.key()) {
             *count -= 1;
             if *count == 0 {
-                self.of_service.remove(&key);
+                self.of_service.remove(cursor.key());
             }
         }
     }
@@ -143,6 +144,7 @@ impl Feeder {
         self.told
     }
 
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn views(&self) -> usize {
         self.views.len()
     }
@@ -163,15 +165,22 @@ impl Feeder {
             .then(|| format!("this stream has {MAX_VIEWS_OF_SERVICE} views of {key}, which is the limit"))
     }
 
+    pub(super) fn is_without_views(&self) -> bool {
+        self.views.is_empty()
+    }
+
     /// Whether no view is known to have something to say.
     pub(super) fn is_clear(&self) -> bool {
         self.signal.is_clear()
     }
 
-    /// To be called at the start of a stream's turn, before anything is looked at: from now on, marks and the bell wake it.
-    /// True if the bell rang: then all that is not a view's step is to be polled with [`Self::bell`].
-    pub(super) fn turn(&mut self, cx: &mut Context<'_>) -> bool {
+    /// From now on, marks and the bell wake this task. To be called when there is nothing to say; then look once more.
+    pub(super) fn listen(&self, cx: &mut Context<'_>) {
         self.signal.register(cx.waker());
+    }
+
+    /// Whether the bell rang: then all that is not a view's step is to be polled with [`Self::bell`].
+    pub(super) fn rang(&mut self) -> bool {
         let rang = self.signal.rang();
         if rang {
             self.poll_bookmark_due();
@@ -189,14 +198,14 @@ impl Feeder {
         self.signal.ring_again();
     }
 
-    /// The next thing to send, once a [`Self::turn`] has begun. `hold_bookmark`: some view of the stream is not open yet.
+    /// The next thing to send, after [`Self::rang`]. `hold_bookmark`: some view of the stream is not open yet.
     pub(super) fn poll(&mut self, hold_bookmark: bool) -> Poll<Fed> {
         loop {
             if !self.signal.is_clear() && self.poll_rested().is_pending() {
                 return Poll::Pending;
             }
             while let Some(view_id) = self.signal.take() {
-                let Some((_, cursor)) = self.views.get_mut(&view_id) else { continue };
+                let Some(cursor) = self.views.get_mut(&view_id) else { continue };
                 if let Some(step) = cursor.next_step() {
                     self.sent = self.sent.max(cursor.revision());
                     if step.reset_reason == Some(ResetReason::Initial) {
@@ -236,7 +245,7 @@ impl Feeder {
         if self.speaking {
             return Poll::Ready(());
         }
-        let now = self.runtime.now().mono;
+        let now = self.runtime.mono();
         if now < self.rests_until {
             let left = Duration::from_millis(self.rests_until - now);
             let rest = self.rest.get_or_insert_with(|| Box::pin(sleep(left)));
@@ -245,7 +254,7 @@ impl Feeder {
             }
         }
         let had_to_wait = self.rest.take().is_some();
-        self.next_rest = if had_to_wait { (self.next_rest * 2).min(LONGEST_REST_MS) } else { REST_MS };
+        self.next_rest = if had_to_wait { (self.next_rest * 2).min(LONGEST_REST) } else { REST };
         self.rests_until = now.saturating_add(self.next_rest);
         Poll::Ready(())
     }
@@ -302,7 +311,8 @@ mod tests {
         while delivered < CHANGES {
             feeder.owed = true;
             let next = |cx: &mut Context<'_>| {
-                feeder.turn(cx);
+                feeder.listen(cx);
+                feeder.rang();
                 feeder.poll(false)
             };
             match std::future::poll_fn(next).await {

@@ -40,4 +40,4 @@ mod handover_tests;
 #[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -22,9 +22,9 @@ use super::{
     encode::Part,
     feed::{Between, Feed, ViewId},
     signal::{Signal, Subscription},
-    view::Delta,
+    view::{Delta, Latest},
 };
-use crate::core::Revision;
+use crate::core::{Revision, ServiceKey};
 
 /// Where a watcher starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +61,7 @@ pub struct Cursor {
     view: ViewId,
     subscription_id: u64,
     subscription: Arc<Subscription>,
+    latest: Arc<Latest>,
     revision: Revision,
     position: Position,
 }
@@ -83,7 +84,7 @@ impl Cursor {
         signal: &Arc<Signal>,
         slot: u32,
     ) -> Option<Self> {
-        let (subscription_id, subscription) = feed.subscribe(view, signal, slot)?;
+        let (subscription_id, subscription, latest) = feed.subscribe(view, signal, slot)?;
         let (revision, position) = match start {
             Start::Fresh => (0, Position::Reset(ResetReason::Initial)),
             Start::Forced => (0, Position::Reset(ResetReason::Requested)),
@@ -95,7 +96,7 @@ impl Cursor {
         };
         // There may be something to say at once.
         subscription.mark();
-        Some(Self { hub, feed, view, subscription_id, subscription, revision, position })
+        Some(Self { hub, feed, view, subscription_id, subscription, latest, revision, position })
     }
 
     /// What to send next. `None`: the watcher is told everything; its stream's signal will name it when that changes.
@@ -109,6 +110,11 @@ impl Cursor {
         Some(step)
     }
 
+    /// The service that it is about.
+    pub fn key(&self) -> &ServiceKey {
+        &self.feed.key
+    }
+
     /// Up to here, what was returned is whole.
     pub fn revision(&self) -> Revision {
         self.revision
@@ -118,15 +124,21 @@ impl Cursor {
     fn step(&mut self) -> Option<(Step, bool)> {
         loop {
             match &self.position {
-                Position::Live => match self.feed.between(self.view, self.revision, &self.hub.inner.epoch) {
-                    Between::Nothing => return None,
-                    Between::Unknown => self.position = Position::Reset(ResetReason::Lagged),
-                    Between::Delta { delta, newest } => {
-                        let step = self.send_delta(&delta, 0)?;
-                        let whole = newest && matches!(self.position, Position::Live);
-                        return Some((step, whole));
+                Position::Live => {
+                    let between = match self.latest.after(self.revision) {
+                        Some(delta) => Between::Delta { delta, newest: true },
+                        None => self.feed.between(self.view, self.revision, &self.hub.inner.epoch),
+                    };
+                    match between {
+                        Between::Nothing => return None,
+                        Between::Unknown => self.position = Position::Reset(ResetReason::Lagged),
+                        Between::Delta { delta, newest } => {
+                            let step = self.send_delta(&delta, 0)?;
+                            let whole = newest && matches!(self.position, Position::Live);
+                            return Some((step, whole));
+                        }
                     }
-                },
+                }
                 Position::Delta { delta, next } => {
                     let (delta, next) = (delta.upgrade(), *next);
                     self.position = Position::Live;

@@ -11,6 +11,7 @@ use prost::Message as _;
 use prost::encoding::{self, WireType};
 use registry_proto::{digest, v1};
 
+use super::body;
 use crate::core::{Held, Instance, Override, Revision, ServiceKey, Status};
 
 /// Where a part ends, unless a single instance is larger. Well under the 1 MiB that a message may have.
@@ -31,14 +32,14 @@ const LAST_PART: u32 = 15;
 pub(super) struct Entry {
     pub(super) instance: Arc<Instance>,
     /// Length and content of a `v1::Instance`, to stand behind any field's tag.
-    pub(super) body: Bytes,
+    pub(super) body: Box<[u8]>,
     /// What it adds to its view's digest.
     pub(super) digest: u64,
 }
 
 impl Entry {
     pub(super) fn new(instance: &Arc<Instance>) -> Arc<Self> {
-        let body = wire_instance(instance).encode_length_delimited_to_vec().into();
+        let body = body::of(instance);
         let digest = digest::of(&instance.id, instance.create_revision, instance.mod_revision);
         Arc::new(Self { instance: Arc::clone(instance), body, digest })
     }
@@ -199,15 +200,18 @@ pub(crate) fn wire_override(over: &Override) -> v1::Override {
     }
 }
 
+pub(super) fn wire_held(held: &Held) -> v1::Held {
+    v1::Held {
+        since: Some(wire_time(held.since)),
+        until: Some(wire_time(held.until)),
+        reason: held.reason.to_string(),
+    }
+}
+
 pub(crate) fn wire_instance(instance: &Instance) -> v1::Instance {
     let spec = &instance.spec;
     let locality = (!spec.region.is_empty() || !spec.zone.is_empty())
         .then(|| v1::Locality { region: spec.region.to_string(), zone: spec.zone.to_string() });
-    let wire_held = |held: &Held| v1::Held {
-        since: Some(wire_time(held.since)),
-        until: Some(wire_time(held.until)),
-        reason: held.reason.to_string(),
-    };
     v1::Instance {
         id: instance.id.to_string(),
         address: spec.address.to_string(),
@@ -219,7 +223,7 @@ pub(crate) fn wire_instance(instance: &Instance) -> v1::Instance {
         mod_revision: instance.mod_revision,
         registered_at: Some(wire_time(instance.registered_at)),
         changed_at: Some(wire_time(instance.changed_at)),
-        held: instance.held.as_ref().map(wire_held),
+        held: instance.held.as_deref().map(wire_held),
         r#override: instance.over.as_deref().map(wire_override),
     }
 }

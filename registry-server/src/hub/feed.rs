@@ -13,7 +13,8 @@ use super::{
     logged::{Logged, LoggedItem},
     signal::{Signal, Subscription},
     view::{
-        Delta, Generation, Instances, Page, ServiceNow, Subscriptions, View, concerns, selected, snapshot,
+        Delta, Generation, Instances, Latest, Page, ServiceNow, Subscriptions, View, concerns, selected,
+        snapshot,
     },
 };
 use crate::core::{InstanceId, Revision, Selector, Service, ServiceChange, ServiceKey};
@@ -193,13 +194,13 @@ impl Feed {
         view: ViewId,
         signal: &Arc<Signal>,
         slot: u32,
-    ) -> Option<(u64, Arc<Subscription>)> {
+    ) -> Option<(u64, Arc<Subscription>, Arc<Latest>)> {
         let mut state = lock(&self.state);
         let id = state.next_id;
         state.next_id += 1;
         let subscription = Arc::new(Subscription::new(Arc::clone(signal), slot));
-        state.views.get_mut(&view)?.subscribe(id, Arc::clone(&subscription));
-        Some((id, subscription))
+        let latest = state.views.get_mut(&view)?.subscribe(id, Arc::clone(&subscription));
+        Some((id, subscription, latest))
     }
 
     /// Takes a watcher out; the view goes with its last one.
@@ -300,7 +301,7 @@ impl Feed {
             entry.as_ref().filter(|entry| entry.instance.id == *id).map(|entry| Arc::clone(&entry.instance))
         };
         let events = state.changes.iter().rev().flat_map(|change| {
-            let ends = change.items.iter().map(|item| (of(&item.before), of(&item.after)));
+            let ends = change.items().iter().map(|item| (of(&item.before), of(&item.after)));
             ends.filter(|(before, after)| before.is_some() || after.is_some()).map(|(before, after)| {
                 Happened {
                     revision: change.revision,
@@ -334,7 +335,7 @@ impl Feed {
         }
         let behind = state.changes.partition_point(|change| change.revision <= revision);
         let mut newest_first = state.changes.range(..behind).rev();
-        let touches = |change: &&Arc<Logged>| change.items.iter().any(|item| concerns(selector, item));
+        let touches = |change: &&Arc<Logged>| change.items().iter().any(|item| concerns(selector, item));
         if let Some(change) = newest_first.clone().next().filter(|change| change.revision == revision) {
             return Some(change).filter(touches).map(|change| change.revision);
         }

@@ -12,11 +12,17 @@ pub(super) struct Logged {
     pub(super) wall: u64,
     pub(super) cause: Cause,
     pub(super) actor: Arc<str>,
-    pub(super) items: Vec<LoggedItem>,
+    items: Items,
     /// The service was registered for the first time, lost its last instance, or is empty no longer: every view is told,
     /// whatever it selects, so that nobody takes an empty selection for an empty service (W9).
     pub(super) turned: bool,
-    bytes: usize,
+}
+
+/// Nearly always one, which then needs no room of its own.
+#[derive(Debug)]
+enum Items {
+    One([LoggedItem; 1]),
+    Several(Box<[LoggedItem]>),
 }
 
 /// One instance, before and after.
@@ -35,13 +41,24 @@ impl Logged {
         items: Vec<LoggedItem>,
         turned: bool,
     ) -> Self {
-        let entries = items.iter().flat_map(|item| item.before.iter().chain(&item.after));
-        let bytes = entries.map(|entry| entry.body.len()).sum();
-        Self { revision, wall, cause, actor, items, turned, bytes }
+        let items = match <[LoggedItem; 1]>::try_from(items) {
+            Ok(one) => Items::One(one),
+            Err(several) => Items::Several(several.into()),
+        };
+        Self { revision, wall, cause, actor, items, turned }
+    }
+
+    /// The instances that changed, each once.
+    pub(super) fn items(&self) -> &[LoggedItem] {
+        match &self.items {
+            Items::One(one) => one,
+            Items::Several(several) => several,
+        }
     }
 
     /// Of its encoded instances.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        let entries = self.items().iter().flat_map(|item| item.before.iter().chain(&item.after));
+        entries.map(|entry| entry.body.len()).sum()
     }
 }

@@ -11,6 +11,7 @@
 //! head, and gets it as one encoding shared with everyone who asks from the same place. Owns W1–W7 and W9–W10 on the
 //! server's side. Knows the core's words and the wire's encoding; nothing of gRPC calls, leases or stores.
 
+mod body;
 mod cursor;
 mod encode;
 mod explain;

@@ -20,11 +20,34 @@ use atomic_waker::AtomicWaker;
 /// One stream's marks, and its bell.
 #[derive(Debug, Default)]
 pub struct Signal {
-    marked: Mutex<VecDeque<u32>>,
+    marked: Mutex<Marks>,
     /// How many are marked: most looks find nothing, and take no lock.
     count: AtomicUsize,
     rang: AtomicBool,
+    prompted: AtomicBool,
     waker: AtomicWaker,
+}
+
+/// Slots in the order in which they were marked. The first lies here: most streams have one view, and few have more than
+/// one marked.
+#[derive(Debug, Default)]
+struct Marks {
+    first: Option<u32>,
+    others: VecDeque<u32>,
+}
+
+impl Marks {
+    fn push(&mut self, slot: u32) {
+        if self.first.is_none() && self.others.is_empty() {
+            self.first = Some(slot);
+        } else {
+            self.others.push_back(slot);
+        }
+    }
+
+    fn pop(&mut self) -> Option<u32> {
+        self.first.take().or_else(|| self.others.pop_front())
+    }
 }
 
 /// One view's place in a stream's marks.
@@ -46,7 +69,7 @@ impl Signal {
         if self.is_clear() {
             return None;
         }
-        let taken = self.marked.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let taken = self.marked.lock().unwrap_or_else(PoisonError::into_inner).pop();
         if taken.is_some() {
             self.count.fetch_sub(1, Ordering::AcqRel);
         }
@@ -66,7 +89,7 @@ impl Signal {
     fn mark(&self, slot: u32) {
         {
             let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
-            marked.push_back(slot);
+            marked.push(slot);
             // Under the lock: what is taken was counted.
             self.count.fetch_add(1, Ordering::AcqRel);
         }
@@ -89,9 +112,21 @@ impl Signal {
         self.rang.store(true, Ordering::Release);
     }
 
-    /// Wakes the stream for a reason that it will find by itself.
-    pub fn wake(&self) {
-        self.waker.wake();
+    /// Somebody may want to know how far the stream's client is.
+    pub fn prompt(&self) {
+        if !self.prompted.swap(true, Ordering::AcqRel) {
+            self.waker.wake();
+        }
+    }
+
+    /// Whether somebody may.
+    pub fn is_prompted(&self) -> bool {
+        self.prompted.load(Ordering::Acquire)
+    }
+
+    /// Whether somebody might until now. Whoever comes from now on prompts again.
+    pub fn take_prompt(&self) -> bool {
+        self.prompted.swap(false, Ordering::AcqRel)
     }
 }
 

@@ -143,7 +143,7 @@ fn register(service: &str, id: usize, lease: u8, weight: u16, zone: &str) -> Com
     let spec = Spec {
         address: "127.0.0.1:1".into(),
         weight,
-        tags: BTreeMap::new(),
+        tags: BTreeMap::new().into(),
         region: "".into(),
         zone: zone.into(),
         status: Status::Up,

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
 };
 
 use registry_proto::v1;
@@ -86,6 +86,25 @@ pub(super) struct Page {
     pub(super) parts: Arc<[Part]>,
 }
 
+/// The delta that leads to a view's newest change from the one before it, once somebody asked for it: what nearly every
+/// watcher is sent next. Readers find it without the feed's lock, which the publisher and all of them need.
+#[derive(Debug, Default)]
+pub(super) struct Latest(RwLock<Option<Arc<Delta>>>);
+
+impl Latest {
+    /// What a cursor is to be sent to know everything. `None`: ask the feed.
+    pub(super) fn after(&self, cursor: Revision) -> Option<Arc<Delta>> {
+        let latest = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        // All cursors between two changes of the view stand on the same state.
+        latest.as_ref().filter(|delta| (delta.previous..delta.revision).contains(&cursor)).cloned()
+    }
+
+    /// Under the feed's lock only, so that what is set is the latest.
+    fn set(&self, delta: Option<Arc<Delta>>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = delta;
+    }
+}
+
 /// All that happened to a view after `previous` and up to `revision`, folded.
 #[derive(Debug)]
 pub(super) struct Delta {
@@ -122,6 +141,7 @@ pub(super) struct View {
     /// The view is known not to have changed after this revision and before the first of `changes`.
     floor: Revision,
     deltas: VecDeque<Arc<Delta>>,
+    latest: Arc<Latest>,
     generations: VecDeque<Arc<Generation>>,
     subscriptions: Subscriptions,
 }
@@ -137,7 +157,7 @@ impl View {
         let selected = instances.values().filter(|entry| selector.matches(&entry.instance));
         let digest = selected.fold(0u64, |sum, entry| sum.wrapping_add(entry.digest));
         let concerned = |change: &&Arc<Logged>| {
-            change.turned || change.items.iter().any(|item| concerns(&selector, item))
+            change.turned || change.items().iter().any(|item| concerns(&selector, item))
         };
         let changes = log.iter().filter(concerned).map(|change| change.revision).collect();
         Self {
@@ -147,6 +167,7 @@ impl View {
             include_all,
             floor,
             deltas: VecDeque::new(),
+            latest: Arc::default(),
             generations: VecDeque::new(),
             subscriptions: Subscriptions::new(),
         }
@@ -155,7 +176,7 @@ impl View {
     /// Takes a change of the service in. Who is to be marked, if it concerns this view.
     pub(super) fn publish(&mut self, change: &Logged) -> Option<&Subscriptions> {
         let mut changed = change.turned;
-        for item in &change.items {
+        for item in change.items() {
             if let Some(before) = item.before.as_ref().filter(|entry| self.selector.matches(&entry.instance))
             {
                 self.digest = self.digest.wrapping_sub(before.digest);
@@ -168,6 +189,8 @@ impl View {
         }
         changed.then(|| {
             self.changes.push_back(change.revision);
+            // Before anybody is marked: whoever is, and reads without the lock, does not take it for the newest.
+            self.latest.set(None);
             &self.subscriptions
         })
     }
@@ -184,8 +207,9 @@ impl View {
         }
     }
 
-    pub(super) fn subscribe(&mut self, id: u64, subscription: Arc<Subscription>) {
+    pub(super) fn subscribe(&mut self, id: u64, subscription: Arc<Subscription>) -> Arc<Latest> {
         self.subscriptions.insert(id, subscription);
+        Arc::clone(&self.latest)
     }
 
     /// True if nobody is left.
@@ -238,6 +262,9 @@ impl View {
         let delta = Arc::new(Delta { previous, revision, parts });
         self.deltas.push_back(Arc::clone(&delta));
         self.drop_old_deltas();
+        if behind + 1 == self.changes.len() {
+            self.latest.set(Some(Arc::clone(&delta)));
+        }
         Some(delta)
     }
 
@@ -336,7 +363,7 @@ pub(super) fn concerns(selector: &Selector, item: &LoggedItem) -> bool {
 fn net(changes: &[Arc<Logged>], selector: &Selector, writer: &mut PartWriter<'_>) {
     type Ends<'a> = (Option<&'a Arc<Entry>>, Option<&'a Arc<Entry>>);
     let mut ends: BTreeMap<&InstanceId, Ends<'_>> = BTreeMap::new();
-    for item in changes.iter().flat_map(|change| &change.items) {
+    for item in changes.iter().flat_map(|change| change.items()) {
         let Some(named) = item.before.as_ref().or(item.after.as_ref()) else { continue };
         ends.entry(&named.instance.id).or_insert((item.before.as_ref(), None)).1 = item.after.as_ref();
     }

@@ -71,7 +71,7 @@ fn register(service: u64, id: u64, weight: u16) -> Command {
     let spec = Spec {
         address: "127.0.0.1:1".into(),
         weight,
-        tags: BTreeMap::new(),
+        tags: BTreeMap::new().into(),
         region: "".into(),
         zone: "".into(),
         status: Status::Up,

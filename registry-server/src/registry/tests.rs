@@ -111,7 +111,7 @@ fn register(id: usize, lease: u128, ttl: u64) -> Command {
     let spec = Spec {
         address: "127.0.0.1:1".into(),
         weight: 1,
-        tags: BTreeMap::new(),
+        tags: BTreeMap::new().into(),
         region: "".into(),
         zone: "".into(),
         status: Status::Up,

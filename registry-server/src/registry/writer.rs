@@ -17,7 +17,10 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{Renew, StoreHealth, WriteError, Written, group::Group};
+use super::{
+    Renew, StoreHealth, WriteError, Written,
+    group::{Group, Member},
+};
 use crate::{
     core::{
         Cause, Command, Committed, Core, Event, LeaseId, Now, Proposal, Record, Renewal, Revision,
@@ -68,13 +71,8 @@ type Appended = (Box<dyn Store>, Result<Vec<Revision>, StoreError>);
 /// A group that the store is making durable.
 struct InFlight {
     appended: oneshot::Receiver<Appended>,
+    records: Arc<Vec<Record>>,
     members: Vec<Member>,
-}
-
-/// A record of the group, and whoever waits for it; nobody if it is the loop's own.
-struct Member {
-    proposal: Proposal,
-    pending: Option<Pending>,
 }
 
 /// What reaches the loop.
@@ -237,33 +235,33 @@ impl Writer {
     fn begin(&mut self, now: Now) {
         while self.in_flight.is_none() && self.failed.is_none() {
             let Some(store) = self.store.take() else { return };
-            let (group, members) = self.decide(now);
+            let group = self.decide(now);
             if group.is_empty() {
                 self.store = Some(store);
                 return;
             }
-            let records = group.into_records();
+            let (records, members) = group.into_parts();
             if store.blocks() {
-                let appended = self.runtime.spawn_blocking(move || append(store, &records));
-                self.in_flight = Some(InFlight { appended, members });
+                let records = Arc::new(records);
+                let lent = Arc::clone(&records);
+                let appended = self.runtime.spawn_blocking(move || append(store, &lent));
+                self.in_flight = Some(InFlight { appended, records, members });
             } else {
                 let appended = append(store, &records);
-                self.settle(now, appended, members);
+                self.settle(now, appended, records, members);
             }
         }
     }
 
-    fn decide(&mut self, now: Now) -> (Group, Vec<Member>) {
+    fn decide(&mut self, now: Now) -> Group {
         let mut group = Group::default();
-        let mut members = Vec::new();
         if !self.suspended
             && let Some(proposal) = self.core.tick(now, EXPIRE_CHUNK)
         {
-            group.add(&proposal);
-            members.push(Member { proposal, pending: None });
+            group.add(proposal, None);
         }
-        self.release(now, &mut group, &mut members);
-        let mut deferred = VecDeque::new();
+        self.release(now, &mut group);
+        let mut deferred = Vec::new();
         while !group.is_full() && deferred.len() < MAX_DEFERRED {
             let Some(pending) = self.waiting.pop_front() else { break };
             let proposal = match self.core.decide(now, &pending.command) {
@@ -274,26 +272,26 @@ impl Writer {
                 }
             };
             if group.conflicts(&proposal) {
-                deferred.push_back(pending);
+                deferred.push(pending);
             } else if proposal.record.events.is_empty() {
                 if let Command::Register { lease, .. } = &pending.command {
                     self.core.touch(now, lease);
                 }
-                let written = self.written(&pending.command, &proposal, None);
+                let written = self.written(&pending.command, &proposal.record, None);
                 pending.answer(Ok(written));
             } else {
-                group.add(&proposal);
-                members.push(Member { proposal, pending: Some(pending) });
+                group.add(proposal, Some(pending));
             }
         }
         // In the order in which they came.
-        deferred.append(&mut self.waiting);
-        self.waiting = deferred;
-        (group, members)
+        for pending in deferred.into_iter().rev() {
+            self.waiting.push_front(pending);
+        }
+        group
     }
 
     /// Releases what is held of leases that were renewed.
-    fn release(&mut self, now: Now, group: &mut Group, members: &mut Vec<Member>) {
+    fn release(&mut self, now: Now, group: &mut Group) {
         let due: Vec<_> = self.releasing.iter().take(MAX_RELEASES).copied().collect();
         for lease in due {
             // Never refused; without events if it was done by other means meanwhile.
@@ -303,52 +301,54 @@ impl Writer {
             }
             self.releasing.remove(&lease);
             if !proposal.record.events.is_empty() {
-                group.add(&proposal);
-                members.push(Member { proposal, pending: None });
+                group.add(proposal, None);
             }
         }
     }
 
     fn finish(&mut self, now: Now, appended: Result<Appended, oneshot::error::RecvError>) {
-        let Some(in_flight) = self.in_flight.take() else { return };
+        let Some(InFlight { records, members, .. }) = self.in_flight.take() else { return };
+        // The store has given its share back, unless its thread is stuck or panicked.
+        let records = Arc::unwrap_or_clone(records);
         match appended {
-            Ok(appended) => self.settle(now, appended, in_flight.members),
-            Err(_) => self.fail(in_flight.members, "its thread panicked, or ended with the runtime"),
+            Ok(appended) => self.settle(now, appended, records, members),
+            Err(_) => self.fail(records, members, "its thread panicked, or ended with the runtime"),
         }
     }
 
     /// The store answered: evolve, publish, answer, in this order (D2).
-    fn settle(&mut self, now: Now, (store, appended): Appended, members: Vec<Member>) {
+    fn settle(&mut self, now: Now, (store, appended): Appended, records: Vec<Record>, members: Vec<Member>) {
         self.store = Some(store);
         let revisions = match appended {
-            Ok(revisions) if revisions.len() == members.len() => revisions,
-            Ok(_) => return self.fail(members, "it did not name a revision for each record"),
-            Err(failure) => return self.fail(members, &failure.to_string()),
+            Ok(revisions) if revisions.len() == records.len() => revisions,
+            Ok(_) => return self.fail(records, members, "it did not name a revision for each record"),
+            Err(failure) => return self.fail(records, members, &failure.to_string()),
         };
-        let mut changes: Vec<ServiceChange> = Vec::new();
-        for (member, revision) in members.iter().zip(&revisions) {
-            let committed = Committed { revision: *revision, record: member.proposal.record.clone() };
-            let done = self.core.evolve(now, &committed);
-            log(&committed.record, *revision, &done);
+        let mut changes: Vec<ServiceChange> = Vec::with_capacity(records.len());
+        let named = records.into_iter().zip(revisions);
+        let group: Vec<_> = named.map(|(record, revision)| Committed { revision, record }).collect();
+        for committed in &group {
+            let done = self.core.evolve(now, committed);
+            log(&committed.record, committed.revision, &done);
             changes.extend(done);
         }
         self.hub.publish(&changes, self.core.state().revision());
-        for (member, revision) in members.into_iter().zip(revisions) {
+        for (member, committed) in members.into_iter().zip(group) {
             if let Some(pending) = member.pending {
-                let written = self.written(&pending.command, &member.proposal, Some(revision));
+                let written = self.written(&pending.command, &committed.record, Some(committed.revision));
                 pending.answer(Ok(written));
             }
         }
     }
 
-    fn fail(&mut self, members: Vec<Member>, failure: &str) {
+    fn fail(&mut self, records: Vec<Record>, members: Vec<Member>, failure: &str) {
         error!(failure, "the store failed: writes are refused until the server is restarted; reads go on");
         let why: Arc<str> = failure.into();
         self.failed = Some(Arc::clone(&why));
         self.health.send_replace(StoreHealth::Failed(Arc::clone(&why)));
-        for member in members {
-            self.core.abandon(&member.proposal);
-            if let Some(pending) = member.pending {
+        for (Member { touches, pending }, record) in members.into_iter().zip(records) {
+            self.core.abandon(&Proposal { record, touches });
+            if let Some(pending) = pending {
                 pending.answer(Err(WriteError::StoreFailed(Arc::clone(&why))));
             }
         }
@@ -360,7 +360,7 @@ impl Writer {
 
     /// `revision`: what the command's own record got. What changed nothing is repeated, and was done by then: the revision is
     /// the one at which its instances came to be as they are, so that whoever waits for it waits for the right change.
-    fn written(&self, command: &Command, proposal: &Proposal, revision: Option<Revision>) -> Written {
+    fn written(&self, command: &Command, record: &Record, revision: Option<Revision>) -> Written {
         let state = self.core.state();
         let instances = match command {
             Command::Register { instances, .. } => instances.as_slice(),
@@ -371,7 +371,7 @@ impl Writer {
         let revision = revision.or_else(repeated).unwrap_or_else(|| state.revision());
         let incarnations = named.iter().map(|it| it.map_or(0, |instance| instance.create_revision)).collect();
         let affects = |event: &&Event| matches!(event, Event::Removed { .. } | Event::Released { .. });
-        let affected = proposal.record.events.iter().filter(affects).count();
+        let affected = record.events.iter().filter(affects).count();
         Written { revision, incarnations, affected }
     }
 }
@@ -383,17 +383,17 @@ fn append(mut store: Box<dyn Store>, records: &[Record]) -> Appended {
 
 /// What people should find in the log: what nobody asked for, and what operators did.
 fn log(record: &Record, revision: Revision, changes: &[ServiceChange]) {
-    let instances: usize = changes.iter().map(|change| change.items.len()).sum();
+    let instances = || changes.iter().map(|change| change.items.len()).sum::<usize>();
     match record.cause {
         Cause::Expire => {
             let held = record.events.iter().filter(|event| matches!(event, Event::Held { .. })).count();
-            info!(revision, instances, held, "leases ran out");
+            info!(revision, instances = instances(), held, "leases ran out");
             log_held(record, revision);
         }
-        Cause::HoldExpire => info!(revision, instances, "hold times passed"),
-        Cause::OverrideExpire => info!(revision, instances, "overrides expired"),
+        Cause::HoldExpire => info!(revision, instances = instances(), "hold times passed"),
+        Cause::OverrideExpire => info!(revision, instances = instances(), "overrides expired"),
         Cause::Override | Cause::ResolveHold => {
-            info!(revision, instances, actor = %record.actor, cause = ?record.cause, "an operator intervened");
+            info!(revision, instances = instances(), actor = %record.actor, cause = ?record.cause, "an operator intervened");
         }
         Cause::Register | Cause::Deregister | Cause::RenewHeld => {}
     }

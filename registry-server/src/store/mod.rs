@@ -23,7 +23,7 @@ pub(crate) mod fuzzing;
 mod memory;
 mod record;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 mod wire;
 
 pub use embedded::{EmbeddedOptions, EmbeddedStore, Fold};

@@ -15,8 +15,8 @@ pub(super) use self::extent::{Extent, decode_extent};
 use self::numbers::{cause, cause_number, loss, loss_number, status, status_number};
 use super::wire;
 use crate::core::{
-    Base, Committed, Event, Held, Instance, InstanceId, Lease, LeaseId, Loss, Override, Record, Registrant,
-    Revision, ServiceKey, Spec,
+    Base, Carried, Committed, Event, Held, Instance, InstanceId, Lease, LeaseId, Loss, Override, Record,
+    Registrant, Revision, ServiceKey, Spec,
 };
 
 /// Why a payload cannot be read, although its checksum is right.
@@ -79,6 +79,9 @@ pub(super) struct Interner(HashSet<Arc<str>>);
 
 impl Interner {
     fn get(&mut self, text: &str) -> Arc<str> {
+        if text.is_empty() {
+            return Arc::default();
+        }
         if let Some(known) = self.0.get(text) {
             return Arc::clone(known);
         }
@@ -212,7 +215,7 @@ pub(super) fn decode_part(
         let kept = Lease {
             registrant: registrant(lease.registrant)?,
             ttl: lease.ttl,
-            instances: std::collections::BTreeSet::new(),
+            instances: Carried::default(),
             lost,
         };
         base.leases.push((lease_id(&lease.id)?, kept));
@@ -314,7 +317,7 @@ fn instance_to_wire(key: &ServiceKey, instance: &Instance) -> wire::Instance {
         mod_revision: instance.mod_revision,
         registered_at: instance.registered_at,
         changed_at: instance.changed_at,
-        held: instance.held.as_ref().map(held_to_wire),
+        held: instance.held.as_deref().map(held_to_wire),
     }
 }
 
@@ -330,7 +333,7 @@ fn instance_from_wire(
         mod_revision: instance.mod_revision,
         registered_at: instance.registered_at,
         changed_at: instance.changed_at,
-        held: instance.held.as_ref().map(|value| held(value, strings)),
+        held: instance.held.as_ref().map(|value| Box::new(held(value, strings))),
         over: None,
     };
     Ok((key(instance.key, strings)?, kept))

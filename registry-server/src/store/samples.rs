@@ -1,13 +1,13 @@
 //! Records and bases for the store's tests: some by number, any by proptest.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use proptest::{collection, option, prelude::*};
 
 use super::{Fold, Loaded};
 use crate::core::{
-    Base, Cause, Event, Held, Instance, InstanceId, Lease, LeaseId, Loss, Override, Record, Registrant,
-    Revision, ServiceKey, Spec, Status,
+    Base, Carried, Cause, Event, Held, Instance, InstanceId, Lease, LeaseId, Loss, Override, Record,
+    Registrant, Revision, ServiceKey, Spec, Status,
 };
 
 /// The nth record. Each is different.
@@ -106,7 +106,7 @@ fn cause() -> impl Strategy<Value = Cause> {
 fn spec() -> impl Strategy<Value = Arc<Spec>> {
     (text(), any::<u16>(), collection::btree_map(text(), text(), 0..3), text(), text(), status()).prop_map(
         |(address, weight, tags, region, zone, status)| {
-            Arc::new(Spec { address, weight, tags, region, zone, status })
+            Arc::new(Spec { address, weight, tags: tags.into(), region, zone, status })
         },
     )
 }
@@ -164,26 +164,27 @@ pub(super) fn any_record() -> impl Strategy<Value = Record> {
 }
 
 /// Any base.
-pub(super) fn any_base() -> impl Strategy<Value = Base> {
-    let instance = (text(), spec(), lease_id(), any::<[u64; 4]>(), option::of(held())).prop_map(
-        |(id, spec, lease, [create_revision, mod_revision, registered_at, changed_at], held)| Instance {
-            id,
-            spec,
-            lease,
-            create_revision,
-            mod_revision,
-            registered_at,
-            changed_at,
-            held,
-            over: None,
-        },
-    );
+pub(crate) fn any_base() -> impl Strategy<Value = Base> {
+    let instance = (text(), spec(), lease_id(), any::<[u64; 4]>(), option::of(held().prop_map(Box::new)))
+        .prop_map(|(id, spec, lease, [create_revision, mod_revision, registered_at, changed_at], held)| {
+            Instance {
+                id,
+                spec,
+                lease,
+                create_revision,
+                mod_revision,
+                registered_at,
+                changed_at,
+                held,
+                over: None,
+            }
+        });
     let lost = collection::btree_map((key(), text()), loss(), 0..3);
     let lease = (registrant(), any::<u64>(), lost).prop_map(|(registrant, ttl, lost)| Lease {
         registrant,
         ttl,
-        instances: BTreeSet::new(),
-        lost,
+        instances: Carried::default(),
+        lost: lost.into(),
     });
     (
         (1..u64::MAX, any::<u64>()),

@@ -3,15 +3,12 @@
 //! Owns what follows from one event, and the net effect of a record. Keeps D3: each instance changes once a record,
 //! however many events touch it, and what ends as it began did not change.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{mem, sync::Arc};
 
-use super::{Before, State};
+use super::{Before, Service, State, Touch};
 use crate::core::{
-    Committed, Event, FixedMap, Held, Instance, InstanceId, ItemChange, Lease, LeaseId, Loss, Override,
-    Registrant, ServiceChange, ServiceKey, Spec, view::digest_of,
+    Carried, Committed, Event, Few, FixedMap, Held, Instance, InstanceId, ItemChange, Lease, LeaseId, Loss,
+    Override, RareMap, Registrant, ServiceChange, ServiceKey, Spec, view::digest_of,
 };
 
 impl State {
@@ -28,16 +25,18 @@ impl State {
                     self.lose(&instance.lease, key, id, *loss);
                 }
             }
-            Event::Held { key, id, held } => self.hold(key, id, Some(held.clone()), before),
-            Event::Released { key, id } => self.hold(key, id, None, before),
+            Event::Held { key, id, held } => {
+                self.hold(key, id, Some(Box::new(held.clone())), committed, before);
+            }
+            Event::Released { key, id } => self.hold(key, id, None, committed, before),
             Event::OverrideSet { key, id, over } => {
                 let over = Arc::new(Override { revision: committed.revision, ..over.clone() });
                 self.overrides.insert((key.clone(), id.clone()), over.clone());
-                self.lay_over(key, id, Some(over), before);
+                self.lay_over(key, id, Some(over), committed, before);
             }
             Event::OverrideCleared { key, id } => {
                 self.overrides.remove(&(key.clone(), id.clone()));
-                self.lay_over(key, id, None, before);
+                self.lay_over(key, id, None, committed, before);
             }
         }
     }
@@ -45,17 +44,17 @@ impl State {
     pub(super) fn grant(&mut self, id: LeaseId, registrant: Registrant, ttl: u64) {
         self.registrants.entry(registrant.uid.clone()).or_default().insert((registrant.generation, id));
         let Some(lease) = self.leases.get_mut(&id) else {
-            let lease = Lease { registrant, ttl, instances: BTreeSet::new(), lost: BTreeMap::new() };
-            self.leases.insert(id, lease);
+            let lease = Lease { registrant, ttl, instances: Carried::default(), lost: RareMap::default() };
+            self.leases.insert(id, Box::new(lease));
             return;
         };
-        let old_ttl = std::mem::replace(&mut lease.ttl, ttl);
-        let old = std::mem::replace(&mut lease.registrant, registrant);
+        let old_ttl = mem::replace(&mut lease.ttl, ttl);
+        let old = mem::replace(&mut lease.registrant, registrant);
         if old != lease.registrant {
             forget_registrant(&mut self.registrants, &old, id);
         }
         if old_ttl != ttl {
-            for (key, _) in &lease.instances {
+            for (key, _) in lease.instances.iter() {
                 if let Some(service) = self.services.get_mut(key) {
                     service.uncount_ttl(old_ttl);
                     service.count_ttl(ttl);
@@ -65,9 +64,9 @@ impl State {
     }
 
     fn end(&mut self, id: &LeaseId, before: &mut Before) {
-        let left = self.leases.get(id).map(|lease| lease.instances.clone()).unwrap_or_default();
-        for (key, instance) in left {
-            self.replace(&key, &instance, None, before);
+        let left = self.leases.get_mut(id).map(|lease| mem::take(&mut lease.instances)).unwrap_or_default();
+        for (key, instance) in left.iter() {
+            self.replace(key, instance, None, before);
         }
         if let Some(lease) = self.leases.remove(id) {
             forget_registrant(&mut self.registrants, &lease.registrant, *id);
@@ -83,33 +82,42 @@ impl State {
         committed: &Committed,
         before: &mut Before,
     ) {
-        let name = (key.clone(), id.clone());
         let Some(carrier) = self.leases.get_mut(&lease) else { return };
-        carrier.lost.remove(&name);
+        if !carrier.lost.is_empty() {
+            carrier.lost.remove(&(key.clone(), id.clone()));
+        }
         let old = self.instance(key, id).cloned();
         let same_incarnation = old.as_ref().filter(|old| old.lease == lease);
         let next = Instance {
-            id: id.clone(),
+            // Not the copy that a request brought along, if there is one that stays in any case.
+            id: old.as_ref().map_or(id, |old| &old.id).clone(),
             spec: spec.clone(),
             lease,
             create_revision: same_incarnation.map_or(committed.revision, |old| old.create_revision),
             registered_at: same_incarnation.map_or(committed.record.wall, |old| old.registered_at),
-            // Both are stamped when the record's net effect is known.
-            mod_revision: 0,
-            changed_at: 0,
+            // If the record's net effect is none, what was there before is put back.
+            mod_revision: committed.revision,
+            changed_at: committed.record.wall,
             held: None,
-            over: self.overrides.get(&name).cloned(),
+            over: self.override_of(key, id).cloned(),
         };
-        self.replace(key, id, Some(&Arc::new(next)), before);
+        self.replace(key, id, Some(Arc::new(next)), before);
         if let Some(old) = old.filter(|old| old.lease != lease) {
             self.lose(&old.lease, key, id, Loss::TakenOver);
         }
     }
 
-    fn hold(&mut self, key: &ServiceKey, id: &InstanceId, held: Option<Held>, before: &mut Before) {
+    fn hold(
+        &mut self,
+        key: &ServiceKey,
+        id: &InstanceId,
+        held: Option<Box<Held>>,
+        committed: &Committed,
+        before: &mut Before,
+    ) {
         if let Some(instance) = self.instance(key, id) {
-            let next = Instance { held, ..(**instance).clone() };
-            self.replace(key, id, Some(&Arc::new(next)), before);
+            let next = Instance { held, ..stamped(instance, committed) };
+            self.replace(key, id, Some(Arc::new(next)), before);
         }
     }
 
@@ -118,11 +126,12 @@ impl State {
         key: &ServiceKey,
         id: &InstanceId,
         over: Option<Arc<Override>>,
+        committed: &Committed,
         before: &mut Before,
     ) {
         if let Some(instance) = self.instance(key, id) {
-            let next = Instance { over, ..(**instance).clone() };
-            self.replace(key, id, Some(&Arc::new(next)), before);
+            let next = Instance { over, ..stamped(instance, committed) };
+            self.replace(key, id, Some(Arc::new(next)), before);
         }
     }
 
@@ -138,19 +147,23 @@ impl State {
         &mut self,
         key: &ServiceKey,
         id: &InstanceId,
-        next: Option<&Arc<Instance>>,
+        next: Option<Arc<Instance>>,
         before: &mut Before,
     ) -> Option<Arc<Instance>> {
-        let (service, old) = if let Some(next) = next {
-            let service = self.services.entry(key.clone()).or_default();
-            let old = service.instances.insert(id.clone(), next.clone());
-            (service, old)
+        let service = if next.is_some() {
+            self.services.entry(key.clone()).or_insert_with(|| Service::new(key.clone()))
         } else {
-            let service = self.services.get_mut(key)?;
-            let old = service.instances.remove(id)?;
-            (service, Some(old))
+            self.services.get_mut(key)?
         };
-        let name = (key.clone(), id.clone());
+        let key = Arc::clone(&service.key);
+        let next_lease = next.as_ref().map(|next| next.lease);
+        let next_held = next.as_ref().is_some_and(|next| next.held.is_some());
+        // The id as it stays, not a copy of it.
+        let id = next.as_ref().map_or(id, |next| &next.id).clone();
+        let old = match next {
+            Some(next) => service.instances.insert(next),
+            None => Some(service.instances.remove(&id)?),
+        };
         if let Some(old) = &old {
             self.instances -= 1;
             if old.held.is_some() {
@@ -158,79 +171,71 @@ impl State {
             }
             if let Some(lease) = self.leases.get_mut(&old.lease) {
                 service.uncount_ttl(lease.ttl);
-                if next.is_none_or(|next| next.lease != old.lease) {
-                    lease.instances.remove(&name);
+                if next_lease != Some(old.lease) {
+                    lease.instances.remove(&key, &id);
                 }
             }
         }
-        if let Some(next) = next {
+        if let Some(next_lease) = next_lease {
             self.instances += 1;
-            if next.held.is_some() {
-                *self.held.entry(next.lease).or_default() += 1;
+            if next_held {
+                *self.held.entry(next_lease).or_default() += 1;
             }
-            if let Some(lease) = self.leases.get_mut(&next.lease) {
+            if let Some(lease) = self.leases.get_mut(&next_lease) {
                 service.count_ttl(lease.ttl);
-                if old.as_ref().is_none_or(|old| next.lease != old.lease) {
-                    lease.instances.insert(name);
+                if old.as_ref().is_none_or(|old| next_lease != old.lease) {
+                    lease.instances.insert(Arc::clone(&key), id.clone());
                 }
             }
         }
-        if !before.contains_key(key) {
-            before.insert(key.clone(), BTreeMap::new());
-        }
-        if let Some(items) = before.get_mut(key) {
-            items.entry(id.clone()).or_insert_with(|| old.clone());
-        }
+        before.push(Touch { key, id, before: old.clone() });
         old
     }
 
-    /// The net effect of a record on one service: stamps what changed, undoes the stamps of what did not.
+    /// The net effect of a record on one service: puts back what did not change, stamps and all.
     pub(super) fn conclude(
         &mut self,
-        key: ServiceKey,
-        touched: BTreeMap<InstanceId, Option<Arc<Instance>>>,
+        key: &ServiceKey,
+        touched: impl Iterator<Item = Touch>,
         committed: &Committed,
     ) -> Option<ServiceChange> {
-        let service = self.services.get_mut(&key)?;
-        let was_empty = (service.last_change, key.clone());
-        let mut items = Vec::with_capacity(touched.len());
-        for (id, before) in touched {
-            let after = match (&before, service.instances.get_mut(&id)) {
+        let service = self.services.get_mut(key)?;
+        let last_change = service.last_change;
+        let mut items = Vec::with_capacity(1);
+        for Touch { id, before, .. } in touched {
+            let after = service.instances.get(&id).cloned();
+            match (&before, &after) {
                 (None, None) => continue,
                 (Some(before), Some(after)) if same(before, after) => {
-                    *after = before.clone();
+                    service.instances.insert(Arc::clone(before));
                     continue;
                 }
-                (_, Some(after)) => {
-                    let stamped = Arc::make_mut(after);
-                    stamped.mod_revision = committed.revision;
-                    stamped.changed_at = committed.record.wall;
-                    service.digest = service.digest.wrapping_add(digest_of(stamped));
-                    Some(after.clone())
-                }
-                (Some(_), None) => None,
-            };
+                (_, Some(after)) => service.digest = service.digest.wrapping_add(digest_of(after)),
+                (Some(_), None) => {}
+            }
             if let Some(before) = &before {
                 service.digest = service.digest.wrapping_sub(digest_of(before));
             }
             items.push(ItemChange { id, before, after });
         }
         if items.is_empty() {
-            if service.last_change == 0 {
-                self.services.remove(&key);
+            if last_change == 0 {
+                self.services.remove(key);
             }
             return None;
         }
-        let previous = if service.last_change == 0 { self.forgotten_through } else { service.last_change };
+        let previous = if last_change == 0 { self.forgotten_through } else { last_change };
         service.last_change = committed.revision;
         service.changed_at = committed.record.wall;
         let instances = service.instances.len();
-        self.empty.remove(&was_empty);
+        if !self.empty.is_empty() {
+            self.empty.remove(&(last_change, key.clone()));
+        }
         if instances == 0 {
             self.empty.insert((committed.revision, key.clone()));
         }
         Some(ServiceChange {
-            key,
+            key: key.clone(),
             revision: committed.revision,
             previous,
             wall: committed.record.wall,
@@ -240,6 +245,12 @@ impl State {
             instances,
         })
     }
+}
+
+/// An instance about to change by this record.
+fn stamped(instance: &Instance, committed: &Committed) -> Instance {
+    let Committed { revision, record } = committed;
+    Instance { mod_revision: *revision, changed_at: record.wall, ..instance.clone() }
 }
 
 /// Whether two stages of an instance look the same to everyone.
@@ -261,7 +272,7 @@ fn uncount(counts: &mut FixedMap<LeaseId, usize>, lease: &LeaseId) {
 }
 
 fn forget_registrant(
-    registrants: &mut FixedMap<Arc<str>, BTreeSet<(u64, LeaseId)>>,
+    registrants: &mut FixedMap<Arc<str>, Few<(u64, LeaseId)>>,
     registrant: &Registrant,
     lease: LeaseId,
 ) {

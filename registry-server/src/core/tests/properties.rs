@@ -325,9 +325,9 @@ impl World {
     }
 
     fn renew(&mut self, n: u8) {
-        let (now, id) = (self.sim.now, lease(n));
+        let id = lease(n);
         let dormant = self.state().is_dormant(&id);
-        let renewal = self.sim.core.renew(now, &id);
+        let renewal = self.sim.renew_core(&id);
         let Some(known) = self.state().lease(&id) else {
             assert_eq!(renewal, Renewal::Unknown);
             return;
@@ -461,7 +461,7 @@ impl World {
         self.sim.pass(wait);
         for n in 0..LEASES {
             if proposal.touches.contains(&Touched::Lease(lease(n))) {
-                let renewal = self.sim.core.renew(self.sim.now, &lease(n));
+                let renewal = self.sim.renew_core(&lease(n));
                 assert_eq!(renewal, Renewal::Unknown, "L1: no promise for what is about to end");
             } else if self.state().lease(&lease(n)).is_some_and(|_| self.state().held_of(&lease(n)) == 0) {
                 self.renew(n);
@@ -509,12 +509,13 @@ impl World {
         let state = self.state();
         let mut counted = 0;
         for (key, service) in state.services_after(None) {
-            assert_eq!(service.instances, self.views.get(key).cloned().unwrap_or_default(), "W2: {key}");
+            let view = self.views.get(key).cloned().unwrap_or_default();
+            assert!(service.instances.iter().eq(&view), "W2: {key}");
             assert_eq!(service.digest, digest(service.instances.values()), "W8: {key}");
             let ttls = service.instances.values().map(|it| state.lease(&it.lease).unwrap().ttl);
             assert_eq!(service.longest_ttl(), ttls.max().unwrap_or(0));
             counted += service.instances.len();
-            for (id, instance) in &service.instances {
+            for (id, instance) in service.instances.iter() {
                 let name = (key.clone(), id.clone());
                 assert!(state.lease(&instance.lease).unwrap().instances.contains(&name));
                 assert_eq!(instance.over.as_deref(), self.overrides.get(&name), "L4: {key} {id}");

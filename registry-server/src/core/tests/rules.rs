@@ -492,3 +492,24 @@ fn a_hold_does_not_end_in_the_servers_own_sleep() {
     sim.advance(1);
     assert!(sim.ids(0).is_empty());
 }
+
+#[test]
+fn names_are_kept_once() {
+    let mut sim = Sim::new(Settings::default());
+    for n in 0..3 {
+        sim.run(&register(n, registrant(n, 1), &[(0, n)])).unwrap();
+    }
+    // Further words about it, and another lease, bring copies along.
+    sim.run(&register_with(1, registrant(1, 1), 1_000, [(0, 1, 7)])).unwrap();
+    sim.run(&register(9, registrant(9, 1), &[(0, 2)])).unwrap();
+    let state = sim.core.state();
+    let (key, service) = state.services_after(None).next().unwrap();
+    assert_eq!(service.instances.len(), 3);
+    for instance in service.instances.values() {
+        let carried = &state.lease(&instance.lease).unwrap().instances;
+        let (named, id) = carried.iter().next().unwrap();
+        assert!(std::sync::Arc::ptr_eq(id, &instance.id), "{id}");
+        assert!(std::sync::Arc::ptr_eq(&named.namespace, &key.namespace), "{id}");
+        assert!(std::sync::Arc::ptr_eq(&named.service, &key.service), "{id}");
+    }
+}

@@ -1,6 +1,6 @@
 //! A registry without a server: a core, a clock that is set by hand, and a store that is a list.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use crate::core::*;
 
@@ -53,10 +53,20 @@ impl Sim {
     }
 
     pub(super) fn renew(&mut self, id: u8) -> Renewal {
-        let renewal = self.core.renew(self.now, &lease(id));
+        let renewal = self.renew_core(&lease(id));
         if renewal == Renewal::RenewedHeld {
             self.run(&Command::RenewHeld { lease: lease(id) }).unwrap();
         }
+        renewal
+    }
+
+    /// The core's own answer, which is the same whether or not it remembers which leases are quiet.
+    pub(super) fn renew_core(&mut self, id: &LeaseId) -> Renewal {
+        let mut disturbed = self.core.clone();
+        disturbed.leases.disturb_all();
+        let renewal = self.core.renew(self.now, id);
+        assert_eq!(renewal, disturbed.renew(self.now, id), "{id} is quiet and had something to be told");
+        assert_eq!(self.core.leases.deadline(id), disturbed.leases.deadline(id), "L1: {id}");
         renewal
     }
 
@@ -131,7 +141,7 @@ pub(super) fn spec(weight: u16) -> Arc<Spec> {
     Arc::new(Spec {
         address: "127.0.0.1:80".into(),
         weight,
-        tags: BTreeMap::from([("parity".into(), parity)]),
+        tags: [("parity".into(), parity)].into(),
         region: "".into(),
         zone: format!("z{}", weight % 3).into(),
         status: [Status::Up, Status::Up, Status::Draining, Status::Down][usize::from(weight % 4)],

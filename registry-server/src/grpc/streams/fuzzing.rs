@@ -6,13 +6,13 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use prost::Message as _;
+use prost::Message;
 use registry_proto::v1::{self, subscribe_request::Request, subscribe_response::Response};
 use tokio::sync::watch;
 use tokio_stream::Stream;
@@ -25,9 +25,9 @@ use crate::{
         Command, Committed, LeaseId, Now, Registrant, Revision, ServiceKey, Settings, Spec, State,
         Status as Up, decide,
     },
-    grpc::seats::Seat,
+    grpc::{feeder::LONGEST_REST, seats::Seat},
     hub::{Hub, HubSettings},
-    runtime::Runtime,
+    runtime::{Clock, Runtime, TokioSpawn},
 };
 
 /// Requests that are there at once, and how many were read.
@@ -35,9 +35,9 @@ use crate::{
 pub(super) struct Asked {
     requests: Arc<Mutex<VecDeque<v1::SubscribeRequest>>>,
     read: Arc<AtomicUsize>,
+    polls: Arc<AtomicUsize>,
     /// After these the client closes its side.
     closed: Arc<AtomicBool>,
-    polls: Arc<AtomicUsize>,
     reader: Arc<atomic_waker::AtomicWaker>,
 }
 
@@ -63,6 +63,17 @@ pub(crate) enum Step {
     Reconnect,
 }
 
+/// Time that passes only when the client reads: as much as a stream ever rests.
+#[derive(Clone, Debug, Default)]
+struct Readings(Arc<AtomicU64>);
+
+impl Clock for Readings {
+    fn now(&self) -> Now {
+        let passed = self.0.load(Ordering::Relaxed);
+        Now { mono: passed, wall: passed }
+    }
+}
+
 /// A stream that is checked after each step.
 pub(crate) struct Checked {
     publisher: Publisher,
@@ -77,6 +88,7 @@ pub(crate) struct Checked {
     said_acks: bool,
     /// An ack that may count was sent.
     acked: bool,
+    clock: Readings,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -150,7 +162,7 @@ impl Publisher {
         let spec = Spec {
             address: "127.0.0.1:1".into(),
             weight: u16::try_from(self.state.revision() % 60_000).expect("it fits"),
-            tags: BTreeMap::new(),
+            tags: BTreeMap::new().into(),
             region: "".into(),
             zone: "".into(),
             status: Up::Up,
@@ -177,7 +189,8 @@ impl Checked {
         publisher.register();
         let (stop, stopping) = watch::channel(None);
         let asked = Asked::default();
-        let stream = open(&publisher, &asked, stopping);
+        let clock = Readings::default();
+        let stream = open(&publisher, &asked, stopping, clock.clone());
         drop(inside);
         Self {
             publisher,
@@ -189,6 +202,7 @@ impl Checked {
             told: 0,
             said_acks: false,
             acked: false,
+            clock,
             runtime,
         }
     }
@@ -224,7 +238,7 @@ impl Checked {
             Step::Wait => self.waiting.clear(),
             Step::Reconnect => {
                 self.asked = Asked::default();
-                self.stream = open(&self.publisher, &self.asked, self.stop.subscribe());
+                self.stream = open(&self.publisher, &self.asked, self.stop.subscribe(), self.clock.clone());
                 (self.told, self.said_acks) = (0, false);
                 self.wanted.clear();
             }
@@ -235,7 +249,7 @@ impl Checked {
     /// How many views the stream has.
     #[cfg(test)]
     pub(super) fn views(&self) -> usize {
-        self.stream.held().1
+        self.stream.kept().1
     }
 
     /// How far those are whom the newest wait is about.
@@ -246,6 +260,7 @@ impl Checked {
 
     /// Reads a message; false: there is none.
     fn read(&mut self) -> bool {
+        self.clock.0.fetch_add(LONGEST_REST, Ordering::Relaxed);
         let mut cx = Context::from_waker(Waker::noop());
         let Poll::Ready(frame) = Pin::new(&mut self.stream).poll_next(&mut cx) else { return false };
         let frame = frame.expect("it goes on").expect("no request ends the stream");
@@ -274,7 +289,7 @@ impl Checked {
 
     fn check(&self) {
         // Of what is refused, one is answered before the next request is read.
-        let (answers, views) = self.stream.held();
+        let (answers, views) = self.stream.kept();
         assert!(answers <= 1, "{answers} answers pile up");
         assert!(views <= self.wanted.len());
         for waiting in &self.waiting {
@@ -298,10 +313,11 @@ fn open(
     publisher: &Publisher,
     asked: &Asked,
     stopping: watch::Receiver<Option<Duration>>,
+    clock: Readings,
 ) -> SubscribeStream<Asked> {
     let seat = Seat::take(&Arc::default(), 1).expect("free");
     let (hub, watchers) = (publisher.hub.clone(), &publisher.watchers);
-    SubscribeStream::new(hub, watchers, asked.clone(), stopping, Runtime::tokio(), seat)
+    SubscribeStream::new(hub, watchers, asked.clone(), stopping, Runtime::new(clock, TokioSpawn, 0), seat)
 }
 
 fn service() -> ServiceKey {

@@ -102,12 +102,6 @@ where
         }
     }
 
-    /// How many answers wait to be sent, and how many views there are.
-    #[cfg(any(test, feature = "fuzzing"))]
-    pub(super) fn held(&self) -> (usize, usize) {
-        (self.outbox.len(), self.feeder.views() + self.ahead.len())
-    }
-
     /// Reads what the client asks: one request, and more while there is nothing to say. So a client is heard however
     /// much there is to say, and one that asks without reading piles up nothing here (W10). `Ok(true)`: it asks no more
     /// for now. `Err`: the stream is broken.
@@ -128,10 +122,16 @@ where
         Ok(true)
     }
 
+    /// Answers that wait to be sent, and views, those that wait for this server included.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn kept(&self) -> (usize, usize) {
+        (self.outbox.len(), self.feeder.views() + self.ahead.len())
+    }
+
     /// Whether the client has given up all its views and closed its side: then it has left in good order, and there is
     /// nothing that could still be said. That the stream ends tells it that all this was heard.
     fn has_left(&self) -> bool {
-        self.requests.is_none() && self.feeder.views() == 0 && self.ahead.is_empty()
+        self.requests.is_none() && self.feeder.is_without_views() && self.ahead.is_empty()
     }
 
     fn take(&mut self, request: v1::SubscribeRequest) {
@@ -330,8 +330,9 @@ where
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
+        let mut listening = false;
         let fed = loop {
-            let all_heard = !this.feeder.turn(cx) || this.poll_seldom()?;
+            let all_heard = !this.feeder.rang() || this.poll_seldom()?;
             if let Some(frame) = this.outbox.pop_front() {
                 return Poll::Ready(Some(Ok(frame)));
             }
@@ -340,9 +341,13 @@ where
             }
             match this.feeder.poll(!this.ahead.is_empty()) {
                 Poll::Ready(fed) => break fed,
-                Poll::Pending if all_heard => return Poll::Pending,
                 // A view was marked and had nothing to say: the next request is due.
-                Poll::Pending => {}
+                Poll::Pending if !all_heard => {}
+                Poll::Pending if listening => return Poll::Pending,
+                Poll::Pending => {
+                    this.feeder.listen(cx);
+                    listening = true;
+                }
             }
         };
         let frame = match fed {

@@ -17,19 +17,21 @@ use super::{
 };
 use crate::{
     grpc::{
-        feeder::{LONGEST_REST_MS, REST_MS},
+        feeder::{LONGEST_REST, REST},
         seats::Seat,
     },
     runtime::Runtime,
 };
-
-const REST: Duration = Duration::from_millis(REST_MS);
 
 struct World {
     publisher: Publisher,
     asked: Asked,
     stream: SubscribeStream<Asked>,
     _stopping: watch::Sender<Option<Duration>>,
+}
+
+async fn rested(milliseconds: u64) {
+    tokio::time::advance(Duration::from_millis(milliseconds)).await;
 }
 
 impl World {
@@ -52,7 +54,7 @@ impl World {
     async fn said(&mut self) -> Option<v1::SubscribeResponse> {
         let mut polled = self.polled().await;
         if polled.is_pending() {
-            tokio::time::advance(Duration::from_millis(LONGEST_REST_MS)).await;
+            rested(LONGEST_REST).await;
             polled = self.polled().await;
         }
         match polled {
@@ -359,7 +361,7 @@ async fn a_stream_that_has_said_all_it_had_rests_and_then_says_the_rest_as_one()
     world.asked.subscribe(1, Some(watch_service()));
     world.publisher.register();
     assert_eq!(world.all_said().await.len(), 2, "a snapshot and a bookmark");
-    tokio::time::advance(REST).await;
+    rested(REST).await;
     world.publisher.register();
     assert!(world.polled().await.is_ready(), "the first change comes at once");
     assert!(world.polled().await.is_pending(), "and is all there was");
@@ -367,16 +369,16 @@ async fn a_stream_that_has_said_all_it_had_rests_and_then_says_the_rest_as_one()
         world.publisher.register();
         assert!(world.polled().await.is_pending(), "it rests");
     }
-    tokio::time::advance(Duration::from_millis(REST_MS - 1)).await;
+    rested(REST - 1).await;
     assert!(world.polled().await.is_pending(), "it still rests");
     let said = world.said().await.expect("something").response.expect("something");
     let Response::Change(change) = said else { panic!("{said:?}") };
     assert_eq!((change.previous_revision, change.revision), (2, 7));
     assert!(world.polled().await.is_pending(), "that was all");
     world.publisher.register();
-    tokio::time::advance(Duration::from_millis(2 * REST_MS - 1)).await;
+    rested(2 * REST - 1).await;
     assert!(world.polled().await.is_pending(), "the second rest in a row is longer");
-    tokio::time::advance(Duration::from_millis(1)).await;
+    rested(1).await;
     assert!(world.polled().await.is_ready());
 }
 
@@ -389,7 +391,7 @@ async fn a_change_has_a_stream_poll_nothing_but_its_view() {
     world.all_said().await;
     let polls = world.asked.polls();
     for _ in 0..3 {
-        tokio::time::advance(REST).await;
+        rested(REST).await;
         world.publisher.register();
         assert!(matches!(world.polled().await, Poll::Ready(Some(Ok(_)))));
         assert!(world.polled().await.is_pending());

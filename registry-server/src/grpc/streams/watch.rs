@@ -3,7 +3,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -61,14 +61,23 @@ impl Stream for WatchStream {
         if this.ended {
             return Poll::Ready(None);
         }
-        if this.feeder.turn(cx)
-            && let Poll::Ready(spread) =
-                this.stopping.as_mut().poll(&mut Context::from_waker(&this.feeder.bell()))
-        {
-            this.ended = true;
-            return Poll::Ready(Some(Err(status::shutting_down(this.runtime.jitter(spread)))));
-        }
-        let fed = ready!(this.feeder.poll(false));
+        let mut listening = false;
+        let fed = loop {
+            if this.feeder.rang()
+                && let Poll::Ready(spread) =
+                    this.stopping.as_mut().poll(&mut Context::from_waker(&this.feeder.bell()))
+            {
+                this.ended = true;
+                return Poll::Ready(Some(Err(status::shutting_down(this.runtime.jitter(spread)))));
+            }
+            match this.feeder.poll(false) {
+                Poll::Ready(fed) => break fed,
+                Poll::Pending if listening => return Poll::Pending,
+                Poll::Pending => {}
+            }
+            this.feeder.listen(cx);
+            listening = true;
+        };
         let frame = match fed {
             Fed::Step(_, Step { part, reset_reason, .. }) => {
                 Frame { prefix: reset(reset_reason), shared: part.as_message(), ..Frame::default() }

@@ -160,11 +160,11 @@ fn everything() -> (Vec<Record>, Base) {
         mod_revision: 2,
         registered_at: 3,
         changed_at: 4,
-        held: Some(held),
+        held: Some(held.into()),
         over: None,
     };
     let lost = [((key.clone(), id.clone()), Loss::Evicted)].into();
-    let kept = Lease { registrant, ttl: 6, instances: std::collections::BTreeSet::new(), lost };
+    let kept = Lease { registrant, ttl: 6, instances: crate::core::Carried::default(), lost };
     let base = Base {
         revision: 9,
         forgotten_through: 3,
