@@ -70,6 +70,9 @@ impl Published {
     }
 }
 
+/// A view that a change concerns, and who watches it.
+pub(super) type Concerned = (ViewId, Subscriptions);
+
 /// What lies between a cursor and the head.
 #[derive(Debug)]
 pub(super) enum Between {
@@ -99,24 +102,11 @@ impl Feed {
         Self { key, state: Mutex::new(State { floor, ..State::default() }) }
     }
 
-    /// Takes a change in and marks the watchers it concerns. `None`: this feed was dropped from the hub.
-    pub(super) fn publish(&self, change: &ServiceChange) -> Option<Arc<Logged>> {
+    /// Takes a change in. Says which views it concerns, and who watches them: they are to be marked before the head moves, and
+    /// after every lock is let go, since whoever is woken needs it. `None`: this feed was dropped from the hub.
+    pub(super) fn publish(&self, change: &ServiceChange) -> Option<(Arc<Logged>, Vec<Concerned>)> {
         // Encoded before the lock is taken.
         let after: Vec<_> = change.items.iter().map(|item| item.after.as_ref().map(Entry::new)).collect();
-        let (logged, concerned) = self.take_in(change, after)?;
-        // Marked after the lock is let go: those who are woken need it.
-        for watchers in &concerned {
-            watchers.values().for_each(|subscription| subscription.mark());
-        }
-        Some(logged)
-    }
-
-    /// The same under the lock: who is to be marked, by views.
-    fn take_in(
-        &self,
-        change: &ServiceChange,
-        after: Vec<Option<Arc<Entry>>>,
-    ) -> Option<(Arc<Logged>, Vec<Subscriptions>)> {
         let mut state = lock(&self.state);
         if state.retired {
             return None;
@@ -143,7 +133,10 @@ impl Feed {
         state.last_change = change.revision;
         state.now.wall = change.wall;
         state.changes.push_back(Arc::clone(&logged));
-        let concerned = state.views.values_mut().filter_map(|view| view.publish(&logged).cloned()).collect();
+        let mut concerned = Vec::new();
+        for (id, view) in &mut state.views {
+            concerned.extend(view.publish(&logged).map(|watchers| (*id, watchers.clone())));
+        }
         Some((logged, concerned))
     }
 

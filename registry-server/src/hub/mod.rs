@@ -23,7 +23,7 @@ mod signal;
 mod view;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -178,15 +178,18 @@ impl Hub {
     /// revisions, before anybody is answered (D2).
     pub fn publish(&self, changes: &[ServiceChange], head: Revision) {
         let mut publisher = lock(&self.inner.publisher);
+        // Each watcher is woken once, however much of the group concerns it; in one order, so that a seed repeats.
+        let mut to_mark = BTreeMap::new();
         for change in changes {
-            let (feed, logged) = loop {
+            let (feed, (logged, concerned)) = loop {
                 let feed = self.feed(&change.key);
                 // A reader of a service that nobody had registered may drop its feed at this very moment.
-                if let Some(logged) = feed.publish(change) {
-                    break (feed, logged);
+                if let Some(published) = feed.publish(change) {
+                    break (feed, published);
                 }
             };
             publisher.log.push(feed, logged);
+            to_mark.extend(concerned.into_iter().map(|(view, watchers)| ((&change.key, view), watchers)));
             if change.instances == 0 {
                 publisher.emptied.push_back((change.key.clone(), change.revision));
             }
@@ -196,6 +199,9 @@ impl Hub {
         }
         self.forget(&mut publisher);
         drop(publisher);
+        for watchers in to_mark.values() {
+            watchers.values().for_each(|subscription| subscription.mark());
+        }
         self.inner.head.send_if_modified(|current| {
             let grown = head > *current;
             *current = head.max(*current);

@@ -8,6 +8,7 @@ use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Buf, BufMut, Bytes};
@@ -111,7 +112,11 @@ impl Client {
 /// Runs the floor until it is killed.
 pub(crate) async fn serve(address: SocketAddr) -> Result<()> {
     let incoming = TcpIncoming::bind(address).during("the floor cannot listen")?.with_nodelay(Some(true));
-    let server = tonic::transport::Server::builder().add_service(Service::default());
+    // As our server: pings find connections that died.
+    let server = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .add_service(Service::default());
     server.serve_with_incoming(incoming).await.during("the floor failed")
 }
 

@@ -73,7 +73,9 @@ pub(crate) fn service_name(service: u32) -> String {
 
 /// The number in an instance's id.
 pub(crate) fn instance_number(id: &str) -> Option<u32> {
-    id.rsplit("i-").next()?.parse().ok()
+    // The length is always one: where it begins need not be looked for.
+    let (_, number) = id.split_at_checked(id.len().checked_sub(8)?)?;
+    number.parse().ok()
 }
 
 /// What a watcher is told.

@@ -52,7 +52,9 @@ pub(super) async fn peer<P: Peer>(plan: &Plan, report: &mut Report) -> Result<()
                 }
                 for one in news.drain(..) {
                     let News::There(number) = one else { continue };
-                    if let Some(latency) = number.checked_sub(instances).and_then(|n| board.since(n + 1)) {
+                    if let Some(latency) =
+                        number.checked_sub(instances).and_then(|n| board.since(n + 1, clock::now()))
+                    {
                         latencies.push(latency);
                     }
                 }

@@ -51,8 +51,9 @@ impl Board {
         }
     }
 
-    pub(super) fn since(&self, change: u32) -> Option<Duration> {
-        Some(self.0.get(change as usize)?.get()?.elapsed())
+    /// How long ago it was asked for.
+    pub(super) fn since(&self, change: u32, now: Instant) -> Option<Duration> {
+        Some(now.saturating_duration_since(*self.0.get(change as usize)?.get()?))
     }
 }
 
@@ -241,12 +242,13 @@ async fn follow(
     let mut news = Vec::new();
     while left > 0 {
         watch.next(&mut news).await?;
+        let now = clock::now();
         for one in news.drain(..) {
             let (News::There(number) | News::Held(number)) = one else { continue };
             let Some(seen @ false) = there.get_mut(number as usize) else { continue };
             *seen = true;
             left -= 1;
-            if let Some(latency) = board.since(number) {
+            if let Some(latency) = board.since(number, now) {
                 latencies.push(latency);
             }
         }
@@ -277,7 +279,7 @@ async fn follow_floor(
             for _ in 0..changes {
                 let event = told.message().await.during("the floor failed")?;
                 let mut event = event.ok_or_else(|| Failure("the floor left a watcher behind".to_owned()))?;
-                if let Some(latency) = board.since(event.get_u32()) {
+                if let Some(latency) = board.since(event.get_u32(), clock::now()) {
                     latencies.push(latency);
                 }
             }
