@@ -38,10 +38,6 @@ use crate::{
     scenarios::{Scenario, Who},
 };
 
-/// The one of the registry's binary: what is measured is what is shipped.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Measures a registry beside etcd, ZooKeeper and bare gRPC: starts and ends the servers by itself, on empty directories,
 /// on this machine only.
 ///
