@@ -50,6 +50,13 @@ fn seeds_that_asked_twice_at_once_or_forgot_a_service() {
     kept(CORE, [2_027, 2_615]);
 }
 
+/// It found a fault of a validator: a lease of which something was held was renewed, and superseded for a moment before its
+/// instances were released. Nothing is released then until it renews again.
+#[test]
+fn a_seed_in_which_a_held_lease_was_superseded_for_a_moment() {
+    kept(CORE, [13_017]);
+}
+
 /// The whole of two histories of one seed, part by part.
 fn the_same(record: fn(u64) -> Floor, seeds: impl IntoIterator<Item = u64>) {
     for seed in seeds {

@@ -104,12 +104,8 @@ impl Judge for Guard<'_> {
             );
         }
         for (lease, renewed) in self.owed.iter().filter(|(_, renewed)| now > **renewed + within) {
-            // Whoever is superseded meanwhile releases nothing.
-            if !ledger.is_superseded(*lease)
-                && let Some((name, _)) = ledger
-                    .carried(*lease)
-                    .find(|(name, _)| self.held.get(*name).is_some_and(|at| at < renewed))
-            {
+            let held = |(name, _): &(&Name, _)| self.held.get(*name).is_some_and(|at| at < renewed);
+            if let Some((name, _)) = ledger.carried(*lease).find(held) {
                 return Err(Promise::L5.broken(format!(
                     "{name:?} is held at {now} ms, and its lease {lease} was renewed at {renewed} ms"
                 )));
@@ -146,6 +142,12 @@ impl Judge for Guard<'_> {
             self.owed.entry(lease).or_insert(at);
             self.renewed.insert(lease, at);
         }
+        Ok(())
+    }
+
+    fn after(&mut self, _: &Commit, ledger: &Ledger<'_>) -> Result<(), Broken> {
+        // Whoever is superseded for however short a time releases nothing until he renews again.
+        self.owed.retain(|lease, _| !ledger.is_superseded(*lease));
         Ok(())
     }
 

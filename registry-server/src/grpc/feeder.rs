@@ -114,6 +114,8 @@ impl Feeder {
         self.views.insert(view_id, Box::new(cursor));
         *self.of_service.entry(key.clone()).or_default() += 1;
         self.owed = true;
+        // What was asked for is answered at once, however lately something was said.
+        self.speaking = true;
         Ok(())
     }
 

@@ -401,3 +401,18 @@ async fn a_change_has_a_stream_poll_nothing_but_its_view() {
     assert!(!world.all_said().await.is_empty(), "what rings is heard");
     assert!(world.asked.polls() > polls);
 }
+
+/// A stream rests between changes, and never before an answer.
+#[tokio::test(start_paused = true)]
+async fn a_view_that_is_asked_for_is_there_at_once_however_lately_something_was_said() {
+    let mut world = World::new();
+    world.publisher.register();
+    for view in 1..=50 {
+        world.asked.subscribe(view, Some(watch_service()));
+        let said = world.polled().await;
+        assert!(matches!(said, Poll::Ready(Some(Ok(_)))), "view {view}: its snapshot");
+        let said = world.polled().await;
+        assert!(matches!(said, Poll::Ready(Some(Ok(_)))), "view {view}: its bookmark");
+        assert!(world.polled().await.is_pending());
+    }
+}
