@@ -9,6 +9,7 @@ use registry_server::{
         ServiceChange, ServiceKey, Settings, Spec, State, Status,
     },
     hub::{Hub, HubSettings, LogLimits},
+    registry::EXPIRED_AT_ONCE,
 };
 
 use super::{Untrue, meter::spend, sizes::Sizes};
@@ -19,8 +20,6 @@ pub(super) const TTL: u64 = 15_000;
 pub(super) const RENEWED: u64 = TTL / 3;
 /// Commands that are decided and committed together: as many as there are busy callers.
 pub(super) const GROUP: usize = 64;
-/// Instances that one record of expiry names at most, as the writer's loop has it.
-const EXPIRED_AT_ONCE: usize = 5_000;
 /// Wall time at the beginning.
 const WALL: u64 = 1_700_000_000_000;
 const EPOCH: &str = "simulated";

@@ -44,7 +44,7 @@ pub(crate) fn value_bytes(spec: &Spec, lease: LeaseId) -> Vec<u8> {
     for text in [&spec.address, &spec.region, &spec.zone] {
         put(&mut out, text);
     }
-    for (key, value) in &spec.tags {
+    for (key, value) in spec.tags.iter() {
         put(&mut out, key);
         put(&mut out, value);
     }

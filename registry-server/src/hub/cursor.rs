@@ -95,7 +95,7 @@ impl Cursor {
             Start::Resume { .. } => (0, Position::Reset(ResetReason::HistoryGone)),
         };
         // There may be something to say at once.
-        subscription.mark();
+        subscription.mark_surely();
         Some(Self { hub, feed, view, subscription_id, subscription, latest, revision, position })
     }
 
@@ -105,7 +105,7 @@ impl Cursor {
         let (step, whole) = self.step()?;
         if !whole {
             // There may be more; the stream's other views come first.
-            self.subscription.mark();
+            self.subscription.mark_surely();
         }
         Some(step)
     }

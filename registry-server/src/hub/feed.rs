@@ -233,9 +233,10 @@ impl Feed {
         number: impl FnOnce() -> u64,
     ) -> Option<Arc<Generation>> {
         let mut state = lock(&self.state);
-        let State { now, views, last_change, .. } = &mut *state;
+        let State { now, views, last_change, floor, .. } = &mut *state;
         Some(views.get_mut(&view)?.join(
-            head.max(*last_change),
+            // Of a service that was just forgotten the head may not speak yet.
+            head.max(*last_change).max(*floor),
             || now.describe(&self.key, epoch),
             number,
             now.wall,

@@ -86,16 +86,6 @@ impl Signal {
         self.marked() == 0
     }
 
-    fn mark(&self, slot: u32) {
-        {
-            let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
-            marked.push(slot);
-            // Under the lock: what is taken was counted.
-            self.count.fetch_add(1, Ordering::AcqRel);
-        }
-        self.waker.wake();
-    }
-
     /// Wakes this waker at the next mark, and when the bell rings. To be called before either is looked at.
     pub fn register(&self, waker: &Waker) {
         self.waker.register(waker);
@@ -146,10 +136,27 @@ impl Subscription {
         Self { signal, slot, marked: AtomicBool::new(false) }
     }
 
+    /// The view may have something to say. For whoever publishes: what is marked already costs one reading.
     pub(super) fn mark(&self) {
-        if !self.marked.swap(true, Ordering::AcqRel) {
-            self.signal.mark(self.slot);
+        if !self.marked.load(Ordering::Acquire) {
+            self.mark_surely();
         }
+    }
+
+    /// The same for the stream itself: when this returns, its mark can be taken. A publisher that set the flag and has not put the
+    /// mark there yet would let the stream believe that it has nothing more to say (W7).
+    pub(super) fn mark_surely(&self) {
+        {
+            let mut marks = self.signal.marked.lock().unwrap_or_else(PoisonError::into_inner);
+            // Under the lock, so that whoever has it sees both or neither.
+            if self.marked.swap(true, Ordering::AcqRel) {
+                return;
+            }
+            marks.push(self.slot);
+            // What is taken was counted.
+            self.signal.count.fetch_add(1, Ordering::AcqRel);
+        }
+        self.signal.waker.wake();
     }
 
     /// To be called before the view is looked at: a change after this marks again.

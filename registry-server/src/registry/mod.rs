@@ -33,6 +33,9 @@ pub const QUEUE: usize = 4_096;
 /// Renewal messages that wait at most; a further one waits outside, and is not refused.
 const RENEWALS: usize = 4_096;
 
+/// Instances that one revision of expiry removes at most, so that other writes come between.
+pub const EXPIRED_AT_ONCE: usize = writer::EXPIRE_CHUNK;
+
 /// What a write came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {

@@ -34,7 +34,7 @@ use crate::{
 /// The loop wakes this often at least, in milliseconds.
 const HEARTBEAT: u64 = 250;
 /// Instances that one revision of expiry removes at most, so that other writes come between.
-const EXPIRE_CHUNK: usize = 1_000;
+pub(super) const EXPIRE_CHUNK: usize = 1_000;
 /// Commands that are put off because of a conflict before a group is closed.
 const MAX_DEFERRED: usize = 64;
 /// Leases whose held instances are released in one group at most, so that other writes come between.

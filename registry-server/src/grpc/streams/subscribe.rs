@@ -46,6 +46,9 @@ use crate::{
 /// How long a watcher that is ahead of this server waits for it.
 pub(in crate::grpc) const BEHIND_WAIT: Duration = Duration::from_secs(5);
 
+/// Requests that are read before other tasks have their turn, whatever little they ask.
+const REQUESTS_A_TURN: u32 = 64;
+
 /// A view whose cursor is ahead of this server.
 struct Ahead {
     view_id: u32,
@@ -68,6 +71,8 @@ pub(in crate::grpc) struct SubscribeStream<R> {
     stopping: Option<BoxFuture<Duration>>,
     /// Set once `go_away` was sent: the stream ends then.
     leave: Option<Pin<Box<Sleep>>>,
+    /// Requests that may still be read before others have their turn.
+    patience: u32,
     /// There is nothing more to say: that time has come, or the client has left.
     left: bool,
     runtime: Runtime,
@@ -96,6 +101,7 @@ where
             ahead_changes: None,
             stopping: Some(stopped(stopping)),
             leave: None,
+            patience: 0,
             left: false,
             runtime,
             _seat: seat,
@@ -115,7 +121,8 @@ where
                 Poll::Ready(Some(Err(broken))) => return Err(broken),
                 Poll::Ready(Some(Ok(request))) => self.take(request),
             }
-            if !self.outbox.is_empty() || !self.feeder.is_clear() {
+            self.patience = self.patience.saturating_sub(1);
+            if !self.outbox.is_empty() || !self.feeder.is_clear() || self.patience == 0 {
                 return Ok(false);
             }
         }
@@ -330,6 +337,7 @@ where
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
+        this.patience = REQUESTS_A_TURN;
         let mut listening = false;
         let fed = loop {
             let all_heard = !this.feeder.rang() || this.poll_seldom()?;
@@ -342,7 +350,11 @@ where
             match this.feeder.poll(!this.ahead.is_empty()) {
                 Poll::Ready(fed) => break fed,
                 // A view was marked and had nothing to say: the next request is due.
-                Poll::Pending if !all_heard => {}
+                Poll::Pending if !all_heard && this.patience > 0 => {}
+                Poll::Pending if !all_heard => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 Poll::Pending if listening => return Poll::Pending,
                 Poll::Pending => {
                     this.feeder.listen(cx);

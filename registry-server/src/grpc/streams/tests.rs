@@ -416,3 +416,49 @@ async fn a_view_that_is_asked_for_is_there_at_once_however_lately_something_was_
         assert!(world.polled().await.is_pending());
     }
 }
+
+/// However fast it asks: others have their turn, and the server's end is heard.
+#[tokio::test(start_paused = true)]
+async fn who_asks_without_end_holds_up_nobody() {
+    let mut world = World::new();
+    (0..1_000).for_each(|_| world.asked.unsubscribe(7));
+    assert!(world.polled().await.is_pending(), "there is nothing to say to it");
+    assert!(world.asked.read() < 100, "{} requests in one turn", world.asked.read());
+    world.asked.subscribe(1, Some(watch_service()));
+    assert!(world.all_said().await.is_empty(), "it is behind the others");
+    while world.asked.read() <= 1_000 {
+        assert!(world.polled().await.is_pending() || world.asked.read() > 1_000);
+    }
+}
+
+/// Each revision changes the view, which is asked for anew again and again: no bookmark may be ahead of what was delivered.
+#[tokio::test]
+async fn w7_a_bookmark_is_true_of_views_that_are_read_anew_while_changes_are_published() {
+    const CHANGES: u64 = 20_000;
+    let World { mut publisher, asked, mut stream, _stopping } = World::new();
+    publisher.register();
+    let anew = || v1::WatchRequest { force_snapshot: true, ..watch_service() };
+    asked.subscribe(1, Some(anew()));
+    let publishing = std::thread::spawn(move || (1..CHANGES).for_each(|_| publisher.register()));
+    let (mut delivered, mut told, mut newest) = (0, 0, 0);
+    while told < CHANGES {
+        let frame = std::future::poll_fn(|cx| Pin::new(&mut stream).poll_next(cx)).await;
+        let frame = frame.expect("it goes on").expect("no error");
+        let bytes = [frame.prefix, frame.shared].concat();
+        match v1::SubscribeResponse::decode(bytes.as_slice()).expect("a message").response {
+            Some(Response::Change(change)) => {
+                // A snapshot may be up to a second old; the change behind it comes before any bookmark.
+                delivered = change.revision;
+                newest = newest.max(delivered);
+            }
+            Some(Response::Bookmark(bookmark)) => {
+                assert!(bookmark.revision <= delivered, "W7: {} and {delivered}", bookmark.revision);
+                told = bookmark.revision;
+                asked.subscribe(1, Some(anew()));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(newest, CHANGES);
+    publishing.join().expect("it ends");
+}
