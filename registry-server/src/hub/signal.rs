@@ -164,3 +164,35 @@ impl Subscription {
         self.marked.store(false, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A publisher marks beside the stream, all the time.
+    #[test]
+    fn w7_what_a_stream_marks_for_itself_is_there_when_it_looks() {
+        const ROUNDS: usize = 2_000_000;
+        let signal = Signal::new();
+        let subscription = Arc::new(Subscription::new(Arc::clone(&signal), 7));
+        let (published, ended) = (Arc::clone(&subscription), Arc::new(AtomicBool::new(false)));
+        let publisher = std::thread::spawn({
+            let ended = Arc::clone(&ended);
+            move || {
+                while !ended.load(Ordering::Relaxed) {
+                    published.mark();
+                }
+            }
+        });
+        let lost = (0..ROUNDS).filter(|_| {
+            while signal.take().is_some() {}
+            subscription.clear();
+            subscription.mark_surely();
+            signal.is_clear()
+        });
+        let lost = lost.count();
+        ended.store(true, Ordering::Relaxed);
+        publisher.join().expect("it ends");
+        assert_eq!(lost, 0, "of {ROUNDS} marks");
+    }
+}
