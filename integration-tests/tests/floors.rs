@@ -57,6 +57,13 @@ fn a_seed_in_which_a_held_lease_was_superseded_for_a_moment() {
     kept(CORE, [13_017]);
 }
 
+/// It found that what passed between the load and the loop's first turn counted against leases (L1): a process that was stopped
+/// right there expired who could not have renewed.
+#[test]
+fn a_seed_in_which_the_process_stands_still_right_after_its_load() {
+    kept(WRITER, [12_003]);
+}
+
 /// The whole of two histories of one seed, part by part.
 fn the_same(record: fn(u64) -> Floor, seeds: impl IntoIterator<Item = u64>) {
     for seed in seeds {

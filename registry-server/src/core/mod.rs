@@ -240,6 +240,11 @@ impl Core {
         [self.leases.next(), self.holds.next(), self.overrides.next()].into_iter().flatten().min()
     }
 
+    /// When it was told of a wake-up last, or taken up, in mono ms.
+    pub fn woke(&self) -> Option<u64> {
+        self.woke
+    }
+
     /// The loop woke, and had asked to be woken at `due` (`u64::MAX`: by a command only). Call it on every wake-up,
     /// before anything else.
     ///

@@ -432,6 +432,24 @@ async fn l1_nobody_is_expired_by_the_servers_own_sleep() {
     assert_eq!(registry.renew(vec![lease]).await.expect("answered"), []);
 }
 
+#[tokio::test(start_paused = true)]
+async fn l1_what_passes_before_the_loops_first_turn_does_not_count() {
+    let clock = JumpingClock { inner: Arc::new(SimulatedClock::starting_at(0)), jumped: Arc::default() };
+    let jumped = Arc::clone(&clock.jumped);
+    let runtime = Runtime::new(clock, TokioSpawn, 1);
+    let script = Arc::default();
+    let (registry, task) = start(&script, false, &runtime);
+    registry.write(register(1, 1, 5_000)).await.expect("written");
+    task.stop().await;
+    let (registry, _task) = start(&script, false, &runtime);
+    // It is loaded, and its loop has not run yet. Nothing is due when it does, so that nothing is overdue.
+    jumped.fetch_add(4_900, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(4_500)).await;
+    assert_eq!(instances(&registry), 1, "the time in which nobody could renew does not count");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(instances(&registry), 0, "it is over after its TTL and the spread of a restart");
+}
+
 #[tokio::test]
 async fn stopping_answers_what_was_accepted() {
     let script = Arc::new(Script::default());

@@ -174,9 +174,11 @@ impl Writer {
         }
     }
 
-    /// When to wake although nothing arrives.
+    /// When to wake although nothing arrives. Counted from when the core was told the time last, and not from now: so whatever keeps
+    /// the loop from its next turn shows, and what passed between the load and its first turn (L1).
     fn due(&self) -> u64 {
-        let heartbeat = self.runtime.now().mono.saturating_add(HEARTBEAT);
+        let told = self.core.woke().unwrap_or_else(|| self.runtime.mono());
+        let heartbeat = told.saturating_add(HEARTBEAT);
         // What falls due while a group is in flight goes into the next one; a failed store takes nothing any more.
         let idle = self.in_flight.is_none() && self.failed.is_none() && !self.suspended;
         self.core.next_deadline().filter(|_| idle).map_or(heartbeat, |deadline| deadline.min(heartbeat))
