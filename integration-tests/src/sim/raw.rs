@@ -6,7 +6,7 @@
 //! | `written` | writers, in batches | W4, W7, W9, D1–D3 |
 //! | `leased` | a registrant that renews | L1 |
 //! | `silenced` | a registrant most of whose leases it gives up | L2, L5 |
-//! | `ruled` | a registrant with a new lease each time, and an operator ([`super::operator`]) | L3, L4 |
+//! | `ruled` | a registrant with a new lease each time, and an operator (`super::operator`) | L3, L4 |
 //! | the SDK's | the instances | W1–W9 on what the SDK is told |
 
 use std::{collections::BTreeSet, io, time::Duration};
