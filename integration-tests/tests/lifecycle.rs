@@ -477,7 +477,10 @@ async fn a_real_scale_down_by_deregistration_is_not_held() {
     for id in &ids[..8] {
         let why = v1::ExplainRequest { key: Some(key(SERVICE)), id: id.clone() };
         let events = client.explain(why).await.expect("an explanation").into_inner().events;
-        assert_eq!((events[0].cause(), events[0].detail.as_str()), (v1::Cause::Deregister, "left"));
+        assert_eq!(
+            (events[0].cause(), events[0].detail.as_str()),
+            (v1::Cause::Deregister, "was deregistered")
+        );
     }
     let summary =
         client.list_services(v1::ListServicesRequest::default()).await.expect("a list").into_inner();

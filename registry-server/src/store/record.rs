@@ -4,15 +4,19 @@
 //! or a value that it does not know is refused as written by a newer version, since the state would be wrong without
 //! it. The messages are written by hand, beside the core's types that they mirror; `wire` has the derives.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use prost::Message;
 
 mod extent;
+mod interner;
 mod numbers;
 
-pub(super) use self::extent::{Extent, decode_extent};
 use self::numbers::{cause, cause_number, loss, loss_number, status, status_number};
+pub(super) use self::{
+    extent::{Extent, decode_extent},
+    interner::Interner,
+};
 use super::wire;
 use crate::core::{
     Base, Carried, Committed, Event, Held, Instance, InstanceId, Lease, LeaseId, Loss, Override, Record,
@@ -69,25 +73,6 @@ impl Counts {
             leases: base.leases.len() as u64,
             overrides: base.overrides.len() as u64,
         }
-    }
-}
-
-/// Gives equal strings one allocation, so that a loaded state holds one copy of its keys, tags and zones. Not for ids,
-/// which differ.
-#[derive(Debug, Default)]
-pub(super) struct Interner(HashSet<Arc<str>>);
-
-impl Interner {
-    fn get(&mut self, text: &str) -> Arc<str> {
-        if text.is_empty() {
-            return Arc::default();
-        }
-        if let Some(known) = self.0.get(text) {
-            return Arc::clone(known);
-        }
-        let new: Arc<str> = text.into();
-        self.0.insert(Arc::clone(&new));
-        new
     }
 }
 
