@@ -1,7 +1,7 @@
 //! How a stream learns which of its views may have something to say, and that something else wants to be looked at.
 //!
 //! The publisher marks; the stream, when it can send, takes the marks one by one. Marking what is marked costs one
-//! atomic swap, so a stream that reads slowly costs nothing more however much is published (W10).
+//! reading, so a stream that reads slowly costs nothing more however much is published (W10).
 //!
 //! Everything that comes seldom (requests, timers, the server's end) rings the stream's one bell instead: a signal is the
 //! waker that those sources are polled with. So a stream that wakes for a mark polls none of them.
