@@ -1,37 +1,18 @@
-//! The estimate and each decision, as traces, metrics and a snapshot show them.
+//! The estimate and each decision, as metrics and a snapshot show them.
 
 #![allow(clippy::float_cmp)] // small whole numbers
 
-use std::{
-    collections::BTreeMap,
-    io,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use client_sdk::pool::{ServiceState, SteadyPool};
+use client_sdk::pool::ServiceState;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tokio::time::sleep;
 use tower::Service as _;
 
 use crate::{
-    kit::{AT_ONCE, Ask, MILLI, World, callers},
+    kit::{AT_ONCE, World},
     steady::{hold, settle},
 };
-
-#[derive(Clone, Default)]
-struct Said(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Said {
-    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend(text);
-        Ok(text.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// Gauges, and what was counted since the last look.
 fn counted(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
@@ -178,26 +159,4 @@ async fn what_grows_after_a_loss_that_nobody_missed_is_growth() {
     for call in held {
         call.await.unwrap().unwrap();
     }
-}
-
-/// What is said on this thread, where everything of such a test runs.
-#[tokio::test(start_paused = true)]
-async fn each_decision_is_traced_with_the_estimate_that_led_to_it() {
-    let said = Said::default();
-    let writer = said.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::DEBUG)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
-    let world = World::of(1);
-    let pool: SteadyPool<_, _> = world.steady().name("workers").max(2).build().unwrap();
-    callers(&pool, 2, 100, Ask::Take(50 * MILLI)).await;
-    sleep(Duration::from_mins(1)).await;
-    assert_eq!(world.alive(), 1);
-    let said = String::from_utf8(said.0.lock().unwrap().clone()).unwrap();
-    let has = |parts: &[&str]| said.lines().any(|line| parts.iter().all(|part| line.contains(part)));
-    assert!(has(&["the pool grows", "pool=\"workers\"", "estimate=0.9", "size=1 to=2"]), "{said}");
-    assert!(has(&["the pool shrinks", "pool=\"workers\"", "size=2 to=1", "idle_time=30s"]), "{said}");
 }

@@ -1,52 +1,17 @@
-//! What a channel says of itself at level `debug`. Alone in its process, for what is said is said to the whole of it.
-#![allow(clippy::disallowed_methods)] // a test may spawn
+//! What a channel says of its views, of connections, and of their ends.
 
-#[allow(dead_code)] // the channel's own tests need more of it
-#[path = "channel/kit.rs"]
-mod kit;
-
-use std::{
-    io,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use client_sdk::{BalancedChannel, Endpoint, channel::Standing};
 
-use crate::kit::{Act, Fleet, Peer, Server, who};
-
-/// What was said.
-#[derive(Clone, Default)]
-struct Said(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Said {
-    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("unpoisoned").extend(text);
-        Ok(text.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Said {
-    fn has(&self, parts: &[&str]) -> bool {
-        let said = String::from_utf8(self.0.lock().expect("unpoisoned").clone()).expect("text");
-        said.lines().any(|line| parts.iter().all(|part| line.contains(part)))
-    }
-}
+use crate::{
+    Said,
+    servers::{Act, Fleet, Peer, Server, who},
+};
 
 #[tokio::test]
 async fn views_connections_and_their_ends_are_told() {
-    let said = Said::default();
-    let writer = said.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::DEBUG)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    tracing::subscriber::set_global_default(subscriber).expect("the first");
+    let said = Said::all();
     let (alive, mut dead) = (Server::start("a"), Server::mortal("dead"));
     dead.kill();
     let failing = Peer::start(|_| Act::Unavailable).await;
