@@ -3,6 +3,7 @@
 //! Keeps the bounds of the protocol: a bad request gets an error that names the field and the limit, and changes
 //! nothing. What is not there yet answers `UNIMPLEMENTED` by name.
 
+mod calls;
 mod decode;
 mod explained;
 mod feeder;
@@ -21,7 +22,7 @@ use tokio::{sync::watch, time::timeout};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-pub(crate) use self::streams::leave_margin;
+pub(crate) use self::{calls::Calls, streams::leave_margin};
 pub use self::{
     decode::TtlBounds,
     status::{ERROR_DOMAIN, Invalid},

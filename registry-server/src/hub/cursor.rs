@@ -22,7 +22,7 @@ use super::{
     encode::Part,
     feed::{Between, Feed, ViewId},
     signal::{Signal, Subscription},
-    view::{Delta, Latest},
+    view::{Delta, Latest, Newest},
 };
 use crate::core::{Revision, ServiceKey};
 
@@ -126,7 +126,11 @@ impl Cursor {
             match &self.position {
                 Position::Live => {
                     let between = match self.latest.after(self.revision) {
-                        Some(delta) => Between::Delta { delta, newest: true },
+                        Some(Newest::Whole(part, revision)) => {
+                            self.revision = revision;
+                            return Some((Step { part, revision, reset_reason: None }, true));
+                        }
+                        Some(Newest::Delta(delta)) => Between::Delta { delta, newest: true },
                         None => self.feed.between(self.view, self.revision, &self.hub.inner.epoch),
                     };
                     match between {

@@ -58,6 +58,11 @@ impl Part {
         self.framed.clone()
     }
 
+    /// The same, of one's own copy.
+    pub fn into_field(self) -> Bytes {
+        self.framed
+    }
+
     /// As a `Change` by itself.
     pub fn as_message(&self) -> Bytes {
         self.framed.slice(self.body_at..)

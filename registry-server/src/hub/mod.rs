@@ -21,6 +21,7 @@ mod log;
 mod logged;
 mod signal;
 mod view;
+mod wakes;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -42,7 +43,7 @@ pub use self::{
     log::LogLimits,
     signal::Signal,
 };
-use self::{feed::Feed, log::RecentLog, view::Page};
+use self::{feed::Feed, log::RecentLog, view::Page, wakes::Wakes};
 use crate::core::{InstanceId, Revision, Selector, ServiceChange, ServiceKey, State};
 
 /// Snapshots are numbered from the wall time at which the hub began, times two to this power.
@@ -120,6 +121,7 @@ struct Inner {
     /// The publisher's own.
     publisher: Mutex<Publisher>,
     generations: AtomicU64,
+    wakes: Wakes,
 }
 
 #[derive(Debug)]
@@ -154,6 +156,7 @@ impl Hub {
                 }),
                 // So that a page token from before a restart is told from one of now.
                 generations: AtomicU64::new(now_wall << GENERATIONS_PER_MILLISECOND),
+                wakes: Wakes::default(),
                 settings,
             }),
         }
@@ -199,14 +202,22 @@ impl Hub {
         }
         self.forget(&mut publisher);
         drop(publisher);
+        let mut to_call = Vec::new();
         for watchers in to_mark.values() {
-            watchers.values().for_each(|subscription| subscription.mark());
+            watchers.values().for_each(|subscription| subscription.mark(&mut to_call));
         }
         self.inner.head.send_if_modified(|current| {
             let grown = head > *current;
             *current = head.max(*current);
             grown
         });
+        self.inner.wakes.add(to_call);
+    }
+
+    /// Wakes streams that changes concern, a few at a time, until it is dropped. Without it [`Self::publish`] wakes them all
+    /// by itself, and whoever waits for its answers waits for that.
+    pub(crate) async fn wake_streams(&self) {
+        self.inner.wakes.attend().await;
     }
 
     /// Opens a cursor on one view. `slot` is how `signal` will name it when there may be something to read.

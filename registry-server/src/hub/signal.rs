@@ -25,6 +25,8 @@ pub struct Signal {
     count: AtomicUsize,
     rang: AtomicBool,
     prompted: AtomicBool,
+    /// It is among those that are to be woken.
+    to_be_called: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -91,6 +93,13 @@ impl Signal {
         self.waker.register(waker);
     }
 
+    /// Wakes the stream for its marks, which whoever publishes put off.
+    pub(super) fn call(self: &Arc<Self>) {
+        // Before the stream is woken: what is marked from now on calls again.
+        self.to_be_called.store(false, Ordering::Release);
+        self.waker.wake();
+    }
+
     /// Whether the bell rang since this was asked last.
     pub fn rang(&self) -> bool {
         // Most wake-ups are for a mark: looking costs less than a swap.
@@ -136,27 +145,36 @@ impl Subscription {
         Self { signal, slot, marked: AtomicBool::new(false) }
     }
 
-    /// The view may have something to say. For whoever publishes: what is marked already costs one reading.
-    pub(super) fn mark(&self) {
-        if !self.marked.load(Ordering::Acquire) {
-            self.mark_surely();
+    /// The view may have something to say. For whoever publishes: what is marked already costs one reading. Adds the stream
+    /// to those that are to be woken, if it is not among them.
+    pub(super) fn mark(&self, to_call: &mut Vec<Arc<Signal>>) {
+        if !self.marked.load(Ordering::Acquire)
+            && self.put_mark()
+            && !self.signal.to_be_called.swap(true, Ordering::AcqRel)
+        {
+            to_call.push(Arc::clone(&self.signal));
         }
     }
 
-    /// The same for the stream itself: when this returns, its mark can be taken. A publisher that set the flag and has not put the
-    /// mark there yet would let the stream believe that it has nothing more to say (W7).
+    /// The same for the stream itself, which is woken at once: when this returns, its mark can be taken. A publisher that set the
+    /// flag and has not put the mark there yet would let the stream believe that it has nothing more to say (W7).
     pub(super) fn mark_surely(&self) {
-        {
-            let mut marks = self.signal.marked.lock().unwrap_or_else(PoisonError::into_inner);
-            // Under the lock, so that whoever has it sees both or neither.
-            if self.marked.swap(true, Ordering::AcqRel) {
-                return;
-            }
-            marks.push(self.slot);
-            // What is taken was counted.
-            self.signal.count.fetch_add(1, Ordering::AcqRel);
+        if self.put_mark() {
+            self.signal.waker.wake();
         }
-        self.signal.waker.wake();
+    }
+
+    /// False: it is there. When this returns, it can be taken.
+    fn put_mark(&self) -> bool {
+        let mut marks = self.signal.marked.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock, so that whoever has it sees both or neither.
+        if self.marked.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        marks.push(self.slot);
+        // What is taken was counted.
+        self.signal.count.fetch_add(1, Ordering::AcqRel);
+        true
     }
 
     /// To be called before the view is looked at: a change after this marks again.
@@ -179,8 +197,10 @@ mod tests {
         let publisher = std::thread::spawn({
             let ended = Arc::clone(&ended);
             move || {
+                let mut to_call = Vec::new();
                 while !ended.load(Ordering::Relaxed) {
-                    published.mark();
+                    published.mark(&mut to_call);
+                    to_call.drain(..).for_each(|signal| signal.call());
                 }
             }
         });

@@ -91,12 +91,24 @@ pub(super) struct Page {
 #[derive(Debug, Default)]
 pub(super) struct Latest(RwLock<Option<Arc<Delta>>>);
 
+/// What a cursor is to be sent to know everything.
+pub(super) enum Newest {
+    /// All of it. Many readers take it at once, on several processors: what they count together is kept to this one reference.
+    Whole(Part, Revision),
+    /// It has several parts, or nobody has made them yet.
+    Delta(Arc<Delta>),
+}
+
 impl Latest {
-    /// What a cursor is to be sent to know everything. `None`: ask the feed.
-    pub(super) fn after(&self, cursor: Revision) -> Option<Arc<Delta>> {
+    /// What leads from the cursor to the newest change. `None`: ask the feed.
+    pub(super) fn after(&self, cursor: Revision) -> Option<Newest> {
         let latest = self.0.read().unwrap_or_else(PoisonError::into_inner);
         // All cursors between two changes of the view stand on the same state.
-        latest.as_ref().filter(|delta| (delta.previous..delta.revision).contains(&cursor)).cloned()
+        let delta = latest.as_ref().filter(|delta| (delta.previous..delta.revision).contains(&cursor))?;
+        Some(match delta.parts.made().map(AsRef::as_ref) {
+            Some([part]) => Newest::Whole(part.clone(), delta.revision),
+            _ => Newest::Delta(Arc::clone(delta)),
+        })
     }
 
     /// Under the feed's lock only, so that what is set is the latest.

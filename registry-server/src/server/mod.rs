@@ -13,7 +13,9 @@
 //! What was acknowledged is on disk before the answer, so stopping loses nothing at whatever point it is cut short.
 
 mod config;
+mod connection;
 mod health;
+mod listener;
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
@@ -24,13 +26,13 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_stream::Stream;
-use tonic::transport::server::Connected;
+use tonic::service::Routes;
 use tracing::{info, warn};
 
 pub use self::config::{Config, Storage};
 use crate::{
     core::{Settings, State},
-    grpc::{RegistryService, leave_margin},
+    grpc::{Calls, RegistryService, leave_margin},
     hub::LogLimits,
     registry::{Registry, Started},
     runtime::Runtime,
@@ -59,9 +61,6 @@ pub enum ServerError {
     /// The descriptors for reflection are broken.
     #[error("cannot offer reflection: {0}")]
     Reflection(String),
-    /// The transport failed.
-    #[error("the transport failed: {0}")]
-    Transport(#[from] tonic::transport::Error),
 }
 
 /// Runs a server over `incoming` connections until `shutdown` resolves, and then until all is ended.
@@ -76,7 +75,7 @@ pub async fn run<I, C>(
 ) -> Result<(), ServerError>
 where
     I: Stream<Item = io::Result<C>> + Send + 'static,
-    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let storage = config.storage;
     let store = open(&config, &runtime).map_err(|source| ServerError::Store { storage, source })?;
@@ -94,7 +93,7 @@ pub async fn run_on<I, C>(
 ) -> Result<(), ServerError>
 where
     I: Stream<Item = io::Result<C>> + Send + 'static,
-    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let storage = config.storage;
     let store_error = |source| ServerError::Store { storage, source };
@@ -106,6 +105,8 @@ where
     let service = RegistryService::new(registry.clone(), config.grpc, runtime.clone(), is_stopping.clone());
     let (health, health_task) = health::serve(&registry, is_stopping, is_closing.clone(), &runtime);
     let streams = service.clone();
+    let hub = registry.hub().clone();
+    let waking = runtime.spawn(async move { hub.wake_streams().await });
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -114,24 +115,19 @@ where
 
     let spread = config.grace / 2;
     let mut told = is_closing;
-    let serving = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(PING_INTERVAL))
-        .http2_keepalive_timeout(Some(PING_TIMEOUT))
-        .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
-        .add_service(RegistryServer::new(service).max_decoding_message_size(MAX_DECODED))
-        .add_service(health)
-        .add_service(reflection)
-        .serve_with_incoming_shutdown(incoming, async move {
-            // An error means that this function is gone, and the server with it.
-            let _ = told.wait_for(|closing| *closing).await;
-        });
+    let registry_server = RegistryServer::new(service).max_decoding_message_size(MAX_DECODED);
+    let calls = Calls::new(registry_server, Routes::new(health).add_service(reflection));
+    let serving = listener::serve(incoming, calls, runtime.clone(), async move {
+        // An error means that this function is gone, and the server with it.
+        let _ = told.wait_for(|closing| *closing).await;
+    });
     started(&found);
 
     let mut serving = std::pin::pin!(serving);
     let mut shutdown = std::pin::pin!(shutdown);
-    let ended = tokio::select! {
+    tokio::select! {
         biased;
-        ended = &mut serving => ended,
+        () = &mut serving => {}
         () = &mut shutdown => {
             info!("shutting down: watchers and registrants are asked to go elsewhere");
             stopping.send_replace(Some(spread));
@@ -142,23 +138,23 @@ where
                     () = streams.streams_ended() => {}
                     () = sleep(spread + leave_margin(spread)) => {}
                     // Nobody can come any more.
-                    ended = &mut serving => return ended,
+                    () = &mut serving => return,
                 }
                 info!("closing: calls in flight end, no new ones are taken");
                 closing.send_replace(true);
-                (&mut serving).await
+                (&mut serving).await;
             };
-            timeout(config.grace, ending).await.unwrap_or_else(|_| {
+            if timeout(config.grace, ending).await.is_err() {
                 warn!(grace = ?config.grace, "some calls did not end in time and are cut off");
-                Ok(())
-            })
+            }
         }
-    };
+    }
     drop((registry, streams));
     health_task.abort();
+    waking.abort();
     writer.stop().await;
     info!("stopped");
-    Ok(ended?)
+    Ok(())
 }
 
 /// Folds old records into a base, the same way in which a registry with these settings applied them: what an

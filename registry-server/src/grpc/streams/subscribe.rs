@@ -371,7 +371,7 @@ where
                     let response = Some(v1::subscribe_response::Response::Change(change));
                     prefix.extend(v1::SubscribeResponse { view_id: 0, response }.encode_to_vec());
                 }
-                Frame { prefix: prefix.into(), shared: part.as_field(), ..Frame::default() }
+                Frame { prefix: prefix.into(), shared: part.into_field(), ..Frame::default() }
             }
             Fed::Bookmark { revision, ack_requested } => {
                 let bookmark = v1::Bookmark { epoch: this.hub.epoch().to_owned(), revision, ack_requested };
