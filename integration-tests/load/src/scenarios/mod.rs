@@ -9,7 +9,7 @@
 //! | [`watch`] | `watch`: paced changes to many watchers; `burst`: changes as fast as they are taken |
 //! | [`churn`] | `churn`: instances replaced all the time, beside watchers of many services |
 //! | [`expiry`] | `expiry`: leases that run out together |
-//! | [`recover`] | `recover`: a killed server's return; `memory`: what an instance takes |
+//! | [`recover`] | `recover`: what an instance takes of memory, and a killed server's return |
 //! | [`flat`] | `flat`: what a change costs beside other services, other instances, and a history |
 
 mod churn;
@@ -59,10 +59,8 @@ pub(crate) enum Scenario {
     Churn,
     /// 1,000 and 100,000 leases that run out together
     Expiry,
-    /// The return of a killed server with 20,000 and 100,000 instances
+    /// What 20,000 and 100,000 instances take of memory, and the return of a killed server with them
     Recover,
-    /// What an instance takes of memory
-    Memory,
     /// What a change costs beside others, in two sizes of each
     Flat,
 }
@@ -117,7 +115,6 @@ async fn peer<P: Peer>(scenario: Scenario, plan: &Plan, report: &mut Report) -> 
         Scenario::Churn => churn::peer::<P>(plan, report).await,
         Scenario::Expiry => expiry::peer::<P>(plan, report).await,
         Scenario::Recover => recover::peer::<P>(plan, report).await,
-        Scenario::Memory => recover::memory::<P>(plan, report).await,
         Scenario::Flat => Ok(()), // a promise of ours, compared with itself
     }
 }
