@@ -39,6 +39,9 @@ use crate::{
 
 /// How long a lease is that is not to run out.
 const FOR_LONG: Duration = Duration::from_hours(1);
+/// How often it is looked whether a server is at rest, and for how long at most.
+const LOOK: Duration = Duration::from_millis(300);
+const AT_REST_WITHIN: Duration = Duration::from_secs(20);
 /// Callers at a time, each on a connection of its own.
 const CALLERS: usize = 64;
 
@@ -163,6 +166,22 @@ async fn register_all<C: Connection>(
         all.1.append(latencies);
     }
     Ok(all)
+}
+
+/// Waits until a server that is asked nothing does next to nothing: what it does behind what was just registered is not what is
+/// measured next. One that never rests is measured as it is.
+async fn at_rest(process: &Process) -> Result<()> {
+    let end = clock::now() + AT_REST_WITHIN;
+    let mut cpu = process.cpu()?;
+    while clock::now() < end {
+        tokio::time::sleep(LOOK).await;
+        let now = process.cpu()?;
+        if now.saturating_sub(cpu) < LOOK / 10 {
+            break;
+        }
+        cpu = now;
+    }
+    Ok(())
 }
 
 /// Waits for all; the first failure is theirs.
