@@ -5,9 +5,9 @@
 
 use std::{mem, sync::Arc};
 
-use super::{Before, Service, State, Touch};
+use super::{Before, State, Touch};
 use crate::core::{
-    Carried, Committed, Event, Few, FixedMap, Held, Instance, InstanceId, ItemChange, Lease, LeaseId, Loss,
+    Carried, Committed, Event, FixedMap, Held, Instance, InstanceId, ItemChange, Lease, LeaseId, Loss,
     Override, RareMap, Registrant, ServiceChange, ServiceKey, Spec, view::digest_of,
 };
 
@@ -42,17 +42,14 @@ impl State {
     }
 
     pub(super) fn grant(&mut self, id: LeaseId, registrant: Registrant, ttl: u64) {
-        self.registrants.entry(registrant.uid.clone()).or_default().insert((registrant.generation, id));
         let Some(lease) = self.leases.get_mut(&id) else {
+            self.registrants.insert(&registrant, id, &self.leases);
             let lease = Lease { registrant, ttl, instances: Carried::default(), lost: RareMap::default() };
             self.leases.insert(id, Box::new(lease));
             return;
         };
         let old_ttl = mem::replace(&mut lease.ttl, ttl);
-        let old = mem::replace(&mut lease.registrant, registrant);
-        if old != lease.registrant {
-            forget_registrant(&mut self.registrants, &old, id);
-        }
+        let old = mem::replace(&mut lease.registrant, registrant.clone());
         if old_ttl != ttl {
             for (key, _) in lease.instances.iter() {
                 if let Some(service) = self.services.get_mut(key) {
@@ -60,6 +57,10 @@ impl State {
                     service.count_ttl(ttl);
                 }
             }
+        }
+        if old != registrant {
+            self.registrants.remove(&old, id);
+            self.registrants.insert(&registrant, id, &self.leases);
         }
     }
 
@@ -69,7 +70,7 @@ impl State {
             self.replace(key, instance, None, before);
         }
         if let Some(lease) = self.leases.remove(id) {
-            forget_registrant(&mut self.registrants, &lease.registrant, *id);
+            self.registrants.remove(&lease.registrant, *id);
         }
     }
 
@@ -150,11 +151,8 @@ impl State {
         next: Option<Arc<Instance>>,
         before: &mut Before,
     ) -> Option<Arc<Instance>> {
-        let service = if next.is_some() {
-            self.services.entry(key.clone()).or_insert_with(|| Service::new(key.clone()))
-        } else {
-            self.services.get_mut(key)?
-        };
+        let service =
+            if next.is_some() { self.services.get_or_begin(key) } else { self.services.get_mut(key)? };
         let key = Arc::clone(&service.key);
         let next_lease = next.as_ref().map(|next| next.lease);
         let next_held = next.as_ref().is_some_and(|next| next.held.is_some());
@@ -267,19 +265,6 @@ fn uncount(counts: &mut FixedMap<LeaseId, usize>, lease: &LeaseId) {
         *count -= 1;
         if *count == 0 {
             counts.remove(lease);
-        }
-    }
-}
-
-fn forget_registrant(
-    registrants: &mut FixedMap<Arc<str>, Few<(u64, LeaseId)>>,
-    registrant: &Registrant,
-    lease: LeaseId,
-) {
-    if let Some(leases) = registrants.get_mut(&registrant.uid) {
-        leases.remove(&(registrant.generation, lease));
-        if leases.is_empty() {
-            registrants.remove(&registrant.uid);
         }
     }
 }
