@@ -7,8 +7,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Cause, Core, Draft, Event, Held, Instance, InstanceId, LeaseId, Loss, Now, Proposal, ServiceKey, Touched,
-    decide,
+    Cause, Core, Draft, Event, FixedMap, Held, Instance, InstanceId, LeaseId, Loss, Now, Proposal,
+    ServiceKey, Touched, decide,
 };
 
 impl Core {
@@ -53,7 +53,7 @@ impl Core {
         let mut draft = Draft::new(now, Cause::Expire, "");
         let mut reasons = BTreeMap::new();
         let mut size = 0;
-        while let Some(id) = self.leases.next_due(now.mono) {
+        while let Some(id) = self.next_due(now) {
             let carried = self.state.lease(&id).map_or(0, |lease| lease.instances.len()).max(1);
             if size > 0 && size + carried > max_instances {
                 break;
@@ -68,6 +68,23 @@ impl Core {
             self.expire_lease(now, id, &mut reasons, &mut draft);
         }
         (!draft.is_empty()).then_some(draft)
+    }
+
+    /// The next lease that is due. Of those that are due together, those of one service go together: a revision then says much of few
+    /// services, and not little of each.
+    fn next_due(&mut self, now: Now) -> Option<LeaseId> {
+        if let Some(due) = self.leases.take_due(now.mono)
+            && due.len() > 1
+        {
+            // Numbered as they are met first, so that equal histories have equal records.
+            let mut numbers = FixedMap::default();
+            due.sort_by_cached_key(|id| {
+                let place = self.state.lease(id).and_then(|lease| lease.instances.place());
+                let next = numbers.len();
+                *numbers.entry(place).or_insert(next)
+            });
+        }
+        self.leases.next_due(now.mono)
     }
 
     fn expire_lease(

@@ -87,7 +87,8 @@ impl Group {
 
     /// The records, and a member for each. What is left is the next group, which is empty and minds what this one touches.
     pub(super) fn hand_over(&mut self) -> (Vec<Record>, Vec<Member>) {
-        let next = Self { before: mem::take(&mut self.touched), hasher: self.hasher.clone(), ..Self::default() };
+        let next =
+            Self { before: mem::take(&mut self.touched), hasher: self.hasher.clone(), ..Self::default() };
         let this = mem::replace(self, next);
         (this.records, this.members)
     }
