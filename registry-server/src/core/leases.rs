@@ -35,7 +35,7 @@ const LOOKAHEAD: u64 = 100;
 
 /// Leases taken out of the queue at once because they are due: enough that many of one service are among them, and no more than are
 /// looked through in a few milliseconds.
-const DUE_AT_ONCE: usize = 20_000;
+const DUE_AT_ONCE: usize = 8_000;
 
 /// Entries of the queue that do not count and are left alone at least.
 const OUTDATED: usize = 64;
@@ -160,24 +160,28 @@ impl LeaseClock {
             if queued > now.saturating_add(LOOKAHEAD) || self.due.len() == DUE_AT_ONCE {
                 break;
             }
-            let Some(entry) = self.entries.get_mut(&id) else { break };
-            let deadline = entry.deadline;
-            if deadline != queued {
-                entry.queued = deadline;
-                self.queue.pop();
-                self.enqueue(deadline, id);
-            } else if queued <= now {
-                entry.queued = NEVER;
-                self.queue.pop();
-                if self.due.is_empty() {
-                    self.due_since = queued;
+            match self.entries.get_mut(&id) {
+                Some(entry) if entry.queued == queued => {
+                    let deadline = entry.deadline;
+                    if deadline != queued {
+                        entry.queued = deadline;
+                        self.queue.pop();
+                        self.enqueue(deadline, id);
+                    } else if queued <= now {
+                        entry.queued = NEVER;
+                        self.queue.pop();
+                        if self.due.is_empty() {
+                            self.due_since = queued;
+                        }
+                        self.due.push_back(id);
+                    } else {
+                        break;
+                    }
                 }
-                self.due.push_back(id);
-            } else {
-                break;
+                _ => self.drop_first(),
             }
-            self.tidy();
         }
+        self.tidy();
         (!self.due.is_empty()).then(|| self.due.make_contiguous())
     }
 
@@ -284,9 +288,14 @@ impl LeaseClock {
         while let Some(Reverse((at, id))) = self.queue.peek()
             && self.entries.get(id).is_none_or(|entry| entry.queued != *at)
         {
-            self.queue.pop();
-            self.outdated = self.outdated.saturating_sub(1);
+            self.drop_first();
         }
+    }
+
+    /// The first of the queue does not count.
+    fn drop_first(&mut self) {
+        self.queue.pop();
+        self.outdated = self.outdated.saturating_sub(1);
     }
 
     /// As if every renewal since the start had had something to tell.

@@ -3,7 +3,7 @@
 //! Owns what follows from one event, and the net effect of a record. Keeps D3: each instance changes once a record,
 //! however many events touch it, and what ends as it began did not change.
 
-use std::{mem, sync::Arc};
+use std::{collections::hash_map::Entry, mem, sync::Arc};
 
 use super::{Before, State, Touch};
 use crate::core::{
@@ -65,7 +65,14 @@ impl State {
     }
 
     fn end(&mut self, id: &LeaseId, before: &mut Before) {
-        let left = self.leases.get_mut(id).map(|lease| mem::take(&mut lease.instances)).unwrap_or_default();
+        let left = match self.leases.entry(*id) {
+            Entry::Occupied(lease) if lease.get().instances.is_empty() => {
+                self.registrants.remove(&lease.remove().registrant, *id);
+                return;
+            }
+            Entry::Occupied(mut lease) => mem::take(&mut lease.get_mut().instances),
+            Entry::Vacant(_) => return,
+        };
         for (key, instance) in left.iter() {
             self.replace(key, instance, None, before);
         }
