@@ -5,6 +5,9 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
+/// Room on the stack for what nearly all ids come to: this is computed with every change, and for every instance received.
+const USUAL: usize = 128;
+
 /// What one instance adds to its view's digest: XXH3-64 of the id's length (u32), the id, `create_revision` (u64)
 /// and `mod_revision` (u64), integers little-endian.
 ///
@@ -15,13 +18,16 @@ use xxhash_rust::xxh3::xxh3_64;
 /// assert_eq!(sum.wrapping_sub(digest::of("b", 2, 5)), digest::of("a", 1, 1));
 /// ```
 pub fn of(id: &str, create_revision: u64, mod_revision: u64) -> u64 {
-    let mut bytes = Vec::with_capacity(id.len() + 20);
-    // Ids are bounded to 253 characters, far below u32::MAX.
-    bytes.extend_from_slice(&u32::try_from(id.len()).unwrap_or(u32::MAX).to_le_bytes());
-    bytes.extend_from_slice(id.as_bytes());
-    bytes.extend_from_slice(&create_revision.to_le_bytes());
-    bytes.extend_from_slice(&mod_revision.to_le_bytes());
-    xxh3_64(&bytes)
+    let length = 4 + id.len() + 16;
+    let fill = |bytes: &mut [u8]| {
+        // Ids are bounded to 253 characters, far below u32::MAX.
+        bytes[..4].copy_from_slice(&u32::try_from(id.len()).unwrap_or(u32::MAX).to_le_bytes());
+        bytes[4..length - 16].copy_from_slice(id.as_bytes());
+        bytes[length - 16..length - 8].copy_from_slice(&create_revision.to_le_bytes());
+        bytes[length - 8..].copy_from_slice(&mod_revision.to_le_bytes());
+        xxh3_64(bytes)
+    };
+    if length <= USUAL { fill(&mut [0; USUAL][..length]) } else { fill(&mut vec![0; length]) }
 }
 
 #[cfg(test)]

@@ -86,9 +86,28 @@ impl Draft {
         self.record.events.is_empty()
     }
 
+    /// How many events there are.
+    pub(super) fn events(&self) -> usize {
+        self.record.events.len()
+    }
+
+    /// The lease that lost what was removed since the first so many events ends with it: there is nobody to be told.
+    pub(super) fn tell_nobody(&mut self, since: usize) {
+        for event in &mut self.record.events[since..] {
+            if let Event::Removed { loss, .. } = event {
+                *loss = None;
+            }
+        }
+    }
+
     pub(super) fn finish(mut self) -> Proposal {
         self.touches.sort_unstable();
         self.touches.dedup();
+        self.finish_unsorted()
+    }
+
+    /// Of what is in no order that means anything, and not twice.
+    pub(super) fn finish_unsorted(self) -> Proposal {
         Proposal { record: self.record, touches: self.touches }
     }
 }
@@ -255,7 +274,7 @@ fn resolve_hold(
     let mut draft = Draft::new(now, Cause::ResolveHold, actor.clone());
     let mut chosen = BTreeSet::new();
     if ids.is_empty() {
-        let all = state.service(key).into_iter().flat_map(|service| service.instances.values());
+        let all = state.service(key).into_iter().flat_map(|service| service.instances.in_any_order());
         chosen.extend(
             all.filter(|instance| instance.held.is_some()).map(|instance| (&instance.id, instance.lease)),
         );

@@ -7,7 +7,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Cause, Core, Draft, Event, Held, InstanceId, LeaseId, Loss, Now, Proposal, ServiceKey, Touched, decide,
+    Cause, Core, Draft, Event, FixedMap, Held, Instance, InstanceId, LeaseId, Loss, Now, Proposal,
+    ServiceKey, Touched, decide,
 };
 
 impl Core {
@@ -18,9 +19,11 @@ impl Core {
     pub fn tick(&mut self, now: Now, max_instances: usize) -> Option<Proposal> {
         let due = self
             .expire_leases(now, max_instances)
-            .or_else(|| self.expire_holds(now, max_instances))
-            .or_else(|| self.expire_overrides(now, max_instances));
-        due.map(Draft::finish)
+            // Each lease and each instance is in it once.
+            .map(Draft::finish_unsorted)
+            .or_else(|| self.expire_holds(now, max_instances).map(Draft::finish))
+            .or_else(|| self.expire_overrides(now, max_instances).map(Draft::finish));
+        due
     }
 
     /// A proposal of [`tick`](Self::tick) will not be committed: what it says is due again. Any other proposal may be
@@ -50,7 +53,7 @@ impl Core {
         let mut draft = Draft::new(now, Cause::Expire, "");
         let mut reasons = BTreeMap::new();
         let mut size = 0;
-        while let Some(id) = self.leases.next_due(now.mono) {
+        while let Some(id) = self.next_due(now) {
             let carried = self.state.lease(&id).map_or(0, |lease| lease.instances.len()).max(1);
             if size > 0 && size + carried > max_instances {
                 break;
@@ -67,6 +70,23 @@ impl Core {
         (!draft.is_empty()).then_some(draft)
     }
 
+    /// The next lease that is due. Of those that are due together, those of one service go together: a revision then says much of few
+    /// services, and not little of each.
+    fn next_due(&mut self, now: Now) -> Option<LeaseId> {
+        if let Some(due) = self.leases.take_due(now.mono)
+            && due.len() > 1
+        {
+            // Numbered as they are met first, so that equal histories have equal records.
+            let mut numbers = FixedMap::default();
+            due.sort_by_cached_key(|id| {
+                let place = self.state.lease(id).and_then(|lease| lease.instances.place());
+                let next = numbers.len();
+                *numbers.entry(place).or_insert(next)
+            });
+        }
+        self.leases.next_due(now.mono)
+    }
+
     fn expire_lease(
         &mut self,
         now: Now,
@@ -76,16 +96,18 @@ impl Core {
     ) {
         draft.touch_lease(id);
         let carried = self.state.lease(&id).into_iter().flat_map(|lease| lease.instances.iter());
+        let may_be_held = self.state.held_of(&id) > 0;
+        let first = draft.events();
         let mut ends = true;
         for (key, instance) in carried {
             draft.touch(key, instance);
-            let Some(service) = self.state.service(key) else { continue };
-            if service.instances.get(instance).is_some_and(|instance| instance.held.is_some()) {
+            let is_held = |it: &Arc<Instance>| it.held.is_some();
+            if may_be_held && self.state.instance(key, instance).is_some_and(is_held) {
                 ends = false;
                 continue;
             }
             let (key, id) = (key.clone(), instance.clone());
-            if self.guard.admit(&self.settings, now.mono, &key, service) {
+            if self.guard.admit(&self.settings, now.mono, &key, &self.state) {
                 draft.push(Event::Removed { key, id, loss: Some(Loss::Expired) });
                 continue;
             }
@@ -98,6 +120,7 @@ impl Core {
             draft.push(Event::Held { key, id, held });
         }
         if ends {
+            draft.tell_nobody(first);
             draft.push(Event::LeaseEnded { lease: id });
         }
     }

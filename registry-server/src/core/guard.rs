@@ -7,25 +7,23 @@
 //! A service's window opens with its first expiry and lasts its longest TTL; its base is what the service had at that
 //! moment, held ones, DRAINING and DOWN ones included. Windows are volatile: after a restart they start anew.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
-use super::{Service, ServiceKey, Settings};
+use super::{FixedMap, ServiceKey, Settings, State};
 
 /// The windows that are open.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
-    windows: BTreeMap<ServiceKey, Window>,
+    windows: FixedMap<ServiceKey, Window>,
     /// (end, service) of every window.
     ends: BTreeSet<(u64, ServiceKey)>,
+    /// How many of each service were admitted and are still there, since what was proposed of them is not committed. A window
+    /// that opens meanwhile does not count them.
+    leaving: FixedMap<ServiceKey, usize>,
 }
 
 #[derive(Clone, Debug)]
 struct Window {
-    /// Mono ms; the window is over at this moment.
-    end: u64,
     /// Milliseconds.
     length: u64,
     /// Instances at the start, less those deregistered since.
@@ -36,29 +34,24 @@ struct Window {
 
 impl Guard {
     /// Asks to remove one expired instance of a service, and counts it if it may go. `false`: it is to be held.
-    pub(super) fn admit(
-        &mut self,
-        settings: &Settings,
-        now: u64,
-        key: &ServiceKey,
-        service: &Service,
-    ) -> bool {
+    pub(super) fn admit(&mut self, settings: &Settings, now: u64, key: &ServiceKey, state: &State) -> bool {
         if !settings.guard {
             return true;
         }
         self.close(now);
-        if !self.windows.contains_key(key) {
-            let length = service.longest_ttl();
-            let window =
-                Window { end: now.saturating_add(length), length, base: service.instances.len(), removed: 0 };
-            self.ends.insert((window.end, key.clone()));
-            self.windows.insert(key.clone(), window);
-        }
-        let Some(window) = self.windows.get_mut(key) else { return true };
+        let window = self.windows.entry(key.clone()).or_insert_with(|| {
+            let (length, there) =
+                state.service(key).map_or((0, 0), |it| (it.longest_ttl(), it.instances.len()));
+            let end = now.saturating_add(length);
+            self.ends.insert((end, key.clone()));
+            let leaving = self.leaving.get(key).copied().unwrap_or(0);
+            Window { length, base: there.saturating_sub(leaving), removed: 0 }
+        });
         let goes = window.base < settings.hold_min_instances
             || window.removed < share_of(window.base, settings.hold_share);
         if goes {
             window.removed += 1;
+            *self.leaving.entry(key.clone()).or_default() += 1;
         }
         goes
     }
@@ -79,6 +72,17 @@ impl Guard {
     pub(super) fn refund(&mut self, key: &ServiceKey) {
         if let Some(window) = self.windows.get_mut(key) {
             window.removed = window.removed.saturating_sub(1);
+        }
+        self.left(key, 1);
+    }
+
+    /// So many that were admitted have left, by a committed record.
+    pub(super) fn left(&mut self, key: &ServiceKey, count: usize) {
+        if let Some(leaving) = self.leaving.get_mut(key) {
+            *leaving = leaving.saturating_sub(count);
+            if *leaving == 0 {
+                self.leaving.remove(key);
+            }
         }
     }
 

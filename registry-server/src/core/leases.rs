@@ -21,13 +21,21 @@
 //! since: the next renewal then has nothing to look up but the deadline. Whoever joins the clock to the durable state
 //! ([`super::Core`]) says what disturbs which lease.
 
-use std::{cmp::Reverse, collections::BinaryHeap, mem};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+    mem,
+};
 
 use super::{FixedMap, LeaseId};
 
 /// How far ahead of now outdated queue entries are corrected, in ms: bounds both how often the loop wakes for a lease
 /// that was renewed long ago (ten times a second) and how many entries one wake-up corrects.
 const LOOKAHEAD: u64 = 100;
+
+/// Leases taken out of the queue at once because they are due: enough that many of one service are among them, and no more than are
+/// looked through in a few milliseconds.
+const DUE_AT_ONCE: usize = 8_000;
 
 /// Entries of the queue that do not count and are left alone at least.
 const OUTDATED: usize = 64;
@@ -41,6 +49,11 @@ pub struct LeaseClock {
     queue: BinaryHeap<Reverse<(u64, LeaseId)>>,
     /// How many of the queue do not count, or a few less.
     outdated: usize,
+    /// What was taken out of the queue because it was due, and has not gone yet. Those that ended since, begun anew or were
+    /// renewed are among them until it is their turn.
+    due: VecDeque<LeaseId>,
+    /// Where the first of them stood.
+    due_since: u64,
     /// The total of all stalls: what is kept is a real moment minus this.
     shift: u64,
 }
@@ -53,7 +66,7 @@ const NEVER: u64 = u64::MAX;
 struct Entry {
     /// [`NEVER`]: dormant, everything it carries is held.
     deadline: u64,
-    /// Where it stands in the queue. [`NEVER`]: dormant or in flight.
+    /// Where it stands in the queue. [`NEVER`]: dormant, taken because it is due, or in flight.
     queued: u64,
     /// How long a renewal of a quiet lease lasts; 0: it is not quiet.
     quiet_ttl: u32,
@@ -135,24 +148,64 @@ impl LeaseClock {
         }
     }
 
-    /// The lease that is due by `now` and has been for longest. Corrects outdated queue entries on the way.
-    pub(super) fn next_due(&mut self, now: u64) -> Option<LeaseId> {
+    /// Takes what is due by `now` out of the queue, up to [`DUE_AT_ONCE`], those that have been for longest; corrects outdated
+    /// queue entries on the way. Nothing if some are left of what was taken before. Gives what was taken, to be put in the
+    /// order in which it is to go.
+    pub(super) fn take_due(&mut self, now: u64) -> Option<&mut [LeaseId]> {
+        if !self.due.is_empty() {
+            return None;
+        }
         let now = now.saturating_sub(self.shift);
         while let Some(Reverse((queued, id))) = self.queue.peek().copied() {
-            if queued > now.saturating_add(LOOKAHEAD) {
-                return None;
+            if queued > now.saturating_add(LOOKAHEAD) || self.due.len() == DUE_AT_ONCE {
+                break;
             }
-            let Some(entry) = self.entries.get_mut(&id) else { break };
-            let deadline = entry.deadline;
-            if deadline == queued {
-                return (queued <= now).then_some(id);
+            match self.entries.get_mut(&id) {
+                Some(entry) if entry.queued == queued => {
+                    let deadline = entry.deadline;
+                    if deadline != queued {
+                        entry.queued = deadline;
+                        self.queue.pop();
+                        self.enqueue(deadline, id);
+                    } else if queued <= now {
+                        entry.queued = NEVER;
+                        self.queue.pop();
+                        if self.due.is_empty() {
+                            self.due_since = queued;
+                        }
+                        self.due.push_back(id);
+                    } else {
+                        break;
+                    }
+                }
+                _ => self.drop_first(),
             }
-            entry.queued = deadline;
-            self.queue.pop();
-            self.enqueue(deadline, id);
-            self.tidy();
         }
-        None
+        self.tidy();
+        (!self.due.is_empty()).then(|| self.due.make_contiguous())
+    }
+
+    /// The lease that is to go next, of those due by `now`.
+    pub(super) fn next_due(&mut self, now: u64) -> Option<LeaseId> {
+        loop {
+            self.take_due(now);
+            let id = *self.due.front()?;
+            let due = moment(now, self.shift);
+            // Since it was taken it may have ended, begun anew, or been renewed.
+            if let Some(entry) = self.entries.get_mut(&id)
+                && entry.queued == NEVER
+                && entry.deadline != NEVER
+                && !entry.in_flight
+            {
+                let deadline = entry.deadline;
+                if deadline <= due {
+                    return Some(id);
+                }
+                entry.queued = deadline;
+                self.enqueue(deadline, id);
+            }
+            self.due.pop_front();
+        }
     }
 
     /// The lease's end was proposed: until that is committed or abandoned it cannot be renewed, nor is it due again.
@@ -160,6 +213,9 @@ impl LeaseClock {
         if let Some(entry) = self.entries.get_mut(id) {
             entry.in_flight = true;
             let queued = mem::replace(&mut entry.queued, NEVER);
+            if self.due.front() == Some(id) {
+                self.due.pop_front();
+            }
             self.outdate(queued);
         }
     }
@@ -189,7 +245,9 @@ impl LeaseClock {
     /// A moment at or before the earliest deadline, never later. An outdated one is corrected by the next
     /// [`next_due`](Self::next_due).
     pub(super) fn next(&self) -> Option<u64> {
-        self.queue.peek().map(|Reverse((at, _))| at.saturating_add(self.shift))
+        let queued = self.queue.peek().map(|Reverse((at, _))| *at);
+        let taken = (!self.due.is_empty()).then_some(self.due_since);
+        queued.into_iter().chain(taken).min().map(|at| at.saturating_add(self.shift))
     }
 
     /// When a lease runs out, in mono ms. `None`: unknown, or everything it carries is held.
@@ -230,9 +288,14 @@ impl LeaseClock {
         while let Some(Reverse((at, id))) = self.queue.peek()
             && self.entries.get(id).is_none_or(|entry| entry.queued != *at)
         {
-            self.queue.pop();
-            self.outdated = self.outdated.saturating_sub(1);
+            self.drop_first();
         }
+    }
+
+    /// The first of the queue does not count.
+    fn drop_first(&mut self) {
+        self.queue.pop();
+        self.outdated = self.outdated.saturating_sub(1);
     }
 
     /// As if every renewal since the start had had something to tell.
@@ -267,6 +330,30 @@ mod tests {
         assert_eq!(clock.next(), Some(1_000 + 20_000 - ALIVE), "the earliest of those that are left");
         (1..20_000).for_each(|n| clock.remove(&id(n)));
         assert_eq!(clock.next(), None);
+    }
+
+    #[test]
+    fn what_is_taken_because_it_is_due_is_renewed_like_any_other_until_it_goes() {
+        let id = |n: u8| LeaseId([n; 16]);
+        let mut clock = LeaseClock::default();
+        (1..=6).for_each(|n| clock.grant(id(n), u64::from(n)));
+        assert_eq!(clock.take_due(5).map(|due| due.len()), Some(5));
+        assert_eq!((clock.next(), clock.take_due(6)), (Some(1), None));
+        clock.renew(&id(1), 20);
+        clock.grant(id(2), 30);
+        clock.remove(&id(3));
+        clock.suspend(&id(4));
+        assert_eq!(clock.next_due(6), Some(id(5)));
+        clock.begin(&id(5));
+        assert_eq!((clock.next(), clock.next_due(6)), (Some(6), Some(id(6))));
+        clock.shift(10);
+        assert_eq!((clock.next(), clock.next_due(15)), (Some(16), None), "a stall counts for them, too");
+        for (n, deadline) in [(6, 16), (1, 30), (2, 40)] {
+            assert_eq!((clock.deadline(&id(n)), clock.next_due(deadline - 1)), (Some(deadline), None));
+            assert_eq!(clock.next_due(deadline), Some(id(n)));
+            clock.begin(&id(n));
+        }
+        assert_eq!((clock.next(), clock.next_due(100)), (None, None));
     }
 
     #[test]

@@ -153,7 +153,9 @@ impl Core {
                 Event::LeaseGranted { lease, registrant, .. } => {
                     renewed.push(*lease);
                     // What a newer generation supersedes is no longer as its last renewal found it.
-                    self.state.newest_before(registrant).for_each(|older| self.leases.disturb(older));
+                    for older in self.state.newest_before(registrant) {
+                        self.leases.disturb(&older);
+                    }
                 }
                 Event::Registered { lease, .. } => renewed.push(*lease),
                 Event::Released { key, id } => {
@@ -178,9 +180,11 @@ impl Core {
                 concerned.extend([&item.before, &item.after].into_iter().flatten().map(|it| it.lease));
                 self.follow_hold(now, &change.key, item);
             }
+            let left = || change.items.iter().filter(|item| item.after.is_none()).count();
             if on_purpose {
-                let left = change.items.iter().filter(|item| item.after.is_none()).count();
-                self.guard.deregistered(&change.key, left);
+                self.guard.deregistered(&change.key, left());
+            } else if record.cause == Cause::Expire {
+                self.guard.left(&change.key, left());
             }
         }
         each_once(&mut renewed);

@@ -14,6 +14,8 @@
 
 mod evolve;
 mod instances;
+mod registrants;
+mod services;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,9 +25,13 @@ use std::{
 };
 
 pub use self::instances::Instances;
+use self::{
+    registrants::{Leases, Registrants},
+    services::Services,
+};
 use super::{
-    Base, Carried, Committed, Few, FixedMap, Instance, InstanceId, Lease, LeaseId, Override, Registrant,
-    Revision, ServiceChange, ServiceKey, Settings,
+    Base, Carried, Committed, FixedMap, Instance, InstanceId, Lease, LeaseId, Override, Registrant, Revision,
+    ServiceChange, ServiceKey, Settings,
 };
 
 /// A service that has instances, or had some not long ago.
@@ -81,16 +87,16 @@ impl Service {
 pub struct State {
     revision: Revision,
     forgotten_through: Revision,
-    services: BTreeMap<ServiceKey, Service>,
+    services: Services,
     /// Boxed, since a hash table has room for up to twice as many as it holds.
-    leases: FixedMap<LeaseId, Box<Lease>>,
+    leases: Leases,
     overrides: BTreeMap<(ServiceKey, InstanceId), Arc<Override>>,
     /// How many services without instances are remembered.
     remembered: usize,
     /// Services without instances, the one empty for longest first. Follows from `services`.
     empty: BTreeSet<(Revision, ServiceKey)>,
-    /// The leases of each registrant, the highest generation last. Follows from `leases`.
-    registrants: FixedMap<Arc<str>, Few<(u64, LeaseId)>>,
+    /// The leases of each registrant. Follows from `leases`.
+    registrants: Registrants,
     /// How many instances of a lease are held, where any is. Follows from `services`.
     held: FixedMap<LeaseId, usize>,
     /// How many instances there are. Follows from `services`.
@@ -108,6 +114,13 @@ struct Touch {
     before: Option<Arc<Instance>>,
 }
 
+impl Touch {
+    /// Tells services apart without comparing names: the key is the one that the service itself has.
+    fn place(&self) -> usize {
+        Arc::as_ptr(&self.key).addr()
+    }
+}
+
 impl Default for State {
     fn default() -> Self {
         Self::from_base(Base::default())
@@ -121,12 +134,12 @@ impl State {
         let mut state = Self {
             revision: base.revision,
             forgotten_through: base.forgotten_through,
-            services: BTreeMap::new(),
-            leases: FixedMap::default(),
+            services: Services::default(),
+            leases: Leases::default(),
             overrides: BTreeMap::new(),
             remembered: Settings::default().remembered_services,
             empty: BTreeSet::new(),
-            registrants: FixedMap::default(),
+            registrants: Registrants::default(),
             held: FixedMap::default(),
             instances: 0,
         };
@@ -140,8 +153,8 @@ impl State {
             }
         }
         for (key, last_change, changed_at) in base.services {
-            let service = Service { last_change, changed_at, ..Service::new(key.clone()) };
-            state.services.insert(key, service);
+            let service = state.services.get_or_begin(&key);
+            (service.last_change, service.changed_at) = (last_change, changed_at);
         }
         let mut before = Before::new();
         for (key, mut instance) in base.instances {
@@ -152,8 +165,8 @@ impl State {
                 before.clear();
             }
         }
-        for (key, service) in &mut state.services {
-            service.digest = super::view::digest(service.instances.values());
+        for (key, service) in state.services.iter_mut() {
+            service.digest = super::view::digest(service.instances.in_any_order());
             if service.instances.is_empty() {
                 state.empty.insert((service.last_change, key.clone()));
             }
@@ -170,7 +183,7 @@ impl State {
 
     /// The state as plain data. O(instances).
     pub fn to_base(&self) -> Base {
-        let instances = self.services.iter().flat_map(|(key, service)| {
+        let instances = self.services.after(None).flat_map(|(key, service)| {
             service
                 .instances
                 .values()
@@ -183,7 +196,8 @@ impl State {
         // In an order that does not depend on the history, so that equal states have equal bases.
         let mut leases: Vec<_> = leases.collect();
         leases.sort_unstable_by_key(|(id, _)| *id);
-        let services = self.services.iter().map(|(key, it)| (key.clone(), it.last_change, it.changed_at));
+        let services =
+            self.services.after(None).map(|(key, it)| (key.clone(), it.last_change, it.changed_at));
         let overrides =
             self.overrides.iter().map(|((key, id), it)| (key.clone(), id.clone(), (**it).clone()));
         Base {
@@ -205,15 +219,18 @@ impl State {
         }
         self.revision = self.revision.max(committed.revision);
         // Of what was touched twice, the first stage is what was before.
-        before.sort_by(|a, b| (&a.key, &a.id).cmp(&(&b.key, &b.id)));
-        before.dedup_by(|later, first| (&later.key, &later.id) == (&first.key, &first.id));
+        if before.len() > 1 {
+            before.sort_by(|a, b| a.place().cmp(&b.place()).then_with(|| a.id.cmp(&b.id)));
+            before.dedup_by(|later, first| later.place() == first.place() && later.id == first.id);
+        }
         let mut changes = Vec::new();
         let mut touched = before.into_iter().peekable();
         while let Some(first) = touched.next() {
             let key = Arc::clone(&first.key);
-            let others = iter::from_fn(|| touched.next_if(|touch| touch.key == key));
+            let others = iter::from_fn(|| touched.next_if(|touch| Arc::ptr_eq(&touch.key, &key)));
             changes.extend(self.conclude(&key, iter::once(first).chain(others), committed));
         }
+        changes.sort_by(|a, b| a.key.cmp(&b.key));
         while self.empty.len() > self.remembered {
             if let Some((last_change, key)) = self.empty.pop_first() {
                 self.services.remove(&key);
@@ -243,8 +260,7 @@ impl State {
         &self,
         after: Option<&ServiceKey>,
     ) -> impl Iterator<Item = (&ServiceKey, &Service)> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.services.range((from, Bound::Unbounded))
+        self.services.after(after)
     }
 
     /// An instance.
@@ -275,17 +291,13 @@ impl State {
 
     /// The highest generation of a registrant that has a lease.
     pub fn highest_generation(&self, uid: &str) -> Option<u64> {
-        self.registrants.get(uid)?.last().map(|(generation, _)| *generation)
+        self.registrants.highest_generation(uid, &self.leases)
     }
 
     /// The leases of a registrant's highest generation, if that is lower than this one.
-    pub(super) fn newest_before(&self, registrant: &Registrant) -> impl Iterator<Item = &LeaseId> {
-        let leases = self.registrants.get(&registrant.uid);
-        let highest = leases.and_then(Few::last).map_or(0, |(generation, _)| *generation);
-        let all = leases.filter(|_| highest < registrant.generation).into_iter();
-        all.flat_map(|leases| leases.iter().rev())
-            .take_while(move |(generation, _)| *generation == highest)
-            .map(|(_, id)| id)
+    pub(super) fn newest_before(&self, registrant: &Registrant) -> Vec<LeaseId> {
+        let newest = self.registrants.newest(&registrant.uid, &self.leases);
+        newest.filter(|(highest, _)| *highest < registrant.generation).map(|(_, ids)| ids).unwrap_or_default()
     }
 
     /// The override of an instance, registered or not.

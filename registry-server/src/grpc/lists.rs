@@ -29,7 +29,9 @@ pub(super) fn services(
         .take(size + 1)
         .map(|(key, service)| {
             let count = |status: Status| {
-                number(service.instances.values().filter(|instance| instance.status() == status).count())
+                number(
+                    service.instances.in_any_order().filter(|instance| instance.status() == status).count(),
+                )
             };
             v1::ServiceSummary {
                 key: Some(wire_key(key)),
@@ -37,7 +39,9 @@ pub(super) fn services(
                 up: count(Status::Up),
                 draining: count(Status::Draining),
                 down: count(Status::Down),
-                held: number(service.instances.values().filter(|instance| instance.held.is_some()).count()),
+                held: number(
+                    service.instances.in_any_order().filter(|instance| instance.held.is_some()).count(),
+                ),
                 last_change_revision: service.last_change,
                 changed_at: Some(wire_time(service.changed_at)),
                 held_reason: held_reason(service),
@@ -53,7 +57,7 @@ pub(super) fn services(
 
 /// Why instances of a service are held: the reason of the newest hold.
 fn held_reason(service: &Service) -> String {
-    let held = service.instances.values().filter_map(|instance| instance.held.as_ref());
+    let held = service.instances.in_any_order().filter_map(|instance| instance.held.as_ref());
     held.max_by_key(|held| held.since).map(|held| held.reason.to_string()).unwrap_or_default()
 }
 

@@ -1,6 +1,6 @@
 //! Proposals that commit together: each decided on a state that still holds when all of them commit.
 
-use std::{collections::HashSet, hash::BuildHasher};
+use std::{collections::HashSet, hash::BuildHasher, mem};
 
 use foldhash::fast::RandomState;
 
@@ -18,10 +18,23 @@ pub(super) struct Group {
     /// Hashes stand for what was touched, or each would be copied. Of two things with the same hash the second waits for the
     /// next group; the hash has a random key, so that nobody can bring that about.
     touched: HashSet<u64, RandomState>,
+    /// What the group before this one touches, while that is in flight.
+    before: HashSet<u64, RandomState>,
     hasher: RandomState,
     records: Vec<Record>,
     members: Vec<Member>,
     events: usize,
+    noted: Vec<Part>,
+    closed: bool,
+}
+
+/// What goes into a group at most once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// What is due.
+    Due,
+    /// What is held of leases that were renewed.
+    Released,
 }
 
 /// Beside a record of the group: what it rests on, and whoever waits for it; nobody if it is the loop's own.
@@ -37,13 +50,32 @@ impl Group {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.records.len() >= MAX_PROPOSALS || self.events >= MAX_EVENTS
+        self.closed || self.records.len() >= MAX_PROPOSALS || self.events >= MAX_EVENTS
     }
 
-    /// Whether the proposal rests on something that the group is about to change: it must be decided anew after it.
+    /// Takes no more.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Whether that was noted.
+    pub(super) fn has(&self, part: Part) -> bool {
+        self.noted.contains(&part)
+    }
+
+    /// It is in this group now, as far as it can be.
+    pub(super) fn note(&mut self, part: Part) {
+        self.noted.push(part);
+    }
+
+    /// Whether the proposal rests on something that this group or the one in flight is about to change: it must be decided
+    /// anew after that.
     pub(super) fn conflicts(&self, proposal: &Proposal) -> bool {
-        let touched = |touched| self.touched.contains(&self.hasher.hash_one(touched));
-        !self.touched.is_empty() && proposal.touches.iter().any(touched)
+        if self.touched.is_empty() && self.before.is_empty() {
+            return false;
+        }
+        let hashes = proposal.touches.iter().map(|touched| self.hasher.hash_one(touched));
+        hashes.into_iter().any(|hash| self.touched.contains(&hash) || self.before.contains(&hash))
     }
 
     pub(super) fn add(&mut self, proposal: Proposal, pending: Option<Pending>) {
@@ -53,8 +85,16 @@ impl Group {
         self.members.push(Member { touches: proposal.touches, pending });
     }
 
-    /// The records, and a member for each.
-    pub(super) fn into_parts(self) -> (Vec<Record>, Vec<Member>) {
-        (self.records, self.members)
+    /// The records, and a member for each. What is left is the next group, which is empty and minds what this one touches.
+    pub(super) fn hand_over(&mut self) -> (Vec<Record>, Vec<Member>) {
+        let next =
+            Self { before: mem::take(&mut self.touched), hasher: self.hasher.clone(), ..Self::default() };
+        let this = mem::replace(self, next);
+        (this.records, this.members)
+    }
+
+    /// Nothing is in flight any more, and this group is empty: it begins anew.
+    pub(super) fn settled(&mut self) {
+        *self = Self::default();
     }
 }

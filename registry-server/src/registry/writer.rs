@@ -2,7 +2,17 @@
 //!
 //! It wakes for a renewal, a finished group, a command, or the next deadline, and never polls; at the latest it wakes
 //! after [`HEARTBEAT`], so that it knows how long it could not run (L1). One group is in flight at a time: while the
-//! disk works, renewals go on and the next group gathers.
+//! disk works, renewals go on and the next group is decided.
+//!
+//! ```text
+//!   waiting ──► decided: gathering ──► in flight ──► settled: evolved, published, answered
+//!      ▲             │                 (the store)        │
+//!      └─ deferred ◄─┘ rests on what is being changed     └─► deferred ones wait again
+//! ```
+//!
+//! Neither waits for the other: as soon as the disk is done it is given what has gathered, and only then the group before that
+//! is settled. So what gathers is decided on a state that lacks the group in flight, and therefore may touch nothing
+//! that this one touches, as two of one group may not.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -19,7 +29,7 @@ use tracing::{error, info, warn};
 
 use super::{
     Renew, StoreHealth, WriteError, Written,
-    group::{Group, Member},
+    group::{Group, Member, Part},
 };
 use crate::{
     core::{
@@ -109,6 +119,10 @@ pub(super) struct Writer {
     lanes: Lanes,
     health: watch::Sender<StoreHealth>,
     waiting: VecDeque<Pending>,
+    /// Put off until the group in flight is settled. They go before those that wait.
+    deferred: Vec<Pending>,
+    /// The next group. Not empty only while one is in flight.
+    gathering: Group,
     /// Leases that were renewed while instances of theirs were held. Each once, however often it renews.
     releasing: BTreeSet<LeaseId>,
     in_flight: Option<InFlight>,
@@ -134,6 +148,8 @@ impl Writer {
             lanes,
             health,
             waiting: VecDeque::new(),
+            deferred: Vec::new(),
+            gathering: Group::default(),
             releasing: BTreeSet::new(),
             in_flight: None,
             failed: None,
@@ -161,16 +177,23 @@ impl Writer {
             // What arrived meanwhile is taken before anything expires (L1); what arrives from now on has its turn later,
             // or writes would starve.
             let now = self.runtime.now();
-            for _ in 0..self.lanes.renewals.len() {
-                let Ok(renew) = self.lanes.renewals.try_recv() else { break };
-                self.renew(now, renew);
-            }
             while self.waiting.len() < MAX_WAITING
                 && let Ok(request) = self.lanes.commands.try_recv()
             {
                 self.take(now, request);
             }
-            self.begin(now);
+            loop {
+                let now = self.runtime.now();
+                for _ in 0..self.lanes.renewals.len() {
+                    let Ok(renew) = self.lanes.renewals.try_recv() else { break };
+                    self.renew(now, renew);
+                }
+                self.gather(now);
+                // With the disk at work there is time to decide what comes next.
+                if !self.hand_over(now) {
+                    break;
+                }
+            }
         }
     }
 
@@ -233,38 +256,52 @@ impl Writer {
         let _ = renew.reply.send(exceptions);
     }
 
-    /// Decides the next group and hands it to the store, if none is in flight.
-    fn begin(&mut self, now: Now) {
-        while self.in_flight.is_none() && self.failed.is_none() {
-            let Some(store) = self.store.take() else { return };
-            let group = self.decide(now);
-            if group.is_empty() {
-                self.store = Some(store);
-                return;
-            }
-            let (records, members) = group.into_parts();
-            if store.blocks() {
-                let records = Arc::new(records);
-                let lent = Arc::clone(&records);
-                let appended = self.runtime.spawn_blocking(move || append(store, &lent));
-                self.in_flight = Some(InFlight { appended, records, members });
-            } else {
-                let appended = append(store, &records);
-                self.settle(now, appended, records, members);
+    /// Gives the store what has gathered, if it has nothing to do. False if nothing was given.
+    fn hand_over(&mut self, now: Now) -> bool {
+        if self.in_flight.is_some() || self.gathering.is_empty() {
+            return false;
+        }
+        let Some(store) = self.store.take() else { return false };
+        let (records, members) = self.gathering.hand_over();
+        if store.blocks() {
+            let records = Arc::new(records);
+            let lent = Arc::clone(&records);
+            let appended = self.runtime.spawn_blocking(move || append(store, &lent));
+            self.in_flight = Some(InFlight { appended, records, members });
+        } else {
+            let (store, appended) = append(store, &records);
+            self.store = Some(store);
+            match named(appended, records.len()) {
+                Ok(revisions) => self.settle(now, records, revisions, members),
+                Err(failure) => self.fail(records, members, &failure),
             }
         }
+        true
     }
 
-    fn decide(&mut self, now: Now) -> Group {
-        let mut group = Group::default();
-        if !self.suspended
-            && let Some(proposal) = self.core.tick(now, EXPIRE_CHUNK)
-        {
-            group.add(proposal, None);
+    /// Decides what can be decided now for the next group: what is due, and what waits.
+    fn gather(&mut self, now: Now) {
+        if self.failed.is_some() {
+            return;
         }
-        self.release(now, &mut group);
-        let mut deferred = Vec::new();
-        while !group.is_full() && deferred.len() < MAX_DEFERRED {
+        let due = self.core.next_deadline().is_some_and(|deadline| deadline <= now.mono);
+        if due && !self.suspended && !self.gathering.has(Part::Due) {
+            self.gathering.note(Part::Due);
+            if let Some(proposal) = self.core.tick(now, EXPIRE_CHUNK) {
+                if self.gathering.conflicts(&proposal) {
+                    // It goes first once nothing is in flight, and nothing more comes before it.
+                    self.core.abandon(&proposal);
+                    self.gathering.close();
+                } else {
+                    self.gathering.add(proposal, None);
+                }
+            }
+        }
+        if !self.releasing.is_empty() && !self.gathering.has(Part::Released) {
+            self.gathering.note(Part::Released);
+            self.release(now);
+        }
+        while !self.gathering.is_full() && self.deferred.len() < MAX_DEFERRED {
             let Some(pending) = self.waiting.pop_front() else { break };
             let proposal = match self.core.decide(now, &pending.command) {
                 Ok(proposal) => proposal,
@@ -273,8 +310,8 @@ impl Writer {
                     continue;
                 }
             };
-            if group.conflicts(&proposal) {
-                deferred.push(pending);
+            if self.gathering.conflicts(&proposal) {
+                self.deferred.push(pending);
             } else if proposal.record.events.is_empty() {
                 if let Command::Register { lease, .. } = &pending.command {
                     self.core.touch(now, lease);
@@ -282,28 +319,26 @@ impl Writer {
                 let written = self.written(&pending.command, &proposal.record, None);
                 pending.answer(Ok(written));
             } else {
-                group.add(proposal, Some(pending));
+                self.gathering.add(proposal, Some(pending));
             }
         }
-        // In the order in which they came.
-        for pending in deferred.into_iter().rev() {
-            self.waiting.push_front(pending);
+        if self.in_flight.is_none() && self.gathering.is_empty() {
+            self.gathering = Group::default();
         }
-        group
     }
 
     /// Releases what is held of leases that were renewed.
-    fn release(&mut self, now: Now, group: &mut Group) {
+    fn release(&mut self, now: Now) {
         let due: Vec<_> = self.releasing.iter().take(MAX_RELEASES).copied().collect();
         for lease in due {
             // Never refused; without events if it was done by other means meanwhile.
             let Ok(proposal) = self.core.decide(now, &Command::RenewHeld { lease }) else { continue };
-            if group.conflicts(&proposal) {
+            if self.gathering.conflicts(&proposal) {
                 continue; // in the next group
             }
             self.releasing.remove(&lease);
             if !proposal.record.events.is_empty() {
-                group.add(proposal, None);
+                self.gathering.add(proposal, None);
             }
         }
     }
@@ -312,20 +347,25 @@ impl Writer {
         let Some(InFlight { records, members, .. }) = self.in_flight.take() else { return };
         // The store has given its share back, unless its thread is stuck or panicked.
         let records = Arc::unwrap_or_clone(records);
-        match appended {
-            Ok(appended) => self.settle(now, appended, records, members),
-            Err(_) => self.fail(records, members, "its thread panicked, or ended with the runtime"),
+        let revisions = match appended {
+            Ok((store, appended)) => {
+                self.store = Some(store);
+                named(appended, records.len())
+            }
+            Err(_) => Err("its thread panicked, or ended with the runtime".to_owned()),
+        };
+        match revisions {
+            Ok(revisions) => {
+                // First of all, so that the disk need not wait for what follows.
+                self.hand_over(now);
+                self.settle(now, records, revisions, members);
+            }
+            Err(failure) => self.fail(records, members, &failure),
         }
     }
 
-    /// The store answered: evolve, publish, answer, in this order (D2).
-    fn settle(&mut self, now: Now, (store, appended): Appended, records: Vec<Record>, members: Vec<Member>) {
-        self.store = Some(store);
-        let revisions = match appended {
-            Ok(revisions) if revisions.len() == records.len() => revisions,
-            Ok(_) => return self.fail(records, members, "it did not name a revision for each record"),
-            Err(failure) => return self.fail(records, members, &failure.to_string()),
-        };
+    /// A group is durable: evolve, publish, answer, in this order (D2).
+    fn settle(&mut self, now: Now, records: Vec<Record>, revisions: Vec<Revision>, members: Vec<Member>) {
         let mut changes: Vec<ServiceChange> = Vec::with_capacity(records.len());
         let named = records.into_iter().zip(revisions);
         let group: Vec<_> = named.map(|(record, revision)| Committed { revision, record }).collect();
@@ -341,6 +381,13 @@ impl Writer {
                 pending.answer(Ok(written));
             }
         }
+        if self.in_flight.is_none() {
+            self.gathering.settled();
+        }
+        // In the order in which they came.
+        for pending in self.deferred.drain(..).rev() {
+            self.waiting.push_front(pending);
+        }
     }
 
     fn fail(&mut self, records: Vec<Record>, members: Vec<Member>, failure: &str) {
@@ -348,14 +395,16 @@ impl Writer {
         let why: Arc<str> = failure.into();
         self.failed = Some(Arc::clone(&why));
         self.health.send_replace(StoreHealth::Failed(Arc::clone(&why)));
-        for (Member { touches, pending }, record) in members.into_iter().zip(records) {
+        let (next_records, next_members) = self.gathering.hand_over();
+        let members = members.into_iter().chain(next_members);
+        for (Member { touches, pending }, record) in members.zip(records.into_iter().chain(next_records)) {
             self.core.abandon(&Proposal { record, touches });
             if let Some(pending) = pending {
                 pending.answer(Err(WriteError::StoreFailed(Arc::clone(&why))));
             }
         }
         self.releasing.clear();
-        for pending in self.waiting.drain(..) {
+        for pending in self.deferred.drain(..).chain(self.waiting.drain(..)) {
             pending.answer(Err(WriteError::StoreFailed(Arc::clone(&why))));
         }
     }
@@ -375,6 +424,15 @@ impl Writer {
         let affects = |event: &&Event| matches!(event, Event::Removed { .. } | Event::Released { .. });
         let affected = record.events.iter().filter(affects).count();
         Written { revision, incarnations, affected }
+    }
+}
+
+/// A revision for each record, or what is wrong with the store.
+fn named(appended: Result<Vec<Revision>, StoreError>, records: usize) -> Result<Vec<Revision>, String> {
+    match appended {
+        Ok(revisions) if revisions.len() == records => Ok(revisions),
+        Ok(_) => Err("it did not name a revision for each record".to_owned()),
+        Err(failure) => Err(failure.to_string()),
     }
 }
 

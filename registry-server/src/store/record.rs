@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use prost::Message;
 
+mod encode;
 mod extent;
 mod interner;
 mod numbers;
 
-use self::numbers::{cause, cause_number, loss, loss_number, status, status_number};
+use self::numbers::{cause, loss, loss_number, status, status_number};
 pub(super) use self::{
+    encode::encode_group,
     extent::{Extent, decode_extent},
     interner::Interner,
 };
@@ -74,21 +76,6 @@ impl Counts {
             overrides: base.overrides.len() as u64,
         }
     }
-}
-
-/// Appends a group whose records get the revisions after `previous`.
-pub(super) fn encode_group(out: &mut Vec<u8>, previous: Revision, records: &[Record]) {
-    let records = (previous + 1..).zip(records).map(|(revision, record)| wire::Record {
-        revision,
-        wall: record.wall,
-        cause: cause_number(record.cause),
-        actor: record.actor.to_string(),
-        events: record.events.iter().map(event_to_wire).collect(),
-    });
-    let records: Vec<_> = records.collect();
-    let last = previous + records.len() as Revision;
-    let group = wire::Group { previous, records, last };
-    group.encode(out).expect("a vector takes any message");
 }
 
 /// Reads a group; its records only if one of them is after `wanted`.
@@ -220,38 +207,6 @@ pub(super) fn decode_part(
         leases: footer.leases,
         overrides: footer.overrides,
     }))
-}
-
-fn event_to_wire(event: &Event) -> wire::Event {
-    use wire::event::Kind;
-    let named =
-        |key: &ServiceKey, id: &InstanceId| wire::Named { key: Some(key_to_wire(key)), id: id.to_string() };
-    let kind = match event {
-        Event::LeaseGranted { lease, registrant, ttl } => Kind::LeaseGranted(wire::Lease {
-            id: lease.0.to_vec(),
-            registrant: Some(registrant_to_wire(registrant)),
-            ttl: *ttl,
-            lost: Vec::new(),
-        }),
-        Event::LeaseEnded { lease } => Kind::LeaseEnded(wire::LeaseEnded { id: lease.0.to_vec() }),
-        Event::Registered { key, id, spec, lease } => Kind::Registered(wire::Instance {
-            key: Some(key_to_wire(key)),
-            id: id.to_string(),
-            spec: Some(spec_to_wire(spec)),
-            lease: lease.0.to_vec(),
-            ..wire::Instance::default()
-        }),
-        Event::Removed { key, id, loss } => Kind::Removed(removed_to_wire(key, id, *loss)),
-        Event::Held { key, id, held } => Kind::Held(wire::HeldInstance {
-            key: Some(key_to_wire(key)),
-            id: id.to_string(),
-            held: Some(held_to_wire(held)),
-        }),
-        Event::Released { key, id } => Kind::Released(named(key, id)),
-        Event::OverrideSet { key, id, over } => Kind::OverrideSet(override_to_wire(key, id, over)),
-        Event::OverrideCleared { key, id } => Kind::OverrideCleared(named(key, id)),
-    };
-    wire::Event { kind: Some(kind) }
 }
 
 fn event_from_wire(event: wire::Event, strings: &mut Interner) -> Result<Event, DecodeError> {

@@ -3,11 +3,11 @@
 //! Owns what follows from one event, and the net effect of a record. Keeps D3: each instance changes once a record,
 //! however many events touch it, and what ends as it began did not change.
 
-use std::{mem, sync::Arc};
+use std::{collections::hash_map::Entry, mem, sync::Arc};
 
-use super::{Before, Service, State, Touch};
+use super::{Before, State, Touch};
 use crate::core::{
-    Carried, Committed, Event, Few, FixedMap, Held, Instance, InstanceId, ItemChange, Lease, LeaseId, Loss,
+    Carried, Committed, Event, FixedMap, Held, Instance, InstanceId, ItemChange, Lease, LeaseId, Loss,
     Override, RareMap, Registrant, ServiceChange, ServiceKey, Spec, view::digest_of,
 };
 
@@ -42,17 +42,14 @@ impl State {
     }
 
     pub(super) fn grant(&mut self, id: LeaseId, registrant: Registrant, ttl: u64) {
-        self.registrants.entry(registrant.uid.clone()).or_default().insert((registrant.generation, id));
         let Some(lease) = self.leases.get_mut(&id) else {
+            self.registrants.insert(&registrant, id, &self.leases);
             let lease = Lease { registrant, ttl, instances: Carried::default(), lost: RareMap::default() };
             self.leases.insert(id, Box::new(lease));
             return;
         };
         let old_ttl = mem::replace(&mut lease.ttl, ttl);
-        let old = mem::replace(&mut lease.registrant, registrant);
-        if old != lease.registrant {
-            forget_registrant(&mut self.registrants, &old, id);
-        }
+        let old = mem::replace(&mut lease.registrant, registrant.clone());
         if old_ttl != ttl {
             for (key, _) in lease.instances.iter() {
                 if let Some(service) = self.services.get_mut(key) {
@@ -61,15 +58,26 @@ impl State {
                 }
             }
         }
+        if old != registrant {
+            self.registrants.remove(&old, id);
+            self.registrants.insert(&registrant, id, &self.leases);
+        }
     }
 
     fn end(&mut self, id: &LeaseId, before: &mut Before) {
-        let left = self.leases.get_mut(id).map(|lease| mem::take(&mut lease.instances)).unwrap_or_default();
+        let left = match self.leases.entry(*id) {
+            Entry::Occupied(lease) if lease.get().instances.is_empty() => {
+                self.registrants.remove(&lease.remove().registrant, *id);
+                return;
+            }
+            Entry::Occupied(mut lease) => mem::take(&mut lease.get_mut().instances),
+            Entry::Vacant(_) => return,
+        };
         for (key, instance) in left.iter() {
             self.replace(key, instance, None, before);
         }
         if let Some(lease) = self.leases.remove(id) {
-            forget_registrant(&mut self.registrants, &lease.registrant, *id);
+            self.registrants.remove(&lease.registrant, *id);
         }
     }
 
@@ -150,11 +158,8 @@ impl State {
         next: Option<Arc<Instance>>,
         before: &mut Before,
     ) -> Option<Arc<Instance>> {
-        let service = if next.is_some() {
-            self.services.entry(key.clone()).or_insert_with(|| Service::new(key.clone()))
-        } else {
-            self.services.get_mut(key)?
-        };
+        let service =
+            if next.is_some() { self.services.get_or_begin(key) } else { self.services.get_mut(key)? };
         let key = Arc::clone(&service.key);
         let next_lease = next.as_ref().map(|next| next.lease);
         let next_held = next.as_ref().is_some_and(|next| next.held.is_some());
@@ -267,19 +272,6 @@ fn uncount(counts: &mut FixedMap<LeaseId, usize>, lease: &LeaseId) {
         *count -= 1;
         if *count == 0 {
             counts.remove(lease);
-        }
-    }
-}
-
-fn forget_registrant(
-    registrants: &mut FixedMap<Arc<str>, Few<(u64, LeaseId)>>,
-    registrant: &Registrant,
-    lease: LeaseId,
-) {
-    if let Some(leases) = registrants.get_mut(&registrant.uid) {
-        leases.remove(&(registrant.generation, lease));
-        if leases.is_empty() {
-            registrants.remove(&registrant.uid);
         }
     }
 }

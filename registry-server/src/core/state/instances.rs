@@ -1,12 +1,22 @@
-//! The instances of one service, by id. Owns the order, and nothing of what an instance is.
+//! The instances of one service, by id. Owns how they are found, and nothing of what an instance is.
 
-use std::{borrow::Borrow, cmp::Ordering, collections::BTreeSet, fmt, sync::Arc};
+use std::{
+    borrow::Borrow,
+    collections::HashSet,
+    fmt,
+    hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
 
 use crate::core::{Instance, InstanceId};
 
-/// The instances of a service, in the order of their ids. A map whose keys are in its values: a third of the size.
+/// Of a table with fewer places none is given back.
+const SMALL: usize = 64;
+
+/// The instances of a service. A map whose keys are in its values, which is a third of the size; and hashed, since to find one in a
+/// tree compares the id with a dozen others, each somewhere else in memory. Who wants them in order has them sorted.
 #[derive(Clone, Default)]
-pub struct Instances(BTreeSet<ById>);
+pub struct Instances(HashSet<ById, BuildHasherDefault<DefaultHasher>>);
 
 #[derive(Clone)]
 struct ById(Arc<Instance>);
@@ -27,17 +37,24 @@ impl Instances {
         self.0.is_empty()
     }
 
-    /// The ids.
+    /// The instances, in no order that means anything.
+    pub fn in_any_order(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.0.iter().map(|ById(instance)| instance)
+    }
+
+    /// The ids, in order. O(n log n).
     pub fn keys(&self) -> impl Iterator<Item = &InstanceId> {
         self.values().map(|instance| &instance.id)
     }
 
-    /// The instances.
+    /// The instances, in the order of their ids. O(n log n).
     pub fn values(&self) -> impl Iterator<Item = &Arc<Instance>> {
-        self.0.iter().map(|ById(instance)| instance)
+        let mut all: Vec<_> = self.in_any_order().collect();
+        all.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        all.into_iter()
     }
 
-    /// Ids and instances.
+    /// Ids and instances, in the order of the ids. O(n log n).
     pub fn iter(&self) -> impl Iterator<Item = (&InstanceId, &Arc<Instance>)> {
         self.values().map(|instance| (&instance.id, instance))
     }
@@ -49,7 +66,12 @@ impl Instances {
 
     /// Takes an instance out.
     pub(super) fn remove(&mut self, id: &str) -> Option<Arc<Instance>> {
-        self.0.take(id).map(|ById(old)| old)
+        let ById(old) = self.0.take(id)?;
+        // What was a large service and is none any more keeps no large table.
+        if self.0.capacity() > SMALL && self.0.len() < self.0.capacity() / 8 {
+            self.0.shrink_to(2 * self.0.len());
+        }
+        Some(old)
     }
 }
 
@@ -62,7 +84,7 @@ impl fmt::Debug for Instances {
 /// The whole instances are compared, not only their ids.
 impl PartialEq for Instances {
     fn eq(&self, other: &Self) -> bool {
-        self.len() == other.len() && self.values().eq(other.values())
+        self.len() == other.len() && self.in_any_order().all(|it| other.get(&it.id) == Some(it))
     }
 }
 
@@ -82,14 +104,9 @@ impl PartialEq for ById {
 
 impl Eq for ById {}
 
-impl PartialOrd for ById {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for ById {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.id.cmp(&other.0.id)
+/// As its id, by which it is looked up.
+impl Hash for ById {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.id.hash(state);
     }
 }

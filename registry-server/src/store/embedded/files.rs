@@ -240,6 +240,8 @@ pub(super) fn write_base(disk: &dyn Disk, epoch: u128, base: &Base) -> Result<u6
             .map_err(|size| io::Error::other(format!("a part of the base has {size} bytes")))?;
             if buffer.len() >= WRITE {
                 file.write_at(offset, &buffer)?;
+                // Else all of it would be written at the end, and a group that is appended meanwhile would wait behind it.
+                file.sync()?;
                 offset += buffer.len() as u64;
                 buffer.clear();
             }

@@ -29,7 +29,7 @@ mod compactor;
 mod files;
 mod history;
 
-use std::{fmt, path::Path, sync::Arc, time::Duration};
+use std::{fmt, io, path::Path, sync::Arc, time::Duration};
 
 use self::{
     compactor::Compactor,
@@ -96,6 +96,9 @@ impl fmt::Debug for EmbeddedOptions {
             .finish_non_exhaustive()
     }
 }
+
+/// A larger buffer is not kept for the next group.
+const KEPT_BUFFER: usize = 1 << 18;
 
 /// No registry gets that far; what says that it did is damaged. Beyond it, counting would overflow some day.
 const LAST_REVISION: Revision = Revision::MAX / 2;
@@ -192,16 +195,19 @@ impl EmbeddedStore {
         frame::push(&mut self.buffer, self.active.end, |out| encode_group(out, previous, group))
             .map_err(|bytes| StoreError::TooLarge { bytes, limit: frame::MAX_PAYLOAD })?;
         let end = self.active.end + self.buffer.len() as u64;
-        if end > self.active.size && self.grow_bytes > 0 {
-            let grown = end.next_multiple_of(self.grow_bytes) - self.active.end;
-            // A step that does not fit into memory is not taken.
-            if let Ok(grown) = usize::try_from(grown) {
-                self.buffer.resize(grown, 0);
-            }
-        }
         let failed = |error| io_error(self.disk.as_ref(), "write to", &self.active.name, &error);
         self.active.file.write_at(self.active.end, &self.buffer).map_err(failed)?;
-        self.active.size = self.active.size.max(self.active.end + self.buffer.len() as u64);
+        if end > self.active.size {
+            self.active.size = end;
+            if self.grow_bytes > 0 {
+                let size = end.next_multiple_of(self.grow_bytes);
+                write_zeros(self.active.file.as_mut(), end, size).map_err(failed)?;
+                self.active.size = size;
+            }
+        }
+        if self.buffer.capacity() > KEPT_BUFFER {
+            self.buffer = Vec::new();
+        }
         let failed = |error| io_error(self.disk.as_ref(), "sync", &self.active.name, &error);
         self.active.file.sync().map_err(failed)?;
         self.active.end = end;
@@ -289,6 +295,19 @@ impl Active {
         let end = frame::HEADER as u64;
         Self { name: log_name(start), start, file, end, size: end }
     }
+}
+
+/// From one place of a file to another, in pieces.
+fn write_zeros(file: &mut dyn DiskFile, from: u64, to: u64) -> io::Result<()> {
+    static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+    let mut at = from;
+    while at < to {
+        let left = usize::try_from(to - at).unwrap_or(usize::MAX);
+        let piece = &ZEROS[..left.min(ZEROS.len())];
+        file.write_at(at, piece)?;
+        at += piece.len() as u64;
+    }
+    Ok(())
 }
 
 /// What a directory holds, read and checked; nothing is changed yet.
