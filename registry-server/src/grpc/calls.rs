@@ -1,6 +1,7 @@
 //! Which service a call is for, and its deadline.
 //!
-//! Nearly all calls are for the registry, and go there without a router in between.
+//! Nearly all calls are for the registry, and go there without a router in between; `Subscribe` also without tonic's own way of
+//! answering, which would keep buffers for each stream (see [`answer`]).
 
 use std::{
     convert::Infallible,
@@ -11,26 +12,51 @@ use std::{
 };
 
 use hyper::{HeaderMap, Request, Response, body::Incoming};
-use registry_proto::server::registry_server::RegistryServer;
+use registry_proto::{
+    Frame, FrameCodec,
+    server::registry_server::{Registry, RegistryServer},
+    v1::SubscribeRequest,
+};
 use tokio::time::{Sleep, sleep};
-use tonic::{Status, body::Body, codegen::Service, server::NamedService, service::Routes};
+use tonic::{
+    Status, Streaming, body::Body, codec::Codec, codegen::Service, metadata::MetadataMap,
+    server::NamedService, service::Routes,
+};
 
-use super::RegistryService;
+use super::{RegistryService, streams::answer};
 
 /// Hours, the largest unit of a deadline, are at most this many seconds each.
 const HOUR: u64 = 3_600;
 
+const SUBSCRIBE: &str = "/registry.v1.Registry/Subscribe";
+
 /// The services of one server. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Calls {
+    service: RegistryService,
     registry: RegistryServer<RegistryService>,
     others: Routes,
+    max_decoded: usize,
 }
 
 impl Calls {
-    /// The registry, and whatever else is offered.
-    pub(crate) fn new(registry: RegistryServer<RegistryService>, others: Routes) -> Self {
-        Self { registry, others: others.prepare() }
+    /// The registry, whose requests are `max_decoded` bytes at most, and whatever else is offered.
+    pub(crate) fn new(service: RegistryService, max_decoded: usize, others: Routes) -> Self {
+        let registry = RegistryServer::new(service.clone()).max_decoding_message_size(max_decoded);
+        Self { service, registry, others: others.prepare(), max_decoded }
+    }
+
+    fn subscribe(&self, request: Request<Body>) -> BoxAnswer {
+        let (parts, body) = request.into_parts();
+        let decoder = FrameCodec::<Frame, SubscribeRequest>::default().decoder();
+        let requests = Streaming::new_request(decoder, body, None, Some(self.max_decoded));
+        let metadata = MetadataMap::from_headers(parts.headers);
+        let request = tonic::Request::from_parts(metadata, parts.extensions, requests);
+        let service = self.service.clone();
+        Box::pin(async move {
+            let subscribed = service.subscribe(request).await;
+            Ok(subscribed.map_or_else(Status::into_http, |response| answer(response.into_inner())))
+        })
     }
 }
 
@@ -42,7 +68,11 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
     fn call(&self, request: Request<Incoming>) -> Answering {
         let deadline = timeout(request.headers()).map(|left| Box::pin(sleep(left)));
         let request = request.map(Body::new);
-        let answer: BoxAnswer = if is_of(request.uri().path(), RegistryServer::<RegistryService>::NAME) {
+        let path = request.uri().path();
+        // What says that it is compressed is refused as in every other call.
+        let answer: BoxAnswer = if path == SUBSCRIBE && !request.headers().contains_key("grpc-encoding") {
+            self.subscribe(request)
+        } else if is_of(path, RegistryServer::<RegistryService>::NAME) {
             self.registry.clone().call(request)
         } else {
             Box::pin(self.others.clone().call(request))
@@ -128,6 +158,17 @@ mod tests {
             assert_eq!(read(text), None, "{text:?}");
         }
         assert_eq!(timeout(&HeaderMap::new()), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_whose_deadline_has_passed_says_so() {
+        let answering = |answer, left| Answering { answer, deadline: Some(Box::pin(sleep(left))) };
+        let late: BoxAnswer = Box::pin(std::future::pending());
+        let Ok(answer) = answering(late, Duration::from_secs(1)).await;
+        assert_eq!(answer.headers()["grpc-status"], "4");
+        let in_time: BoxAnswer = Box::pin(async { Ok(Response::new(Body::empty())) });
+        let Ok(answer) = answering(in_time, Duration::ZERO).await;
+        assert!(!answer.headers().contains_key("grpc-status"), "an answer that is there is given");
     }
 
     #[test]

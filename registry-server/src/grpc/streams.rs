@@ -3,10 +3,12 @@
 
 use std::{future::Future, pin::Pin, time::Duration};
 
+mod answer;
 mod subscribe;
 mod watch;
 
 pub(super) use self::{
+    answer::answer,
     subscribe::{BEHIND_WAIT, SubscribeStream},
     watch::WatchStream,
 };

@@ -19,7 +19,7 @@ mod listener;
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
-use registry_proto::{FILE_DESCRIPTOR_SET, server::registry_server::RegistryServer};
+use registry_proto::FILE_DESCRIPTOR_SET;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
@@ -115,8 +115,7 @@ where
 
     let spread = config.grace / 2;
     let mut told = is_closing;
-    let registry_server = RegistryServer::new(service).max_decoding_message_size(MAX_DECODED);
-    let calls = Calls::new(registry_server, Routes::new(health).add_service(reflection));
+    let calls = Calls::new(service, MAX_DECODED, Routes::new(health).add_service(reflection));
     let serving = listener::serve(incoming, calls, runtime.clone(), async move {
         // An error means that this function is gone, and the server with it.
         let _ = told.wait_for(|closing| *closing).await;
