@@ -94,6 +94,7 @@ impl Encoder for FrameEncoder {
         buffer.reserve(frame.len());
         buffer.put(frame.prefix);
         buffer.put(frame.shared);
+        frame.more.into_iter().for_each(|more| buffer.put(more));
         buffer.put(frame.suffix);
         Ok(())
     }

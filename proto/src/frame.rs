@@ -12,6 +12,8 @@ pub struct Frame {
     pub prefix: Bytes,
     /// Fields shared with other frames.
     pub shared: Bytes,
+    /// More of them, behind those.
+    pub more: Vec<Bytes>,
     /// Fields that belong to this frame alone and take the place of shared ones.
     pub suffix: Bytes,
 }
@@ -24,7 +26,8 @@ impl Frame {
 
     /// The message's length in bytes.
     pub fn len(&self) -> usize {
-        self.prefix.len() + self.shared.len() + self.suffix.len()
+        let more: usize = self.more.iter().map(Bytes::len).sum();
+        self.prefix.len() + self.shared.len() + more + self.suffix.len()
     }
 
     /// Whether the message is empty, which is legal protobuf.

@@ -41,7 +41,8 @@ use crate::{
 /// Measures a registry beside etcd, ZooKeeper and bare gRPC: starts and ends the servers by itself, on empty directories,
 /// on this machine only.
 ///
-/// Everything takes about ten minutes a run. A peer whose program is not there is left out, and that is said.
+/// Everything takes about ten minutes a run. A peer whose program is not there is left out, and so is a scenario that a peer breaks
+/// at; the table's end says which, and why.
 #[derive(Debug, Parser)]
 #[command(version, name = "load")]
 struct Args {
@@ -152,6 +153,7 @@ async fn measure(args: Args) -> Result<()> {
     let newer_etcd = args.newer_etcd.or_else(peers::etcd::bundled);
     let setup =
         Setup { directory: args.dir, etcd: args.etcd, newer_etcd, zookeeper: args.zookeeper, hold: false };
+    let mut report = Report::new(args.json.as_deref())?;
     let mut peers = args.peers;
     for (who, name, program) in [
         (Who::Etcd, "Etcd", Some(&setup.etcd)),
@@ -165,23 +167,28 @@ async fn measure(args: Args) -> Result<()> {
             Some(program) => format!("{} is not there", program.display()),
             None => "build with `--features etcd-3.7`, or name its program with `--etcd-3.7`".to_owned(),
         };
-        say(&format!("{name} is left out: {why}"));
+        report.leave_out(format!("{name}: {why}"));
         peers.retain(|peer| *peer != who);
     }
     let scenarios =
         if args.scenarios.is_empty() { Scenario::value_variants().to_vec() } else { args.scenarios };
     let plan = Plan { setup, less: args.less };
-    let mut report = Report::new(args.json.as_deref())?;
     for run in 1..=args.runs {
         report.begin(run);
         for scenario in &scenarios {
             for who in &peers {
-                scenarios::run(*scenario, *who, &plan, &mut report).await?;
+                if let Err(failure) = scenarios::run(*scenario, *who, &plan, &mut report).await {
+                    report.broke(&format!("{scenario:?} {who:?}").to_lowercase(), &failure);
+                }
             }
         }
     }
     print!("{}", report.table());
-    Ok(())
+    if report.is_broken() {
+        Err(Failure("not everything could be measured, see above".to_owned()))
+    } else {
+        Ok(())
+    }
 }
 
 fn refuse(problem: &str) -> ExitCode {

@@ -24,8 +24,7 @@ fn every_scenario_measures_ours_and_the_floor_and_nothing_is_lost() {
     assert!(done.status.success(), "{}", text(&done.stderr));
     let table = text(&done.stdout);
     let has = |row: &str| table.lines().any(|line| line.starts_with(row));
-    for scenario in
-        ["register", "renew", "discover", "watch", "burst", "churn", "expiry", "recover", "memory", "flat"]
+    for scenario in ["register", "renew", "discover", "watch", "burst", "churn", "expiry", "recover", "flat"]
     {
         assert!(has(&format!("| {scenario} | ")), "{scenario} is not in the table:\n{table}");
     }
@@ -38,6 +37,7 @@ fn every_scenario_measures_ours_and_the_floor_and_nothing_is_lost() {
         named.map(|figure| figure["value"].as_f64().expect("a number")).collect()
     };
     assert_eq!(of("lost"), [0.0, 0.0], "killed twice");
+    assert_eq!(of("memory an instance").len(), 2, "in two sizes: {lines}");
     assert!(of("early").iter().all(|early| *early == 0.0), "no lease ends early: {lines}");
     assert!(of("held").iter().any(|held| *held > 0.0), "the guard holds: {lines}");
 }
@@ -56,7 +56,9 @@ fn a_peer_that_is_not_there_is_left_out_and_that_is_said() {
     assert!(done.status.success(), "{}", text(&done.stderr));
     let said = text(&done.stderr);
     for (who, program) in [("Etcd", "/nowhere/etcd"), ("Zookeeper", "/nowhere/zk")] {
-        assert!(said.contains(&format!("{who} is left out: {program} is not there")), "{said}");
+        assert!(said.contains(&format!("left out: {who}: {program} is not there")), "{said}");
+        let table = text(&done.stdout);
+        assert!(table.contains(&format!("Left out: {who}: {program} is not there")), "{table}");
     }
     assert!(text(&done.stdout).contains("| register |"));
 }
@@ -66,7 +68,7 @@ fn a_newer_etcd_is_measured_beside_the_other_or_left_out_with_what_to_do() {
     let done = load(&["register", "--peers", "etcd-3.7,floor", "--etcd-3.7", "/nowhere/etcd"]);
     assert!(done.status.success(), "{}", text(&done.stderr));
     assert!(
-        text(&done.stderr).contains("etcd-3.7 is left out: /nowhere/etcd is not there"),
+        text(&done.stderr).contains("left out: etcd-3.7: /nowhere/etcd is not there"),
         "{}",
         text(&done.stderr)
     );
@@ -83,8 +85,11 @@ fn a_newer_etcd_is_measured_beside_the_other_or_left_out_with_what_to_do() {
 }
 
 #[test]
-fn a_server_that_cannot_start_is_an_error_with_its_own_words() {
-    let done = load(&["register", "--peers", "etcd", "--etcd", "/bin/false"]);
+fn a_server_that_cannot_start_is_an_error_with_its_own_words_and_the_others_are_measured() {
+    let done = load(&["register", "--peers", "etcd,floor", "--etcd", "/bin/false"]);
     assert!(!done.status.success());
     assert!(text(&done.stderr).contains("etcd ended at its start"), "{}", text(&done.stderr));
+    let table = text(&done.stdout);
+    assert!(table.contains("| register | 64 callers | rate, /s |"), "{table}");
+    assert!(table.contains("Left out: run 1 register etcd: etcd ended at its start"), "{table}");
 }

@@ -196,6 +196,9 @@ pub(super) fn leases(request: &v1::KeepAliveRequest) -> Result<Vec<crate::core::
     let path = Path::Root;
     let path = path.field("lease_ids");
     within_batch(request.lease_ids.len(), path)?;
+    if let [only] = request.lease_ids.as_slice() {
+        return Ok(vec![fields::lease_id(only, path.index(0))?]);
+    }
     let (mut leases, mut seen) = (Vec::with_capacity(request.lease_ids.len()), HashSet::new());
     for (index, id) in request.lease_ids.iter().enumerate() {
         let lease = fields::lease_id(id, path.index(index))?;

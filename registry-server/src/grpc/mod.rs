@@ -119,6 +119,9 @@ impl RegistryService {
     /// Waits until this server is at `revision`, but not for long.
     async fn reach(&self, revision: Revision, at_most: Duration) -> Result<(), Status> {
         let hub = self.registry.hub();
+        if hub.head() >= revision {
+            return Ok(());
+        }
         let mut head = hub.follow_head();
         match timeout(at_most.min(BEHIND_WAIT), head.wait_for(|head| *head >= revision)).await {
             Ok(Ok(_)) => Ok(()),
@@ -170,10 +173,11 @@ impl registry_server::Registry for RegistryService {
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
         self.refuse_when_stopping()?;
         let seat = Seat::take(&self.renewing, usize::MAX);
-        let service = self.clone();
+        // One for all of the stream's messages.
+        let registry = Arc::new(self.registry.clone());
         let answers = request.into_inner().then(move |request| {
-            let service = service.clone();
-            async move { service.renew(request?).await }
+            let registry = Arc::clone(&registry);
+            async move { renew(&registry, request?).await }
         });
         let stopping = leaving(self.stopping.clone(), self.runtime.clone());
         let ended = async move {
@@ -328,13 +332,14 @@ impl RegistryService {
         let waiting = self.watchers.wait(key, *revision, *share);
         Ok(waiting.answered(timeout.saturating_sub(passed)).await)
     }
+}
 
-    async fn renew(&self, request: v1::KeepAliveRequest) -> Result<v1::KeepAliveResponse, Status> {
-        let leases = decode::leases(&request)?;
-        let exceptions = self.registry.renew(leases).await?;
-        let exceptions = exceptions.into_iter().map(|(lease, renewal)| exception(lease, renewal)).collect();
-        Ok(v1::KeepAliveResponse { request_id: request.request_id, epoch: self.epoch(), exceptions })
-    }
+async fn renew(registry: &Registry, request: v1::KeepAliveRequest) -> Result<v1::KeepAliveResponse, Status> {
+    let leases = decode::leases(&request)?;
+    let exceptions = registry.renew(leases).await?;
+    let exceptions = exceptions.into_iter().map(|(lease, renewal)| exception(lease, renewal)).collect();
+    let epoch = registry.hub().epoch().to_owned();
+    Ok(v1::KeepAliveResponse { request_id: request.request_id, epoch, exceptions })
 }
 
 fn exception(lease: LeaseId, renewal: Renewal) -> v1::LeaseException {
@@ -363,12 +368,10 @@ fn discovered(page: &ReadPage) -> Frame {
     let token = |next: PageToken| format!("{}.{}.{}", next.generation, next.part, next.revision);
     let next_page_token = page.next.map(token).unwrap_or_default();
     let prefix = v1::DiscoverResponse { next_page_token, change: None }.encode_to_vec().into();
-    let shared = match page.parts.as_slice() {
-        [part] => part.as_field(),
-        parts => parts.iter().map(crate::hub::Part::as_field).collect::<Vec<_>>().concat().into(),
-    };
+    let mut parts = page.parts.iter().map(crate::hub::Part::as_field);
+    let (shared, more) = (parts.next().unwrap_or_default(), parts.collect());
     // The parts may be older than the reading, if nothing happened to the service since.
     let change = Some(v1::Change { revision: page.revision, ..v1::Change::default() });
     let suffix = v1::DiscoverResponse { next_page_token: String::new(), change }.encode_to_vec().into();
-    Frame { prefix, shared, suffix }
+    Frame { prefix, shared, more, suffix }
 }

@@ -3,10 +3,15 @@
 use std::{
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
+use atomic_waker::AtomicWaker;
 use tokio::time::sleep;
 use tokio_stream::Stream;
 use tonic::Status;
@@ -21,15 +26,34 @@ pub(super) async fn leaving(mut stopping: Stopping, runtime: Runtime) {
     sleep(runtime.jitter(spread.ok().flatten().unwrap_or_default())).await;
 }
 
-/// The items of a stream until `stopped`, then `UNAVAILABLE`.
+/// The items of a stream until `stopped`, then `UNAVAILABLE`. An item does not cost a look at `stopped`: that rings.
 pub(super) struct Until<S, F> {
     items: Pin<Box<S>>,
     stopped: Option<Pin<Box<F>>>,
+    bell: Arc<Bell>,
+    /// The bell, as what `stopped` is polled with.
+    rings: Waker,
+}
+
+/// Whether something wants to be looked at, and whose task that is.
+#[derive(Default)]
+struct Bell {
+    rang: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.rang.store(true, Ordering::Release);
+        self.task.wake();
+    }
 }
 
 impl<S, F> Until<S, F> {
     pub(super) fn new(items: S, stopped: F) -> Self {
-        Self { items: Box::pin(items), stopped: Some(Box::pin(stopped)) }
+        let bell = Arc::new(Bell { rang: AtomicBool::new(true), ..Bell::default() });
+        let rings = Waker::from(Arc::clone(&bell));
+        Self { items: Box::pin(items), stopped: Some(Box::pin(stopped)), bell, rings }
     }
 }
 
@@ -41,11 +65,16 @@ where
     type Item = Result<T, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(stopped) = &mut self.stopped else { return Poll::Ready(None) };
-        if stopped.as_mut().poll(cx).is_ready() {
-            self.stopped = None;
+        let this = &mut *self;
+        let Some(stopped) = &mut this.stopped else { return Poll::Ready(None) };
+        // First: what rings from here on wakes this task.
+        this.bell.task.register(cx.waker());
+        if this.bell.rang.swap(false, Ordering::AcqRel)
+            && stopped.as_mut().poll(&mut Context::from_waker(&this.rings)).is_ready()
+        {
+            this.stopped = None;
             return Poll::Ready(Some(Err(status::shutting_down(Duration::from_millis(500)))));
         }
-        self.items.as_mut().poll_next(cx)
+        this.items.as_mut().poll_next(cx)
     }
 }

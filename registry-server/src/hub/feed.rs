@@ -58,6 +58,13 @@ struct Published {
     wall: u64,
 }
 
+impl State {
+    /// Whether nobody watches an empty service that nobody registered or that is to be forgotten.
+    fn is_unused(&self) -> bool {
+        self.views.is_empty() && self.now.instances.is_empty() && (self.forget || !self.now.exists)
+    }
+}
+
 impl Published {
     fn describe(&self, key: &ServiceKey, epoch: &Arc<str>) -> ServiceNow {
         ServiceNow {
@@ -248,21 +255,22 @@ impl Feed {
         lock(&self.state).views.get(&view)?.generation(number)
     }
 
-    /// The whole of a selection at the head (D2): from a snapshot that is still current, or a new one.
+    /// The whole of a selection at the head (D2): from a snapshot that is still current, or a new one. And whether the feed may
+    /// be [retired](Self::retire).
     pub(super) fn read(
         &self,
         selector: &Selector,
         epoch: &Arc<str>,
         head: Revision,
         number: impl FnOnce() -> u64,
-    ) -> Page {
-        let generation = {
+    ) -> (Page, bool) {
+        let (generation, unused) = {
             let mut state = lock(&self.state);
             let last_change = state.last_change;
             let current = |reading: &&(Selector, Arc<Generation>)| {
                 reading.0 == *selector && reading.1.revision >= last_change
             };
-            if let Some((_, generation)) = state.readings.iter().find(current) {
+            let generation = if let Some((_, generation)) = state.readings.iter().find(current) {
                 Arc::clone(generation)
             } else {
                 let digest = selected(&state.now.instances, selector)
@@ -275,10 +283,11 @@ impl Feed {
                 }
                 state.readings.push_back((selector.clone(), Arc::clone(&generation)));
                 generation
-            }
+            };
+            (generation, state.is_unused())
         };
         let revision = generation.revision.max(head);
-        Page { generation: generation.number, revision, parts: Arc::clone(generation.parts()) }
+        (Page { generation: generation.number, revision, parts: Arc::clone(generation.parts()) }, unused)
     }
 
     /// A snapshot that a reader has further pages of.
@@ -355,8 +364,7 @@ impl Feed {
     /// be forgotten. True if so.
     pub(super) fn retire(&self) -> bool {
         let mut state = lock(&self.state);
-        let unused =
-            state.views.is_empty() && state.now.instances.is_empty() && (state.forget || !state.now.exists);
+        let unused = state.is_unused();
         state.retired |= unused;
         unused
     }

@@ -236,8 +236,10 @@ impl Hub {
     pub fn read(&self, key: &ServiceKey, selector: &Selector) -> ReadPage {
         let head = self.head();
         let feed = self.feed(key);
-        let page = feed.read(selector, &self.inner.epoch, head, || self.next_generation());
-        self.drop_if_unused(&feed);
+        let (page, unused) = feed.read(selector, &self.inner.epoch, head, || self.next_generation());
+        if unused {
+            self.drop_if_unused(&feed);
+        }
         page_of(&page, 0)
     }
 

@@ -39,9 +39,10 @@ const NEWS_NUMBER: i32 = -1;
 const NODE_EXISTS: i32 = -110;
 /// How long a session lives that is not heard of, if it is to live.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// How often a session is asked for, and how long that may take.
-const GREETINGS: u32 = 20;
-const GREETED_WITHIN: Duration = Duration::from_secs(2);
+/// How long a server that starts may lose whoever greets it, how long one greeting may take, and how long it rests after each.
+const GREETED_WITHIN: Duration = Duration::from_mins(1);
+const GREETING: Duration = Duration::from_secs(5);
+const REST: Duration = Duration::from_millis(20);
 /// A session that is to end pings not at all.
 const NEVER: Duration = Duration::from_hours(24);
 /// Kinds of news.
@@ -288,7 +289,8 @@ async fn greet(address: SocketAddr, timeout: Duration) -> Result<(BufReader<Owne
     hello.put_i32(16);
     hello.put_bytes(0, 16); // without a password
     hello.put_u8(0); // not read-only
-    for _ in 0..GREETINGS {
+    let end = clock::now() + GREETED_WITHIN;
+    while clock::now() < end {
         let stream = TcpStream::connect(address).await.during("cannot connect to zookeeper")?;
         stream.set_nodelay(true).during("cannot set a socket's options")?;
         let (read, mut write) = stream.into_split();
@@ -297,11 +299,12 @@ async fn greet(address: SocketAddr, timeout: Duration) -> Result<(BufReader<Owne
             send(&mut write, &hello).await?;
             receive(&mut read).await
         };
-        if let Ok(Ok(_)) = tokio::time::timeout(GREETED_WITHIN, greeted).await {
+        if let Ok(Ok(_)) = tokio::time::timeout(GREETING, greeted).await {
             return Ok((read, write));
         }
+        tokio::time::sleep(REST).await;
     }
-    Err(Failure(format!("zookeeper does not open a session, asked {GREETINGS} times")))
+    Err(Failure(format!("zookeeper opened no session within {GREETED_WITHIN:?}")))
 }
 
 /// Sends requests, and pings when there is nothing else to send.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, time::timeout};
 
-use super::{CALLERS, FOR_LONG, Stretch, connections, join, millis, places, register_all};
+use super::{CALLERS, FOR_LONG, Stretch, at_rest, connections, join, millis, places, register_all};
 use crate::{
     Plan, clock,
     failure::{During, Failure, Result},
@@ -71,6 +71,7 @@ pub(super) async fn peer<P: Peer>(plan: &Plan, report: &mut Report) -> Result<()
         registered.sort_unstable_by_key(|(place, _)| place.instance);
         registered
     });
+    at_rest(server.process()).await?;
     let stretch = Stretch::begin(server.process())?;
     let began = clock::now();
     let gap = Duration::from_secs(u64::from(seconds)) / replaced.max(1);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{FOR_LONG, Stretch, connections, join, register_all};
+use super::{FOR_LONG, Stretch, at_rest, connections, join, register_all};
 use crate::{
     Plan, clock,
     failure::{Failure, Result},
@@ -26,6 +26,7 @@ pub(super) async fn peer<P: Peer>(plan: &Plan, report: &mut Report) -> Result<()
         let places = (first..first + size).map(|instance| Place { service, instance }).collect();
         register_all(&callers, places, FOR_LONG).await?;
         first += size;
+        at_rest(server.process()).await?;
         let stretch = Stretch::begin(server.process())?;
         let end = clock::now() + plan.time(STRETCH);
         let tasks = callers.iter().cloned().map(|caller| {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{
-    FOR_LONG, Stretch, connections, join, kib, register_all,
+    FOR_LONG, Stretch, at_rest, connections, join, kib, register_all,
     watch::{Board, collect, follow_all},
 };
 use crate::{
@@ -50,6 +50,7 @@ pub(super) async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
         let changes = plan.size(CHANGES);
         let board = Board::new(changes);
         let following = follow_all(&server, plan.many(WATCHERS), CONNECTIONS, &board).await?;
+        at_rest(server.process()).await?;
         let resident = server.process().resident()?;
         let stretch = Stretch::begin(server.process())?;
         let writing = (1..).zip(writers).map(|(first, writer)| {

@@ -9,7 +9,7 @@
 //! | [`watch`] | `watch`: paced changes to many watchers; `burst`: changes as fast as they are taken |
 //! | [`churn`] | `churn`: instances replaced all the time, beside watchers of many services |
 //! | [`expiry`] | `expiry`: leases that run out together |
-//! | [`recover`] | `recover`: a killed server's return; `memory`: what an instance takes |
+//! | [`recover`] | `recover`: what an instance takes of memory, and a killed server's return |
 //! | [`flat`] | `flat`: what a change costs beside other services, other instances, and a history |
 
 mod churn;
@@ -39,6 +39,9 @@ use crate::{
 
 /// How long a lease is that is not to run out.
 const FOR_LONG: Duration = Duration::from_hours(1);
+/// How often it is looked whether a server is at rest, and for how long at most.
+const LOOK: Duration = Duration::from_millis(300);
+const AT_REST_WITHIN: Duration = Duration::from_secs(20);
 /// Callers at a time, each on a connection of its own.
 const CALLERS: usize = 64;
 
@@ -59,10 +62,8 @@ pub(crate) enum Scenario {
     Churn,
     /// 1,000 and 100,000 leases that run out together
     Expiry,
-    /// The return of a killed server with 20,000 and 100,000 instances
+    /// What 20,000 and 100,000 instances take of memory, and the return of a killed server with them
     Recover,
-    /// What an instance takes of memory
-    Memory,
     /// What a change costs beside others, in two sizes of each
     Flat,
 }
@@ -117,7 +118,6 @@ async fn peer<P: Peer>(scenario: Scenario, plan: &Plan, report: &mut Report) -> 
         Scenario::Churn => churn::peer::<P>(plan, report).await,
         Scenario::Expiry => expiry::peer::<P>(plan, report).await,
         Scenario::Recover => recover::peer::<P>(plan, report).await,
-        Scenario::Memory => recover::memory::<P>(plan, report).await,
         Scenario::Flat => Ok(()), // a promise of ours, compared with itself
     }
 }
@@ -166,6 +166,22 @@ async fn register_all<C: Connection>(
         all.1.append(latencies);
     }
     Ok(all)
+}
+
+/// Waits until a server that is asked nothing does next to nothing: what it does behind what was just registered is not what is
+/// measured next. One that never rests is measured as it is.
+async fn at_rest(process: &Process) -> Result<()> {
+    let end = clock::now() + AT_REST_WITHIN;
+    let mut cpu = process.cpu()?;
+    while clock::now() < end {
+        tokio::time::sleep(LOOK).await;
+        let now = process.cpu()?;
+        if now.saturating_sub(cpu) < LOOK / 10 {
+            break;
+        }
+        cpu = now;
+    }
+    Ok(())
 }
 
 /// Waits for all; the first failure is theirs.

@@ -1,5 +1,5 @@
-//! `recover`: a server is killed with all it holds, and started again: how long until it answers a read, and whether anything
-//! is lost. `memory`: what an instance takes of its memory.
+//! `recover`: what instances take of a server's memory; then it is killed with all it holds, and started again: how long until it
+//! answers a read, and whether anything is lost.
 
 use std::time::Duration;
 
@@ -22,7 +22,14 @@ pub(super) async fn peer<P: Peer>(plan: &Plan, report: &mut Report) -> Result<()
         let mut server = P::start(&plan.setup).await?;
         server.prepare(SERVICES).await?;
         let callers = connections(&server, CALLERS).await?;
-        register_all(&callers, places(size, SERVICES), FOR_LONG).await?;
+        // What a caller takes is taken by the first call of each.
+        let mut places = places(size, SERVICES);
+        let rest = places.split_off(CALLERS.min(places.len()));
+        register_all(&callers, places, FOR_LONG).await?;
+        let empty = server.process().resident()?;
+        let registered = rest.len();
+        register_all(&callers, rest, FOR_LONG).await?;
+        let memory = kib(server.process().resident()?.saturating_sub(empty), registered);
         let began = clock::now();
         server.process_mut().kill_and_start().await?;
         let reader = loop {
@@ -44,20 +51,9 @@ pub(super) async fn peer<P: Peer>(plan: &Plan, report: &mut Report) -> Result<()
         drop(callers);
         let lost = (size as usize).saturating_sub(found);
         let mut sheet = report.sheet("recover", format!("{size} instances"), P::NAME);
+        sheet.note("memory an instance", "KiB", memory)?;
         sheet.note("serves after", "ms", millis(serves))?;
         sheet.note("lost", "instances", f64::from(u32::try_from(lost).unwrap_or(u32::MAX)))?;
     }
     Ok(())
-}
-
-pub(super) async fn memory<P: Peer>(plan: &Plan, report: &mut Report) -> Result<()> {
-    let size = plan.size(SIZES[0]);
-    let server = P::start(&plan.setup).await?;
-    server.prepare(SERVICES).await?;
-    let callers = connections(&server, CALLERS).await?;
-    let empty = server.process().resident()?;
-    register_all(&callers, places(size, SERVICES), FOR_LONG).await?;
-    let full = server.process().resident()?;
-    let each = kib(full.saturating_sub(empty), size as usize);
-    report.sheet("memory", format!("{size} instances"), P::NAME).note("an instance", "KiB", each)
 }
