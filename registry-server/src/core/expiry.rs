@@ -17,13 +17,11 @@ impl Core {
     /// A proposal ends once it removes or holds `max_instances`; only a single lease that carries more exceeds that,
     /// because a lease is never split. A lease that carries nothing counts as one.
     pub fn tick(&mut self, now: Now, max_instances: usize) -> Option<Proposal> {
-        let due = self
-            .expire_leases(now, max_instances)
+        self.expire_leases(now, max_instances)
             // Each lease and each instance is in it once.
             .map(Draft::finish_unsorted)
             .or_else(|| self.expire_holds(now, max_instances).map(Draft::finish))
-            .or_else(|| self.expire_overrides(now, max_instances).map(Draft::finish));
-        due
+            .or_else(|| self.expire_overrides(now, max_instances).map(Draft::finish))
     }
 
     /// A proposal of [`tick`](Self::tick) will not be committed: what it says is due again. Any other proposal may be

@@ -24,7 +24,6 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
-    mem,
 };
 
 use super::{FixedMap, LeaseId};
@@ -66,22 +65,29 @@ const NEVER: u64 = u64::MAX;
 struct Entry {
     /// [`NEVER`]: dormant, everything it carries is held.
     deadline: u64,
-    /// Where it stands in the queue. [`NEVER`]: dormant, taken because it is due, or in flight.
-    queued: u64,
-    /// How long a renewal of a quiet lease lasts; 0: it is not quiet.
+    /// How long before its deadline it stands in the queue. [`NOWHERE`]: it does not: dormant, taken because it is due, or in
+    /// flight.
+    early: u32,
+    /// How long a renewal of a quiet lease lasts; 0: it is not quiet. [`IN_FLIGHT`]: its expiry (or the end of its hold) was
+    /// proposed and is neither committed nor abandoned.
     quiet_ttl: u32,
-    /// Its expiry (or the end of its hold) was proposed and is neither committed nor abandoned.
-    in_flight: bool,
 }
 
-impl Entry {
-    const DORMANT: Self = Self { deadline: NEVER, queued: NEVER, quiet_ttl: 0, in_flight: false };
+/// Of [`Entry::early`].
+const NOWHERE: u32 = u32::MAX;
+/// Of [`Entry::quiet_ttl`].
+const IN_FLIGHT: u32 = u32::MAX;
 
-    fn renew(&mut self, until: u64) {
-        if self.deadline != NEVER {
-            // Never earlier: a restart may have given more than a TTL.
-            self.deadline = self.deadline.max(until);
-        }
+impl Entry {
+    const DORMANT: Self = Self { deadline: NEVER, early: NOWHERE, quiet_ttl: 0 };
+
+    /// Where it stands in the queue, or [`NEVER`].
+    fn queued(&self) -> u64 {
+        if self.early == NOWHERE { NEVER } else { self.deadline - u64::from(self.early) }
+    }
+
+    fn in_flight(&self) -> bool {
+        self.quiet_ttl == IN_FLIGHT
     }
 }
 
@@ -90,14 +96,31 @@ fn moment(at: u64, shift: u64) -> u64 {
     at.saturating_sub(shift).min(NEVER - 1)
 }
 
+/// Moves the deadline of a running lease to `until`, if that is later: a restart may have given more than a TTL. False, and
+/// nothing happens, if the entry has no room to say so.
+fn postpone(entry: &mut Entry, until: u64) -> bool {
+    if entry.deadline != NEVER && until > entry.deadline {
+        if entry.early != NOWHERE {
+            let more = u32::try_from(until - entry.deadline).ok();
+            let early = more.and_then(|more| entry.early.checked_add(more)).filter(|early| *early != NOWHERE);
+            let Some(early) = early else { return false };
+            entry.early = early;
+        }
+        entry.deadline = until;
+    }
+    true
+}
+
 impl LeaseClock {
     /// Starts or restarts a lease, whatever it was: it runs out at `deadline`.
     pub(super) fn grant(&mut self, id: LeaseId, deadline: u64) {
         let deadline = moment(deadline, self.shift);
         let entry = self.entries.entry(id).or_insert(Entry::DORMANT);
-        let queued = entry.queued;
-        *entry = Entry { deadline, queued: queued.min(deadline), ..Entry::DORMANT };
-        if queued > deadline {
+        let queued = entry.queued();
+        let early = deadline.checked_sub(queued).and_then(|early| u32::try_from(early).ok());
+        *entry =
+            Entry { deadline, early: early.filter(|early| *early != NOWHERE).unwrap_or(0), quiet_ttl: 0 };
+        if entry.queued() != queued {
             self.enqueue(deadline, id);
             self.outdate(queued);
         }
@@ -105,31 +128,39 @@ impl LeaseClock {
 
     /// A full TTL from `now` for a running lease, if it is quiet. False, and nothing happens, if it is not.
     pub(super) fn renew_quiet(&mut self, id: &LeaseId, now: u64) -> bool {
-        let quiet = self.entries.get_mut(id).filter(|entry| entry.quiet_ttl != 0 && !entry.in_flight);
-        let renewed = quiet.map(|entry| {
-            entry.renew(moment(now.saturating_add(entry.quiet_ttl.into()), self.shift));
-        });
-        renewed.is_some()
+        let Some(entry) = self.entries.get_mut(id) else { return false };
+        if entry.quiet_ttl == 0 || entry.in_flight() {
+            return false;
+        }
+        let deadline = moment(now.saturating_add(entry.quiet_ttl.into()), self.shift);
+        if !postpone(entry, deadline) {
+            self.queue_anew(*id, deadline);
+        }
+        true
     }
 
     /// A running lease runs out at `deadline`, or later. Nothing happens if it is unknown or in flight.
     pub(super) fn renew(&mut self, id: &LeaseId, deadline: u64) {
-        if let Some(entry) = self.entries.get_mut(id).filter(|entry| !entry.in_flight) {
-            entry.renew(moment(deadline, self.shift));
+        let deadline = moment(deadline, self.shift);
+        if let Some(entry) = self.entries.get_mut(id)
+            && !entry.in_flight()
+            && !postpone(entry, deadline)
+        {
+            self.queue_anew(*id, deadline);
         }
     }
 
     /// A renewal had nothing to tell: until something [disturbs](Self::disturb) the lease, none has. (One of a TTL that is
     /// longer than an entry has room for, 49 days, is never quiet.)
     pub(super) fn quieten(&mut self, id: &LeaseId, ttl: u64) {
-        if let Some(entry) = self.entries.get_mut(id) {
-            entry.quiet_ttl = u32::try_from(ttl).unwrap_or(0);
+        if let Some(entry) = self.entries.get_mut(id).filter(|entry| !entry.in_flight()) {
+            entry.quiet_ttl = u32::try_from(ttl).ok().filter(|ttl| *ttl != IN_FLIGHT).unwrap_or(0);
         }
     }
 
     /// Something happened that the lease's registrant may have to be told.
     pub(super) fn disturb(&mut self, id: &LeaseId) {
-        if let Some(entry) = self.entries.get_mut(id) {
+        if let Some(entry) = self.entries.get_mut(id).filter(|entry| !entry.in_flight()) {
             entry.quiet_ttl = 0;
         }
     }
@@ -137,14 +168,14 @@ impl LeaseClock {
     /// No deadline until the next grant: everything the lease carries is held.
     pub(super) fn suspend(&mut self, id: &LeaseId) {
         if let Some(entry) = self.entries.insert(*id, Entry::DORMANT) {
-            self.outdate(entry.queued);
+            self.outdate(entry.queued());
         }
     }
 
     /// Forgets a lease that ended.
     pub(super) fn remove(&mut self, id: &LeaseId) {
         if let Some(entry) = self.entries.remove(id) {
-            self.outdate(entry.queued);
+            self.outdate(entry.queued());
         }
     }
 
@@ -161,14 +192,14 @@ impl LeaseClock {
                 break;
             }
             match self.entries.get_mut(&id) {
-                Some(entry) if entry.queued == queued => {
+                Some(entry) if entry.queued() == queued => {
                     let deadline = entry.deadline;
                     if deadline != queued {
-                        entry.queued = deadline;
+                        entry.early = 0;
                         self.queue.pop();
                         self.enqueue(deadline, id);
                     } else if queued <= now {
-                        entry.queued = NEVER;
+                        entry.early = NOWHERE;
                         self.queue.pop();
                         if self.due.is_empty() {
                             self.due_since = queued;
@@ -193,15 +224,15 @@ impl LeaseClock {
             let due = moment(now, self.shift);
             // Since it was taken it may have ended, begun anew, or been renewed.
             if let Some(entry) = self.entries.get_mut(&id)
-                && entry.queued == NEVER
+                && entry.early == NOWHERE
                 && entry.deadline != NEVER
-                && !entry.in_flight
+                && !entry.in_flight()
             {
                 let deadline = entry.deadline;
                 if deadline <= due {
                     return Some(id);
                 }
-                entry.queued = deadline;
+                entry.early = 0;
                 self.enqueue(deadline, id);
             }
             self.due.pop_front();
@@ -211,8 +242,8 @@ impl LeaseClock {
     /// The lease's end was proposed: until that is committed or abandoned it cannot be renewed, nor is it due again.
     pub(super) fn begin(&mut self, id: &LeaseId) {
         if let Some(entry) = self.entries.get_mut(id) {
-            entry.in_flight = true;
-            let queued = mem::replace(&mut entry.queued, NEVER);
+            let queued = entry.queued();
+            (entry.early, entry.quiet_ttl) = (NOWHERE, IN_FLIGHT);
             if self.due.front() == Some(id) {
                 self.due.pop_front();
             }
@@ -222,10 +253,10 @@ impl LeaseClock {
 
     /// What was proposed will not be committed: as before [`begin`](Self::begin).
     pub(super) fn abandon(&mut self, id: &LeaseId) {
-        if let Some(entry) = self.entries.get_mut(id).filter(|entry| entry.in_flight) {
-            entry.in_flight = false;
-            entry.queued = entry.deadline;
+        if let Some(entry) = self.entries.get_mut(id).filter(|entry| entry.in_flight()) {
+            entry.quiet_ttl = 0;
             if entry.deadline != NEVER {
+                entry.early = 0;
                 let deadline = entry.deadline;
                 self.enqueue(deadline, *id);
             }
@@ -258,7 +289,17 @@ impl LeaseClock {
 
     /// Whether the lease's end is proposed and neither committed nor abandoned.
     pub fn in_flight(&self, id: &LeaseId) -> bool {
-        self.entries.get(id).is_some_and(|entry| entry.in_flight)
+        self.entries.get(id).is_some_and(Entry::in_flight)
+    }
+
+    /// As after a grant: where it stands is more before its deadline than an entry can say (49 days).
+    fn queue_anew(&mut self, id: LeaseId, deadline: u64) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            let queued = entry.queued();
+            (entry.deadline, entry.early) = (deadline, 0);
+            self.enqueue(deadline, id);
+            self.outdate(queued);
+        }
     }
 
     fn enqueue(&mut self, at: u64, id: LeaseId) {
@@ -277,8 +318,8 @@ impl LeaseClock {
         self.outdated += 1;
         self.tidy();
         if self.outdated > OUTDATED + self.queue.len() / 2 {
-            let counting = self.entries.iter().filter(|(_, entry)| entry.queued != NEVER);
-            self.queue = counting.map(|(id, entry)| Reverse((entry.queued, *id))).collect();
+            let counting = self.entries.iter().filter(|(_, entry)| entry.early != NOWHERE);
+            self.queue = counting.map(|(id, entry)| Reverse((entry.queued(), *id))).collect();
             self.outdated = 0;
         }
     }
@@ -286,7 +327,7 @@ impl LeaseClock {
     /// So that the first of the queue counts.
     fn tidy(&mut self) {
         while let Some(Reverse((at, id))) = self.queue.peek()
-            && self.entries.get(id).is_none_or(|entry| entry.queued != *at)
+            && self.entries.get(id).is_none_or(|entry| entry.queued() != *at)
         {
             self.drop_first();
         }
@@ -301,7 +342,7 @@ impl LeaseClock {
     /// As if every renewal since the start had had something to tell.
     #[cfg(test)]
     pub(super) fn disturb_all(&mut self) {
-        self.entries.values_mut().for_each(|entry| entry.quiet_ttl = 0);
+        self.entries.values_mut().filter(|entry| !entry.in_flight()).for_each(|entry| entry.quiet_ttl = 0);
     }
 }
 
@@ -354,6 +395,22 @@ mod tests {
             clock.begin(&id(n));
         }
         assert_eq!((clock.next(), clock.next_due(100)), (None, None));
+    }
+
+    #[test]
+    fn a_deadline_may_be_as_far_away_as_one_likes() {
+        let id = LeaseId([1; 16]);
+        let mut clock = LeaseClock::default();
+        clock.grant(id, 10);
+        for deadline in [11, 1 << 31, 1 << 32, (1 << 32) + 5, 1 << 40, u64::MAX - 1] {
+            clock.renew(&id, deadline);
+            assert_eq!((clock.deadline(&id), clock.next_due(deadline - 1)), (Some(deadline), None));
+            assert_eq!(clock.next(), Some(deadline), "where it stands was corrected");
+        }
+        clock.grant(id, 5);
+        clock.grant(id, 1 << 33);
+        assert_eq!((clock.deadline(&id), clock.next_due((1 << 33) - 1)), (Some(1 << 33), None));
+        assert_eq!(clock.next_due(1 << 33), Some(id));
     }
 
     #[test]

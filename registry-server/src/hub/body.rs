@@ -25,10 +25,14 @@ const OVERRIDE: u32 = 13;
 /// Room for most instances, so that writing one does not grow it.
 const USUAL: usize = 256;
 
+/// Room in front for the length, which is known when all is written.
+const ROOM: usize = 10;
+
 /// Length and content of a `v1::Instance`, to stand behind any field's tag.
 pub(super) fn of(instance: &Instance) -> Box<[u8]> {
     let spec = &instance.spec;
     let mut out = Vec::with_capacity(USUAL);
+    out.extend_from_slice(&[0; ROOM]);
     text(ID, &instance.id, &mut out);
     text(ADDRESS, &spec.address, &mut out);
     encode_key(WEIGHT, WireType::Varint, &mut out);
@@ -50,11 +54,10 @@ pub(super) fn of(instance: &Instance) -> Box<[u8]> {
     if let Some(over) = &instance.over {
         encoding::message::encode(OVERRIDE, &wire_override(over), &mut out);
     }
-    let length = out.len() as u64;
-    let mut whole = Vec::with_capacity(encoding::encoded_len_varint(length) + out.len());
-    encode_varint(length, &mut whole);
-    whole.extend_from_slice(&out);
-    whole.into_boxed_slice()
+    let length = (out.len() - ROOM) as u64;
+    let front = ROOM - encoding::encoded_len_varint(length);
+    encode_varint(length, &mut &mut out[front..ROOM]);
+    out[front..].into()
 }
 
 /// A field that is left out where it is empty.

@@ -33,15 +33,17 @@ pub(super) struct Entry {
     pub(super) instance: Arc<Instance>,
     /// Length and content of a `v1::Instance`, to stand behind any field's tag.
     pub(super) body: Box<[u8]>,
-    /// What it adds to its view's digest.
-    pub(super) digest: u64,
 }
 
 impl Entry {
     pub(super) fn new(instance: &Arc<Instance>) -> Arc<Self> {
-        let body = body::of(instance);
-        let digest = digest::of(&instance.id, instance.create_revision, instance.mod_revision);
-        Arc::new(Self { instance: Arc::clone(instance), body, digest })
+        Arc::new(Self { instance: Arc::clone(instance), body: body::of(instance) })
+    }
+
+    /// What it adds to its view's digest. Computed when it is asked for, and not kept: there is an entry for every instance.
+    pub(super) fn digest(&self) -> u64 {
+        let Instance { id, create_revision, mod_revision, .. } = &*self.instance;
+        digest::of(id, *create_revision, *mod_revision)
     }
 }
 

@@ -274,7 +274,7 @@ impl Feed {
                 Arc::clone(generation)
             } else {
                 let digest = selected(&state.now.instances, selector)
-                    .fold(0, |sum: u64, e| sum.wrapping_add(e.digest));
+                    .fold(0, |sum: u64, e| sum.wrapping_add(e.digest()));
                 let now = state.now.describe(&self.key, epoch);
                 let revision = head.max(last_change);
                 let generation = Arc::new(snapshot(number(), revision, now, selector.clone(), digest));

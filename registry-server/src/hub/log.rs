@@ -33,6 +33,9 @@ impl Default for LogLimits {
     }
 }
 
+/// Room is made for so many entries at most before there are any.
+const MOST_AT_ONCE: usize = 1 << 15;
+
 #[derive(Debug)]
 pub(super) struct RecentLog {
     limits: LogLimits,
@@ -43,7 +46,9 @@ pub(super) struct RecentLog {
 
 impl RecentLog {
     pub(super) fn new(limits: LogLimits, now_wall: u64) -> Self {
-        Self { limits, entries: VecDeque::new(), bytes: 0, newest_wall: now_wall }
+        // No more than there will be: grown by doubling it would be twice as large.
+        let entries = VecDeque::with_capacity((limits.count + 1).min(MOST_AT_ONCE));
+        Self { limits, entries, bytes: 0, newest_wall: now_wall }
     }
 
     pub(super) fn push(&mut self, feed: Arc<Feed>, logged: Arc<Logged>) {

@@ -167,7 +167,7 @@ impl View {
         log: &VecDeque<Arc<Logged>>,
     ) -> Self {
         let selected = instances.values().filter(|entry| selector.matches(&entry.instance));
-        let digest = selected.fold(0u64, |sum, entry| sum.wrapping_add(entry.digest));
+        let digest = selected.fold(0u64, |sum, entry| sum.wrapping_add(entry.digest()));
         let concerned = |change: &&Arc<Logged>| {
             change.turned || change.items().iter().any(|item| concerns(&selector, item))
         };
@@ -191,11 +191,11 @@ impl View {
         for item in change.items() {
             if let Some(before) = item.before.as_ref().filter(|entry| self.selector.matches(&entry.instance))
             {
-                self.digest = self.digest.wrapping_sub(before.digest);
+                self.digest = self.digest.wrapping_sub(before.digest());
                 changed = true;
             }
             if let Some(after) = item.after.as_ref().filter(|entry| self.selector.matches(&entry.instance)) {
-                self.digest = self.digest.wrapping_add(after.digest);
+                self.digest = self.digest.wrapping_add(after.digest());
                 changed = true;
             }
         }
@@ -385,7 +385,7 @@ fn net(changes: &[Arc<Logged>], selector: &Selector, writer: &mut PartWriter<'_>
     {
         match (before, after) {
             (None, Some(after)) => writer.added(after),
-            (Some(before), Some(after)) if before.digest != after.digest => writer.updated(after),
+            (Some(before), Some(after)) if before.digest() != after.digest() => writer.updated(after),
             (Some(before), None) => writer.removed(before),
             (None, None) | (Some(_), Some(_)) => {}
         }

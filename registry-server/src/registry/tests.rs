@@ -17,6 +17,8 @@ use crate::{
     store::Loaded,
 };
 
+mod pipelined;
+
 /// What a test does to the store, and what the store was given.
 #[derive(Default)]
 struct Script {

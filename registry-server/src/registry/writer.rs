@@ -14,8 +14,10 @@
 //! is settled. So what gathers is decided on a state that lacks the group in flight, and therefore may touch nothing
 //! that this one touches, as two of one group may not.
 
+mod told;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     future::pending,
     sync::Arc,
     time::Duration,
@@ -25,7 +27,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::sleep,
 };
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use super::{
     Renew, StoreHealth, WriteError, Written,
@@ -33,8 +35,8 @@ use super::{
 };
 use crate::{
     core::{
-        Cause, Command, Committed, Core, Event, LeaseId, Now, Proposal, Record, Renewal, Revision,
-        ServiceChange, State,
+        Command, Committed, Core, Event, LeaseId, Now, Proposal, Record, Renewal, Revision, ServiceChange,
+        State,
     },
     hub::Hub,
     runtime::Runtime,
@@ -176,14 +178,13 @@ impl Writer {
             }
             // What arrived meanwhile is taken before anything expires (L1); what arrives from now on has its turn later,
             // or writes would starve.
-            let now = self.runtime.now();
+            let mut now = self.runtime.now();
             while self.waiting.len() < MAX_WAITING
                 && let Ok(request) = self.lanes.commands.try_recv()
             {
                 self.take(now, request);
             }
             loop {
-                let now = self.runtime.now();
                 for _ in 0..self.lanes.renewals.len() {
                     let Ok(renew) = self.lanes.renewals.try_recv() else { break };
                     self.renew(now, renew);
@@ -193,6 +194,7 @@ impl Writer {
                 if !self.hand_over(now) {
                     break;
                 }
+                now = self.runtime.now();
             }
         }
     }
@@ -208,7 +210,7 @@ impl Writer {
     }
 
     async fn wait(&mut self, due: u64) -> Woke {
-        let until_due = Duration::from_millis(due.saturating_sub(self.runtime.now().mono));
+        let until_due = Duration::from_millis(due.saturating_sub(self.runtime.mono()));
         let Self { lanes, in_flight, waiting, .. } = self;
         let (room, busy) = (waiting.len() < MAX_WAITING, in_flight.is_some());
         let open = !lanes.commands.is_closed();
@@ -371,7 +373,7 @@ impl Writer {
         let group: Vec<_> = named.map(|(record, revision)| Committed { revision, record }).collect();
         for committed in &group {
             let done = self.core.evolve(now, committed);
-            log(&committed.record, committed.revision, &done);
+            told::tell(&committed.record, committed.revision, &done);
             changes.extend(done);
         }
         self.hub.publish(&changes, self.core.state().revision());
@@ -439,37 +441,6 @@ fn named(appended: Result<Vec<Revision>, StoreError>, records: usize) -> Result<
 fn append(mut store: Box<dyn Store>, records: &[Record]) -> Appended {
     let appended = store.append(records);
     (store, appended)
-}
-
-/// What people should find in the log: what nobody asked for, and what operators did.
-fn log(record: &Record, revision: Revision, changes: &[ServiceChange]) {
-    let instances = || changes.iter().map(|change| change.items.len()).sum::<usize>();
-    match record.cause {
-        Cause::Expire => {
-            let held = record.events.iter().filter(|event| matches!(event, Event::Held { .. })).count();
-            info!(revision, instances = instances(), held, "leases ran out");
-            log_held(record, revision);
-        }
-        Cause::HoldExpire => info!(revision, instances = instances(), "hold times passed"),
-        Cause::OverrideExpire => info!(revision, instances = instances(), "overrides expired"),
-        Cause::Override | Cause::ResolveHold => {
-            info!(revision, instances = instances(), actor = %record.actor, cause = ?record.cause, "an operator intervened");
-        }
-        Cause::Register | Cause::Deregister | Cause::RenewHeld => {}
-    }
-}
-
-/// A line for each service of which instances are held now.
-fn log_held(record: &Record, revision: Revision) {
-    let mut services: BTreeMap<_, (usize, _)> = BTreeMap::new();
-    for event in &record.events {
-        if let Event::Held { key, held, .. } = event {
-            services.entry(key).or_insert((0, &held.reason)).0 += 1;
-        }
-    }
-    for (service, (held, reason)) in services {
-        warn!(revision, %service, held, %reason, "instances are held");
-    }
 }
 
 #[cfg(test)]

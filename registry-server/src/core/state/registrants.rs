@@ -131,8 +131,8 @@ mod tests {
     use super::*;
     use crate::core::{Carried, RareMap};
 
-    fn lease(registrant: Registrant) -> Box<Lease> {
-        Box::new(Lease { registrant, ttl: 1, instances: Carried::default(), lost: RareMap::default() })
+    fn lease(registrant: Registrant) -> Lease {
+        Lease { registrant, ttl: 1, instances: Carried::default(), lost: RareMap::default() }
     }
 
     proptest! {
@@ -149,7 +149,7 @@ mod tests {
                 if add {
                     let registrant = Registrant { uid: format!("u{uid}").into(), generation };
                     registrants.insert(&registrant, id, &leases);
-                    leases.insert(id, lease(registrant));
+                    leases.insert(id, lease(registrant).into());
                 }
                 let mut sorted: Vec<_> = leases.iter().collect();
                 sorted.sort_unstable_by_key(|(id, _)| **id);
@@ -181,10 +181,10 @@ mod tests {
         let (mut registrants, mut leases) = (Registrants::default(), Leases::default());
         let (a, b) = (LeaseId([1; 16]), LeaseId([2; 16]));
         registrants.insert_at(7, &named("a"), a, &leases);
-        leases.insert(a, lease(named("a")));
+        leases.insert(a, lease(named("a")).into());
         assert_eq!(registrants.highest_at(7, "b", &leases), None);
         registrants.insert_at(7, &named("b"), b, &leases);
-        leases.insert(b, lease(named("b")));
+        leases.insert(b, lease(named("b")).into());
         assert_eq!(registrants.highest_at(7, "a", &leases), Some((3, a)));
         assert_eq!(registrants.highest_at(7, "b", &leases), Some((3, b)));
         registrants.remove_at(7, &named("a"), a);

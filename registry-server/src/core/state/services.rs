@@ -26,8 +26,9 @@ impl Services {
     pub(super) fn get_or_begin(&mut self, key: &ServiceKey) -> &mut Service {
         if !self.by_key.contains_key(key) {
             self.order.insert(key.clone());
+            self.by_key.insert(key.clone(), Service::new(key.clone()));
         }
-        self.by_key.entry(key.clone()).or_insert_with(|| Service::new(key.clone()))
+        self.by_key.get_mut(key).expect("it is there by now")
     }
 
     pub(super) fn remove(&mut self, key: &ServiceKey) {

@@ -513,3 +513,41 @@ fn names_are_kept_once() {
         assert!(std::sync::Arc::ptr_eq(&named.service, &key.service), "{id}");
     }
 }
+
+#[test]
+fn l5_what_is_about_to_leave_is_not_counted_when_a_new_window_opens() {
+    let mut sim = Sim::new(Settings::default());
+    for n in 1..=8 {
+        sim.run(&register(n, registrant(n, 1), &[(0, n)])).unwrap();
+    }
+    sim.pass(1_000);
+    let first = sim.core.tick(sim.now, 4).unwrap();
+    let leaves = |proposal: &Proposal| {
+        proposal.record.events.iter().filter(|event| matches!(event, Event::Removed { .. })).count()
+    };
+    assert_eq!(leaves(&first), 4, "half of eight");
+    // Not committed yet when the window is over.
+    sim.pass(1_000);
+    let second = sim.core.tick(sim.now, 8).unwrap();
+    assert_eq!(leaves(&second), 2, "half of the four that are left");
+    sim.commit(first);
+    sim.commit(second);
+    assert_eq!((sim.ids(0).len(), sim.held(0).len()), (2, 2));
+}
+
+#[test]
+fn of_leases_due_together_those_of_one_service_go_together() {
+    let mut sim = Sim::new(Settings { guard: false, ..Settings::default() });
+    for n in 0..30 {
+        sim.run(&register(n, registrant(n, 1), &[(n % 3, n)])).unwrap();
+    }
+    sim.pass(1_000);
+    for service in 0..3 {
+        let proposal = sim.core.tick(sim.now, 10).unwrap();
+        for event in &proposal.record.events {
+            assert!(!matches!(event, Event::Removed { key: of, .. } if *of != key(service)), "{event:?}");
+        }
+        assert_eq!(sim.commit(proposal).len(), 1);
+    }
+    assert_eq!(sim.core.tick(sim.now, 10), None);
+}

@@ -1,0 +1,118 @@
+//! What is decided while a group is in flight.
+
+use super::*;
+use crate::core::Cause::{self, Expire, Register};
+
+/// Waits until the store was asked so often, and the loop has taken all that was sent to it before this.
+async fn in_flight(script: &Arc<Script>, registry: &Registry, appends: usize) {
+    let waiting = Arc::clone(script);
+    tokio::task::spawn_blocking(move || waiting.entered(appends)).await.expect("entered");
+    taken(registry).await;
+}
+
+async fn taken(registry: &Registry) {
+    loop {
+        // Renewals wait for no disk: once this is answered, the loop has had a turn.
+        registry.renew(Vec::new()).await.expect("renewed");
+        if registry.commands.capacity() == QUEUE {
+            return;
+        }
+    }
+}
+
+#[allow(clippy::disallowed_methods)] // what came of it is asked for
+fn write(registry: &Registry, command: Command) -> tokio::task::JoinHandle<Result<Written, WriteError>> {
+    let registry = registry.clone();
+    tokio::spawn(async move { registry.write(command).await })
+}
+
+fn causes(script: &Script) -> Vec<Vec<Cause>> {
+    let state = script.state.lock().expect("unpoisoned");
+    state.groups.iter().map(|group| group.iter().map(|record| record.cause).collect()).collect()
+}
+
+#[tokio::test]
+async fn what_comes_while_the_disk_works_is_in_the_next_group_unless_it_rests_on_what_is_in_flight() {
+    let script = Arc::new(Script::default());
+    let (registry, _task) = start(&script, true, &simulated());
+    script.hold(true);
+    let first = write(&registry, register(1, 1, 15_000));
+    in_flight(&script, &registry, 1).await;
+    // The same instance under another lease: it takes it over, once that is registered.
+    let same = write(&registry, register(1, 2, 15_000));
+    let others: Vec<_> = (3..6).map(|id| write(&registry, register(id, id as u128, 15_000))).collect();
+    tokio::task::yield_now().await;
+    taken(&registry).await;
+    script.hold(false);
+    let first = first.await.expect("joined").expect("written");
+    let same = same.await.expect("joined").expect("written");
+    for other in others {
+        let other = other.await.expect("joined").expect("written");
+        assert!(first.revision < other.revision && other.revision < same.revision);
+    }
+    assert_eq!(script.groups(), [1, 3, 1]);
+    assert_eq!(instances(&registry), 4);
+}
+
+#[tokio::test]
+async fn d4_what_had_gathered_when_the_store_failed_is_refused_too() {
+    let jumped = Arc::<AtomicU64>::default();
+    let inner = Arc::new(SimulatedClock::starting_at(0));
+    let clock = JumpingClock { inner, jumped: Arc::clone(&jumped) };
+    let script = Arc::new(Script::default());
+    let (registry, task) = start(&script, true, &Runtime::new(clock, TokioSpawn, 1));
+    registry.write(register(0, 9, 1_000)).await.expect("written");
+    script.hold(true);
+    let first = write(&registry, register(1, 1, 15_000));
+    in_flight(&script, &registry, 2).await;
+    // Too little to be a stall. The first lease's end gathers, and a registration.
+    jumped.fetch_add(400, Ordering::Relaxed);
+    taken(&registry).await;
+    jumped.fetch_add(450, Ordering::Relaxed);
+    taken(&registry).await;
+    jumped.fetch_add(450, Ordering::Relaxed);
+    let second = write(&registry, register(2, 2, 15_000));
+    tokio::task::yield_now().await;
+    taken(&registry).await;
+    let lease = LeaseId(9u128.to_be_bytes());
+    let unknown = registry.renew(vec![lease]).await.expect("answered");
+    assert_eq!(unknown, [(lease, Renewal::Unknown)], "its end is proposed");
+    script.state.lock().expect("unpoisoned").fail = true;
+    script.hold(false);
+    for write in [first, second] {
+        let refused = write.await.expect("joined").expect_err("not durable");
+        assert!(matches!(refused, WriteError::StoreFailed(_)), "{refused}");
+    }
+    assert_eq!(registry.renew(vec![lease]).await.expect("answered"), [], "and can be renewed again");
+    assert_eq!(instances(&registry), 1);
+    task.stop().await;
+    let state = script.state.lock().expect("unpoisoned");
+    assert_eq!((state.entered, state.groups.len()), (2, 1), "what had gathered never reached the store");
+}
+
+#[tokio::test]
+async fn l1_a_lease_that_is_registered_again_at_this_moment_does_not_run_out_and_holds_up_no_other() {
+    let jumped = Arc::<AtomicU64>::default();
+    let inner = Arc::new(SimulatedClock::starting_at(0));
+    let clock = JumpingClock { inner, jumped: Arc::clone(&jumped) };
+    let script = Arc::new(Script::default());
+    let (registry, _task) = start(&script, true, &Runtime::new(clock, TokioSpawn, 1));
+    for id in [1, 2] {
+        registry.write(register(id, id as u128, 1_000)).await.expect("written");
+    }
+    script.hold(true);
+    // One instance more under the first lease, which renews it.
+    let again = write(&registry, register(3, 1, 1_000));
+    in_flight(&script, &registry, 3).await;
+    for _ in 0..3 {
+        jumped.fetch_add(400, Ordering::Relaxed);
+        taken(&registry).await;
+    }
+    script.hold(false);
+    again.await.expect("joined").expect("written");
+    registry.hub().follow_head().wait_for(|_| instances(&registry) == 2).await.expect("the hub lives");
+    assert_eq!(causes(&script), [[Register], [Register], [Register], [Expire]]);
+    let both = [1u128, 2].map(|lease| LeaseId(lease.to_be_bytes()));
+    let unknown = registry.renew(both.to_vec()).await.expect("answered");
+    assert_eq!(unknown, [(both[1], Renewal::Unknown)]);
+}
