@@ -586,7 +586,8 @@ fn nothing_is_left_to_tokios_own_chance() {
             let path = entry.expect("an entry").path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if path.is_dir() {
-                folders.push(path);
+                // Tests by themselves repeat nothing.
+                folders.extend(Some(path).filter(|_| name != "tests"));
             } else if path.extension().is_some_and(|extension| extension == "rs")
                 && !real.contains(&name.as_str())
             {
