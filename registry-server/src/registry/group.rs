@@ -5,7 +5,7 @@ use std::{collections::HashSet, hash::BuildHasher, mem};
 use foldhash::fast::RandomState;
 
 use super::writer::Pending;
-use crate::core::{Proposal, Record, Touched};
+use crate::core::{Cause, Proposal, Record, Touched};
 
 /// Proposals in one group at most.
 const MAX_PROPOSALS: usize = 1_024;
@@ -20,6 +20,8 @@ pub(super) struct Group {
     touched: HashSet<u64, RandomState>,
     /// What the group before this one touches, while that is in flight.
     before: HashSet<u64, RandomState>,
+    /// Something but expiry is in flight.
+    others_before: bool,
     hasher: RandomState,
     records: Vec<Record>,
     members: Vec<Member>,
@@ -78,6 +80,12 @@ impl Group {
         hashes.into_iter().any(|hash| self.touched.contains(&hash) || self.before.contains(&hash))
     }
 
+    /// Whether what the guard (L5) goes by is about to change: how many instances there are of a service, and their TTLs. What
+    /// expiry itself is about to remove it knows.
+    pub(super) fn moves_the_guard(&self) -> bool {
+        self.others_before || !self.records.is_empty()
+    }
+
     pub(super) fn add(&mut self, proposal: Proposal, pending: Option<Pending>) {
         self.touched.extend(proposal.touches.iter().map(|touched| self.hasher.hash_one(touched)));
         self.events += proposal.record.events.len();
@@ -87,14 +95,21 @@ impl Group {
 
     /// The records, and a member for each. What is left is the next group, which is empty and minds what this one touches.
     pub(super) fn hand_over(&mut self) -> (Vec<Record>, Vec<Member>) {
-        let next =
-            Self { before: mem::take(&mut self.touched), hasher: self.hasher.clone(), ..Self::default() };
+        let next = Self {
+            before: mem::take(&mut self.touched),
+            others_before: self.records.iter().any(|record| record.cause != Cause::Expire),
+            hasher: self.hasher.clone(),
+            ..Self::default()
+        };
         let this = mem::replace(self, next);
         (this.records, this.members)
     }
 
-    /// Nothing is in flight any more, and this group is empty: it begins anew.
+    /// Nothing is in flight any more: what touched something of it may come now.
     pub(super) fn settled(&mut self) {
-        *self = Self::default();
+        self.before = HashSet::default();
+        self.others_before = false;
+        self.noted.clear();
+        self.closed = false;
     }
 }

@@ -25,6 +25,7 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
+    task::yield_now,
     time::sleep,
 };
 use tracing::{error, warn};
@@ -53,6 +54,9 @@ const MAX_DEFERRED: usize = 64;
 const MAX_RELEASES: usize = 512;
 /// Commands taken out of the queue at most. The rest waits there, where it is counted.
 const MAX_WAITING: usize = 2_048;
+
+/// Turns that everything else has at most before a group goes to the store.
+const MOST_TURNS: usize = 16;
 
 /// Reads the state where it is.
 pub(super) type Inspection = Box<dyn FnOnce(&State, Now) + Send>;
@@ -179,23 +183,56 @@ impl Writer {
             // What arrived meanwhile is taken before anything expires (L1); what arrives from now on has its turn later,
             // or writes would starve.
             let mut now = self.runtime.now();
-            while self.waiting.len() < MAX_WAITING
-                && let Ok(request) = self.lanes.commands.try_recv()
-            {
-                self.take(now, request);
-            }
+            self.take_commands(now);
             loop {
-                for _ in 0..self.lanes.renewals.len() {
-                    let Ok(renew) = self.lanes.renewals.try_recv() else { break };
-                    self.renew(now, renew);
-                }
+                self.renew_waiting(now);
                 self.gather(now);
+                if self.may_grow() {
+                    self.let_grow().await;
+                    now = self.runtime.now();
+                }
                 // With the disk at work there is time to decide what comes next.
                 if !self.hand_over(now) {
                     break;
                 }
                 now = self.runtime.now();
             }
+        }
+    }
+
+    fn take_commands(&mut self, now: Now) {
+        while self.waiting.len() < MAX_WAITING
+            && let Ok(request) = self.lanes.commands.try_recv()
+        {
+            self.take(now, request);
+        }
+    }
+
+    fn renew_waiting(&mut self, now: Now) {
+        for _ in 0..self.lanes.renewals.len() {
+            let Ok(renew) = self.lanes.renewals.try_recv() else { break };
+            self.renew(now, renew);
+        }
+    }
+
+    /// Whether the store could be given a group now, and it would not matter if it was given it a moment later.
+    fn may_grow(&self) -> bool {
+        let idle = self.in_flight.is_none() && self.store.as_ref().is_some_and(|store| store.blocks());
+        idle && !self.gathering.is_empty() && !self.gathering.has(Part::Due)
+    }
+
+    /// Lets everything that is ready to run have its turn, again and again while that brings commands: under load whoever writes is
+    /// just about to, and a group costs what many writes do. Who writes alone waits for nothing.
+    async fn let_grow(&mut self) {
+        for _ in 0..MOST_TURNS {
+            yield_now().await;
+            if self.lanes.commands.is_empty() || self.gathering.is_full() {
+                return;
+            }
+            let now = self.runtime.now();
+            self.take_commands(now);
+            self.renew_waiting(now);
+            self.gather(now);
         }
     }
 
@@ -288,15 +325,12 @@ impl Writer {
         }
         let due = self.core.next_deadline().is_some_and(|deadline| deadline <= now.mono);
         if due && !self.suspended && !self.gathering.has(Part::Due) {
-            self.gathering.note(Part::Due);
-            if let Some(proposal) = self.core.tick(now, EXPIRE_CHUNK) {
-                if self.gathering.conflicts(&proposal) {
-                    // It goes first once nothing is in flight, and nothing more comes before it.
-                    self.core.abandon(&proposal);
-                    self.gathering.close();
-                } else {
-                    self.gathering.add(proposal, None);
-                }
+            if self.core.settings().guard && self.gathering.moves_the_guard() {
+                // It goes first once that is settled, and nothing more comes before it.
+                self.gathering.close();
+            } else {
+                self.gathering.note(Part::Due);
+                self.gather_due(now);
             }
         }
         if !self.releasing.is_empty() && !self.gathering.has(Part::Released) {
@@ -325,7 +359,18 @@ impl Writer {
             }
         }
         if self.in_flight.is_none() && self.gathering.is_empty() {
-            self.gathering = Group::default();
+            self.gathering.settled();
+        }
+    }
+
+    /// What is due goes into the next group, unless it rests on what is about to change.
+    fn gather_due(&mut self, now: Now) {
+        let Some(proposal) = self.core.tick(now, EXPIRE_CHUNK) else { return };
+        if self.gathering.conflicts(&proposal) {
+            self.core.abandon(&proposal);
+            self.gathering.close();
+        } else {
+            self.gathering.add(proposal, None);
         }
     }
 
@@ -358,8 +403,10 @@ impl Writer {
         };
         match revisions {
             Ok(revisions) => {
-                // First of all, so that the disk need not wait for what follows.
-                self.hand_over(now);
+                // First of all, so that the disk need not wait for what follows; writes rather wait for others like them.
+                if !self.may_grow() {
+                    self.hand_over(now);
+                }
                 self.settle(now, records, revisions, members);
             }
             Err(failure) => self.fail(records, members, &failure),

@@ -50,7 +50,7 @@ async fn what_comes_while_the_disk_works_is_in_the_next_group_unless_it_rests_on
         let other = other.await.expect("joined").expect("written");
         assert!(first.revision < other.revision && other.revision < same.revision);
     }
-    assert_eq!(script.groups(), [1, 3, 1]);
+    assert_eq!(script.groups(), [1, 4]);
     assert_eq!(instances(&registry), 4);
 }
 
