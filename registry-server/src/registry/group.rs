@@ -5,7 +5,10 @@ use std::{collections::HashSet, hash::BuildHasher, mem};
 use foldhash::fast::RandomState;
 
 use super::writer::Pending;
-use crate::core::{Cause, Proposal, Record, Touched};
+use crate::{
+    core::{Cause, Proposal, Record, Revision, Touched},
+    store::StoreError,
+};
 
 /// Proposals in one group at most.
 const MAX_PROPOSALS: usize = 1_024;
@@ -111,5 +114,17 @@ impl Group {
         self.others_before = false;
         self.noted.clear();
         self.closed = false;
+    }
+}
+
+/// A revision for each record, or what is wrong with the store.
+pub(super) fn named(
+    appended: Result<Vec<Revision>, StoreError>,
+    records: usize,
+) -> Result<Vec<Revision>, String> {
+    match appended {
+        Ok(revisions) if revisions.len() == records => Ok(revisions),
+        Ok(_) => Err("it did not name a revision for each record".to_owned()),
+        Err(failure) => Err(failure.to_string()),
     }
 }

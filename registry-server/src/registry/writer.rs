@@ -14,6 +14,7 @@
 //! is settled. So what gathers is decided on a state that lacks the group in flight, and therefore may touch nothing
 //! that this one touches, as two of one group may not.
 
+mod lanes;
 mod told;
 
 use std::{
@@ -24,20 +25,20 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{oneshot, watch},
     task::yield_now,
     time::sleep,
 };
 use tracing::{error, warn};
 
+pub(super) use self::lanes::{Lanes, Pending, Request};
 use super::{
     Renew, StoreHealth, WriteError, Written,
-    group::{Group, Member, Part},
+    group::{Group, Member, Part, named},
 };
 use crate::{
     core::{
         Command, Committed, Core, Event, LeaseId, Now, Proposal, Record, Renewal, Revision, ServiceChange,
-        State,
     },
     hub::Hub,
     runtime::Runtime,
@@ -58,30 +59,6 @@ const MAX_WAITING: usize = 2_048;
 /// Turns that everything else has at most before a group goes to the store.
 const MOST_TURNS: usize = 16;
 
-/// Reads the state where it is.
-pub(super) type Inspection = Box<dyn FnOnce(&State, Now) + Send>;
-
-/// A request to the loop.
-pub(super) enum Request {
-    Write(Pending),
-    Inspect(Inspection),
-    SuspendExpiry,
-}
-
-/// A command and whoever waits for it.
-#[derive(Debug)]
-pub(super) struct Pending {
-    pub(super) command: Command,
-    pub(super) reply: oneshot::Sender<Result<Written, WriteError>>,
-}
-
-impl Pending {
-    fn answer(self, answer: Result<Written, WriteError>) {
-        // Whoever asked may have gone; what was done stays done.
-        let _ = self.reply.send(answer);
-    }
-}
-
 type Appended = (Box<dyn Store>, Result<Vec<Revision>, StoreError>);
 
 /// A group that the store is making durable.
@@ -89,22 +66,6 @@ struct InFlight {
     appended: oneshot::Receiver<Appended>,
     records: Arc<Vec<Record>>,
     members: Vec<Member>,
-}
-
-/// What reaches the loop.
-pub(super) struct Lanes {
-    pub(super) commands: mpsc::Receiver<Request>,
-    pub(super) renewals: mpsc::Receiver<Renew>,
-    /// Resolves when the loop is to end.
-    pub(super) stopped: oneshot::Receiver<()>,
-}
-
-impl Lanes {
-    /// Takes nothing more; what is in them stays.
-    fn close(&mut self) {
-        self.commands.close();
-        self.renewals.close();
-    }
 }
 
 enum Woke {
@@ -473,15 +434,6 @@ impl Writer {
         let affects = |event: &&Event| matches!(event, Event::Removed { .. } | Event::Released { .. });
         let affected = record.events.iter().filter(affects).count();
         Written { revision, incarnations, affected }
-    }
-}
-
-/// A revision for each record, or what is wrong with the store.
-fn named(appended: Result<Vec<Revision>, StoreError>, records: usize) -> Result<Vec<Revision>, String> {
-    match appended {
-        Ok(revisions) if revisions.len() == records => Ok(revisions),
-        Ok(_) => Err("it did not name a revision for each record".to_owned()),
-        Err(failure) => Err(failure.to_string()),
     }
 }
 

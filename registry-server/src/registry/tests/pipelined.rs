@@ -60,7 +60,12 @@ async fn d4_what_had_gathered_when_the_store_failed_is_refused_too() {
     let inner = Arc::new(SimulatedClock::starting_at(0));
     let clock = JumpingClock { inner, jumped: Arc::clone(&jumped) };
     let script = Arc::new(Script::default());
-    let (registry, task) = start(&script, true, &Runtime::new(clock, TokioSpawn, 1));
+    let store = ScriptedStore { script: Arc::clone(&script), blocks: true, failed: false };
+    // With the guard the end of a lease would not be decided behind a registration.
+    let settings = Settings { guard: false, ..Settings::default() };
+    let runtime = Runtime::new(clock, TokioSpawn, 1);
+    let (registry, _, task) =
+        Registry::start(Box::new(store), settings, HubSettings::default(), &runtime).expect("it loads");
     registry.write(register(0, 9, 1_000)).await.expect("written");
     script.hold(true);
     let first = write(&registry, register(1, 1, 15_000));

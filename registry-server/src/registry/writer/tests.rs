@@ -1,7 +1,13 @@
 //! What only the inside of the loop shows.
 
+use tokio::sync::mpsc;
+
 use super::*;
-use crate::{core::Settings, hub::HubSettings, store::MemoryStore};
+use crate::{
+    core::{Settings, State},
+    hub::HubSettings,
+    store::MemoryStore,
+};
 
 #[tokio::test]
 async fn a_flood_of_renewals_keeps_neither_a_finished_group_nor_a_stop_out() {
