@@ -41,7 +41,7 @@ const NODE_EXISTS: i32 = -110;
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a server that starts may lose whoever greets it, how long one greeting may take, and how long it rests after each.
 const GREETED_WITHIN: Duration = Duration::from_mins(1);
-const GREETING: Duration = Duration::from_secs(5);
+const GREETING: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_millis(20);
 /// A session that is to end pings not at all.
 const NEVER: Duration = Duration::from_hours(24);
