@@ -219,11 +219,6 @@ impl Carried {
         self.0.iter().map(|(key, id)| (&**key, id))
     }
 
-    /// Tells the services of leases apart, by the first instance, without comparing names. Means nothing beyond the moment.
-    pub(in crate::core) fn place(&self) -> Option<usize> {
-        self.0.iter().next().map(|(key, _)| Arc::as_ptr(key).addr())
-    }
-
     pub(in crate::core) fn insert(&mut self, key: Arc<ServiceKey>, id: InstanceId) {
         self.0.insert((key, id));
     }
