@@ -19,7 +19,6 @@ mod services;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    iter,
     ops::Bound,
     sync::Arc,
 };
@@ -227,11 +226,12 @@ impl State {
             before.dedup_by(|later, first| later.place() == first.place() && later.id == first.id);
         }
         let mut changes = Vec::new();
-        let mut touched = before.into_iter().peekable();
-        while let Some(first) = touched.next() {
-            let key = Arc::clone(&first.key);
-            let others = iter::from_fn(|| touched.next_if(|touch| Arc::ptr_eq(&touch.key, &key)));
-            changes.extend(self.conclude(&key, iter::once(first).chain(others), ends, committed));
+        let mut touched = before.into_iter();
+        let one_service = |a: &Touch, b: &Touch| Arc::ptr_eq(&a.key, &b.key);
+        while let Some(run) = touched.as_slice().chunk_by(one_service).next().map(<[_]>::len) {
+            let mut run = touched.by_ref().take(run);
+            changes.extend(self.conclude(&mut run, ends, committed));
+            run.for_each(drop);
         }
         changes.sort_by(|a, b| a.key.cmp(&b.key));
         while self.empty.len() > self.remembered {

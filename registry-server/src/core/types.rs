@@ -8,7 +8,11 @@ mod event;
 mod few;
 mod settings;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 pub(in crate::core) use self::few::Few;
 pub use self::{
@@ -49,8 +53,15 @@ impl fmt::Display for ServiceKey {
 pub type InstanceId = Arc<str>;
 
 /// Chosen by the registrant.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LeaseId(pub [u8; 16]);
+
+/// As its bytes: they are always as many, so to hash their number first, as an array does, is work for nothing.
+impl Hash for LeaseId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.0);
+    }
+}
 
 impl fmt::Display for LeaseId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

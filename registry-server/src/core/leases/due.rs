@@ -12,7 +12,7 @@
 
 use std::{cmp::Reverse, mem};
 
-use super::{super::FixedMap, Entry, IN_FLIGHT, LeaseClock, LeaseId, NEVER, NOWHERE, Place, index, moment};
+use super::{super::FixedMap, IN_FLIGHT, LeaseClock, LeaseId, NEVER, NOWHERE, Place, index, moment};
 
 /// How far ahead of now outdated queue entries are corrected, in ms: bounds both how often the loop wakes for a lease
 /// that was renewed long ago (ten times a second) and how many entries one wake-up corrects.
@@ -22,6 +22,9 @@ const LOOKAHEAD: u64 = 100;
 const FEW: usize = 64;
 /// To go through all costs for each less than to take one out of the queue, by about this factor.
 const SHARE: usize = 32;
+
+/// What is due: since when, where its entry is, and its kin.
+type Taken = (u64, Place, u32);
 
 impl LeaseClock {
     /// The leases that are to go next, of those due by `now`: so many at most, in the order in which they are to go.
@@ -75,7 +78,7 @@ impl LeaseClock {
     /// nothing is left of what was taken before.
     pub(super) fn take_due(&mut self, until: u64) -> bool {
         let few = FEW + self.queue.len() / SHARE;
-        let mut taken: Vec<(u64, Place)> = Vec::new();
+        let mut taken = Vec::new();
         while let Some(Reverse((queued, place))) = self.queue.peek().copied() {
             if queued > until.saturating_add(LOOKAHEAD) {
                 break;
@@ -95,20 +98,20 @@ impl LeaseClock {
             } else if queued <= until {
                 entry.early = NOWHERE;
                 self.queue.pop();
-                taken.push((queued, place));
+                taken.push((queued, place, entry.kin));
             } else {
                 break;
             }
         }
         self.tidy();
-        let Some((first, _)) = taken.first() else { return false };
+        let Some((first, ..)) = taken.first() else { return false };
         self.due_since = *first;
         self.arrange(&taken);
         true
     }
 
     /// Takes all that is due out of the queue in one go through it.
-    fn sweep(&mut self, until: u64, taken: &mut Vec<(u64, Place)>) {
+    fn sweep(&mut self, until: u64, taken: &mut Vec<Taken>) {
         let before = taken.len();
         let mut queue = mem::take(&mut self.queue).into_vec();
         queue.retain_mut(|Reverse((queued, place))| {
@@ -127,7 +130,7 @@ impl LeaseClock {
             }
             if *queued <= until {
                 entry.early = NOWHERE;
-                taken.push((*queued, *place));
+                taken.push((*queued, *place, entry.kin));
                 return false;
             }
             true
@@ -139,11 +142,10 @@ impl LeaseClock {
 
     /// By kin, in the order in which each is met first, so that equal histories have equal records; within it the earliest
     /// first.
-    fn arrange(&mut self, taken: &[(u64, Place)]) {
+    fn arrange(&mut self, taken: &[Taken]) {
         let mut numbers = FixedMap::default();
         let mut by_kin: Vec<Vec<Place>> = Vec::new();
-        for (_, place) in taken {
-            let Entry { kin, .. } = &self.entries[index(*place)];
+        for (_, place, kin) in taken {
             let number = *numbers.entry(*kin).or_insert_with(|| {
                 by_kin.push(Vec::new());
                 by_kin.len() - 1

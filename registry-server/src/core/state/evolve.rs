@@ -255,14 +255,15 @@ impl State {
     /// The net effect of a record on one service: puts back what did not change, stamps and all. `ends`: all that was touched is gone.
     pub(super) fn conclude(
         &mut self,
-        key: &ServiceKey,
         touched: impl Iterator<Item = Touch>,
         ends: bool,
         committed: &Committed,
     ) -> Option<ServiceChange> {
+        let mut touched = touched.peekable();
+        let key = &*Arc::clone(&touched.peek()?.key);
         let service = self.services.get_mut(key)?;
         let last_change = service.last_change;
-        let mut items = Vec::with_capacity(1);
+        let mut items = Vec::with_capacity(touched.size_hint().0);
         for Touch { id, before, .. } in touched {
             let after = if ends { None } else { service.instances.get(&id).cloned() };
             match (&before, &after) {
