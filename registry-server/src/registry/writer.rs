@@ -15,6 +15,7 @@
 //! that this one touches, as two of one group may not.
 
 mod lanes;
+mod settled;
 mod told;
 
 use std::{
@@ -33,13 +34,11 @@ use tracing::{error, warn};
 
 pub(super) use self::lanes::{Lanes, Pending, Request};
 use super::{
-    Renew, StoreHealth, WriteError, Written,
+    Renew, StoreHealth, WriteError,
     group::{Group, Member, Part, named},
 };
 use crate::{
-    core::{
-        Command, Committed, Core, Event, LeaseId, Now, Proposal, Record, Renewal, Revision, ServiceChange,
-    },
+    core::{Command, Core, LeaseId, Now, Proposal, Record, Renewal, Revision},
     hub::Hub,
     runtime::Runtime,
     store::{Store, StoreError},
@@ -374,32 +373,6 @@ impl Writer {
         }
     }
 
-    /// A group is durable: evolve, publish, answer, in this order (D2).
-    fn settle(&mut self, now: Now, records: Vec<Record>, revisions: Vec<Revision>, members: Vec<Member>) {
-        let mut changes: Vec<ServiceChange> = Vec::with_capacity(records.len());
-        let named = records.into_iter().zip(revisions);
-        let group: Vec<_> = named.map(|(record, revision)| Committed { revision, record }).collect();
-        for committed in &group {
-            let done = self.core.evolve(now, committed);
-            told::tell(&committed.record, committed.revision, &done);
-            changes.extend(done);
-        }
-        self.hub.publish(&changes, self.core.state().revision());
-        for (member, committed) in members.into_iter().zip(group) {
-            if let Some(pending) = member.pending {
-                let written = self.written(&pending.command, &committed.record, Some(committed.revision));
-                pending.answer(Ok(written));
-            }
-        }
-        if self.in_flight.is_none() {
-            self.gathering.settled();
-        }
-        // In the order in which they came.
-        for pending in self.deferred.drain(..).rev() {
-            self.waiting.push_front(pending);
-        }
-    }
-
     fn fail(&mut self, records: Vec<Record>, members: Vec<Member>, failure: &str) {
         error!(failure, "the store failed: writes are refused until the server is restarted; reads go on");
         let why: Arc<str> = failure.into();
@@ -417,23 +390,6 @@ impl Writer {
         for pending in self.deferred.drain(..).chain(self.waiting.drain(..)) {
             pending.answer(Err(WriteError::StoreFailed(Arc::clone(&why))));
         }
-    }
-
-    /// `revision`: what the command's own record got. What changed nothing is repeated, and was done by then: the revision is
-    /// the one at which its instances came to be as they are, so that whoever waits for it waits for the right change.
-    fn written(&self, command: &Command, record: &Record, revision: Option<Revision>) -> Written {
-        let state = self.core.state();
-        let instances = match command {
-            Command::Register { instances, .. } => instances.as_slice(),
-            _ => &[],
-        };
-        let named: Vec<_> = instances.iter().map(|(key, id, _)| state.instance(key, id)).collect();
-        let repeated = || named.iter().flatten().map(|instance| instance.mod_revision).max();
-        let revision = revision.or_else(repeated).unwrap_or_else(|| state.revision());
-        let incarnations = named.iter().map(|it| it.map_or(0, |instance| instance.create_revision)).collect();
-        let affects = |event: &&Event| matches!(event, Event::Removed { .. } | Event::Released { .. });
-        let affected = record.events.iter().filter(affects).count();
-        Written { revision, incarnations, affected }
     }
 }
 
