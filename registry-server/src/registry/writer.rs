@@ -55,6 +55,10 @@ const MAX_RELEASES: usize = 512;
 /// Commands taken out of the queue at most. The rest waits there, where it is counted.
 const MAX_WAITING: usize = 2_048;
 
+/// Records that a quick disk is given without waiting for more.
+const ENOUGH: usize = 24;
+/// A disk is quick if it took no longer than this for the last group, in milliseconds.
+const QUICK: u64 = 1;
 /// Turns that everything else has at most before a group goes to the store.
 const MOST_TURNS: usize = 16;
 
@@ -63,6 +67,7 @@ type Appended = (Box<dyn Store>, Result<Vec<Revision>, StoreError>);
 /// A group that the store is making durable.
 struct InFlight {
     appended: oneshot::Receiver<Appended>,
+    since: u64,
     records: Arc<Vec<Record>>,
     members: Vec<Member>,
 }
@@ -92,6 +97,8 @@ pub(super) struct Writer {
     /// Leases that were renewed while instances of theirs were held. Each once, however often it renews.
     releasing: BTreeSet<LeaseId>,
     in_flight: Option<InFlight>,
+    /// The disk was quick last time.
+    quick: bool,
     failed: Option<Arc<str>>,
     /// Nothing falls due any more.
     suspended: bool,
@@ -118,6 +125,7 @@ impl Writer {
             gathering: Group::default(),
             releasing: BTreeSet::new(),
             in_flight: None,
+            quick: false,
             failed: None,
             suspended: false,
         }
@@ -178,7 +186,13 @@ impl Writer {
     /// Whether the store could be given a group now, and it would not matter if it was given it a moment later.
     fn may_grow(&self) -> bool {
         let idle = self.in_flight.is_none() && self.store.as_ref().is_some_and(|store| store.blocks());
-        idle && !self.gathering.is_empty() && !self.gathering.has(Part::Due)
+        idle && !self.gathering.is_empty() && !self.gathering.has(Part::Due) && !self.is_enough()
+    }
+
+    /// Whether what has gathered need not grow. A slow disk is best given what everyone wants at once; with a quick one it is
+    /// better if some go on while it works for the others.
+    fn is_enough(&self) -> bool {
+        self.gathering.is_full() || (self.quick && self.gathering.len() >= ENOUGH)
     }
 
     /// Lets everything that is ready to run have its turn, again and again while that brings commands: under load whoever writes is
@@ -186,7 +200,7 @@ impl Writer {
     async fn let_grow(&mut self) {
         for _ in 0..MOST_TURNS {
             yield_now().await;
-            if self.lanes.commands.is_empty() || self.gathering.is_full() {
+            if self.lanes.commands.is_empty() || self.is_enough() {
                 return;
             }
             let now = self.runtime.now();
@@ -266,7 +280,7 @@ impl Writer {
             let records = Arc::new(records);
             let lent = Arc::clone(&records);
             let appended = self.runtime.spawn_blocking(move || append(store, &lent));
-            self.in_flight = Some(InFlight { appended, records, members });
+            self.in_flight = Some(InFlight { appended, since: now.mono, records, members });
         } else {
             let (store, appended) = append(store, &records);
             self.store = Some(store);
@@ -351,7 +365,8 @@ impl Writer {
     }
 
     fn finish(&mut self, now: Now, appended: Result<Appended, oneshot::error::RecvError>) {
-        let Some(InFlight { records, members, .. }) = self.in_flight.take() else { return };
+        let Some(InFlight { since, records, members, .. }) = self.in_flight.take() else { return };
+        self.quick = now.mono.saturating_sub(since) <= QUICK;
         // The store has given its share back, unless its thread is stuck or panicked.
         let records = Arc::unwrap_or_clone(records);
         let revisions = match appended {
