@@ -14,6 +14,7 @@
 //! is settled. So what gathers is decided on a state that lacks the group in flight, and therefore may touch nothing
 //! that this one touches, as two of one group may not.
 
+mod alarm;
 mod lanes;
 mod settled;
 mod told;
@@ -22,16 +23,15 @@ use std::{
     collections::{BTreeSet, VecDeque},
     future::pending,
     sync::Arc,
-    time::Duration,
 };
 
 use tokio::{
     sync::{oneshot, watch},
     task::yield_now,
-    time::sleep,
 };
 use tracing::{error, warn};
 
+use self::alarm::Alarm;
 pub(super) use self::lanes::{Lanes, Pending, Request};
 use super::{
     Renew, StoreHealth, WriteError,
@@ -87,6 +87,7 @@ pub(super) struct Writer {
     /// `None` while it is in flight, or lost with a thread that panicked.
     store: Option<Box<dyn Store>>,
     runtime: Runtime,
+    alarm: Alarm,
     lanes: Lanes,
     health: watch::Sender<StoreHealth>,
     waiting: VecDeque<Pending>,
@@ -118,6 +119,7 @@ impl Writer {
             hub,
             store: Some(store),
             runtime,
+            alarm: Alarm::default(),
             lanes,
             health,
             waiting: VecDeque::new(),
@@ -221,8 +223,7 @@ impl Writer {
     }
 
     async fn wait(&mut self, due: u64) -> Woke {
-        let until_due = Duration::from_millis(due.saturating_sub(self.runtime.mono()));
-        let Self { lanes, in_flight, waiting, .. } = self;
+        let Self { alarm, runtime, lanes, in_flight, waiting, .. } = self;
         let (room, busy) = (waiting.len() < MAX_WAITING, in_flight.is_some());
         let open = !lanes.commands.is_closed();
         let appended = async {
@@ -238,7 +239,7 @@ impl Writer {
             appended = appended, if busy => Woke::Appended(appended),
             Some(renew) = lanes.renewals.recv() => Woke::Renew(renew),
             Some(request) = lanes.commands.recv(), if room => Woke::Command(request),
-            () = sleep(until_due), if open || busy => Woke::Deadline,
+            () = alarm.rings(due, runtime), if open || busy => Woke::Deadline,
             else => Woke::NothingLeft,
         }
     }
