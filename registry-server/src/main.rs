@@ -1,6 +1,11 @@
-//! The registry server's binary: see [`registry_server::cli`].
+//! The registry server's binary: see [`registry_server::cli`]. Owns what the process allocates with.
 
 use std::process::ExitCode;
+
+/// A registration takes a tenth less than with the C library's, and an instance less memory (`docs/performance.md`).
+#[cfg(not(target_env = "msvc"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     registry_server::cli::main()

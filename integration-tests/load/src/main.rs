@@ -121,6 +121,11 @@ fn say(text: &str) {
     eprintln!("{text}");
 }
 
+/// As the registry's own binary, which this one also is; the floor has it too.
+#[cfg(not(target_env = "msvc"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     let program = arguments.next().unwrap_or_default();

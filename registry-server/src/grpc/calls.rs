@@ -1,17 +1,21 @@
 //! Which service a call is for, and its deadline.
 //!
-//! Nearly all calls are for the registry, and go there without a router in between; `Subscribe` also without tonic's own way of
-//! answering, which would keep buffers for each stream (see [`answer`]).
+//! Nearly all calls are for the registry, and go there without a router in between, and those with one request and one answer also
+//! without tonic's own way of reading and answering (see [`unary`]); `Subscribe` without its way of answering, which would keep
+//! buffers for each stream (see [`answer`]). What says how it is compressed goes tonic's way, and is refused there.
 
 use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use hyper::{HeaderMap, Request, Response, body::Incoming};
+use bytes::Bytes;
+use hyper::{HeaderMap, Request, Response, body::Body as HttpBody, body::Incoming};
+use prost::Message;
 use registry_proto::{
     Frame, FrameCodec,
     server::registry_server::{Registry, RegistryServer},
@@ -23,17 +27,21 @@ use tonic::{
     server::NamedService, service::Routes,
 };
 
-use super::{RegistryService, streams::answer};
+use super::{
+    RegistryService,
+    streams::answer,
+    unary::{self, Answer},
+};
 
 /// Hours, the largest unit of a deadline, are at most this many seconds each.
 const HOUR: u64 = 3_600;
 
-const SUBSCRIBE: &str = "/registry.v1.Registry/Subscribe";
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The services of one server. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Calls {
-    service: RegistryService,
+    service: Arc<RegistryService>,
     registry: RegistryServer<RegistryService>,
     others: Routes,
     max_decoded: usize,
@@ -42,17 +50,67 @@ pub(crate) struct Calls {
 impl Calls {
     /// The registry, whose requests are `max_decoded` bytes at most, and whatever else is offered.
     pub(crate) fn new(service: RegistryService, max_decoded: usize, others: Routes) -> Self {
-        let registry = RegistryServer::new(service.clone()).max_decoding_message_size(max_decoded);
+        let service = Arc::new(service);
+        let registry = RegistryServer::from_arc(Arc::clone(&service)).max_decoding_message_size(max_decoded);
         Self { service, registry, others: others.prepare(), max_decoded }
     }
 
-    fn subscribe(&self, request: Request<Body>) -> BoxAnswer {
+    fn answer<B>(&self, request: Request<B>) -> BoxAnswer
+    where
+        B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let path = request.uri().path();
+        let Some(method) = method_of(path, RegistryServer::<RegistryService>::NAME) else {
+            return Box::pin(self.others.clone().call(request.map(Body::new)));
+        };
+        if request.headers().contains_key("grpc-encoding") {
+            return self.registry.clone().call(request.map(Body::new));
+        }
+        match method {
+            "Register" => self.unary(request, |to, it| to.register(it), Answer::message),
+            "Discover" => self.unary(request, |to, it| to.discover(it), Answer::frame),
+            "Deregister" => self.unary(request, |to, it| to.deregister(it), Answer::message),
+            "SetOverride" => self.unary(request, |to, it| to.set_override(it), Answer::message),
+            "ListOverrides" => self.unary(request, |to, it| to.list_overrides(it), Answer::message),
+            "ResolveHold" => self.unary(request, |to, it| to.resolve_hold(it), Answer::message),
+            "ListServices" => self.unary(request, |to, it| to.list_services(it), Answer::message),
+            "WaitApplied" => self.unary(request, |to, it| to.wait_applied(it), Answer::message),
+            "Explain" => self.unary(request, |to, it| to.explain(it), Answer::message),
+            "Subscribe" => self.subscribe(request),
+            _ => self.registry.clone().call(request.map(Body::new)),
+        }
+    }
+
+    /// Nobody asks for what the request says beside its message.
+    fn unary<B, M, A>(&self, request: Request<B>, handler: Handler<M, A>, said: fn(&A) -> Answer) -> BoxAnswer
+    where
+        B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+        M: Message + Default + 'static,
+        A: 'static,
+    {
+        let (body, service, most) = (request.into_body(), Arc::clone(&self.service), self.max_decoded);
+        Box::pin(async move {
+            let answered = match unary::read(body, most).await {
+                Ok(message) => handler(&service, tonic::Request::new(message)).await,
+                Err(refused) => Err(refused),
+            };
+            Ok(answered.map_or_else(Status::into_http, |answer| said(answer.get_ref()).into_http()))
+        })
+    }
+
+    fn subscribe<B>(&self, request: Request<B>) -> BoxAnswer
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
         let (parts, body) = request.into_parts();
         let decoder = FrameCodec::<Frame, SubscribeRequest>::default().decoder();
         let requests = Streaming::new_request(decoder, body, None, Some(self.max_decoded));
         let metadata = MetadataMap::from_headers(parts.headers);
         let request = tonic::Request::from_parts(metadata, parts.extensions, requests);
-        let service = self.service.clone();
+        let service = Arc::clone(&self.service);
         Box::pin(async move {
             let subscribed = service.subscribe(request).await;
             Ok(subscribed.map_or_else(Status::into_http, |response| answer(response.into_inner())))
@@ -67,21 +125,17 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
 
     fn call(&self, request: Request<Incoming>) -> Answering {
         let deadline = timeout(request.headers()).map(|left| Box::pin(sleep(left)));
-        let request = request.map(Body::new);
-        let path = request.uri().path();
-        // What says that it is compressed is refused as in every other call.
-        let answer: BoxAnswer = if path == SUBSCRIBE && !request.headers().contains_key("grpc-encoding") {
-            self.subscribe(request)
-        } else if is_of(path, RegistryServer::<RegistryService>::NAME) {
-            self.registry.clone().call(request)
-        } else {
-            Box::pin(self.others.clone().call(request))
-        };
-        Answering { answer, deadline }
+        Answering { answer: self.answer(request), deadline }
     }
 }
 
-type BoxAnswer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+/// A method of the registry with one request and one answer.
+type Handler<M, A> =
+    for<'a> fn(&'a RegistryService, tonic::Request<M>) -> BoxFuture<'a, Result<tonic::Response<A>, Status>>;
+
+type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+type BoxAnswer = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
 /// A call that is answered, or fails at its deadline. Of a stream the deadline is that of its beginning, and the client ends it.
 pub(crate) struct Answering {
@@ -106,10 +160,9 @@ impl Future for Answering {
     }
 }
 
-/// Whether a path is `/SERVICE/..`.
-fn is_of(path: &str, service: &str) -> bool {
-    let method = path.strip_prefix('/').and_then(|path| path.strip_prefix(service));
-    method.is_some_and(|method| method.starts_with('/'))
+/// What a path `/SERVICE/METHOD` calls.
+fn method_of<'a>(path: &'a str, service: &str) -> Option<&'a str> {
+    path.strip_prefix('/')?.strip_prefix(service)?.strip_prefix('/')
 }
 
 /// The header `grpc-timeout` as gRPC over HTTP/2 has it: up to eight digits and a unit. What is not of that form is no deadline.
@@ -132,50 +185,4 @@ fn timeout(headers: &HeaderMap) -> Option<Duration> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_deadline_is_read_in_all_its_units_and_nothing_else_is_one() {
-        let read = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("grpc-timeout", text.parse().expect("a header"));
-            timeout(&headers)
-        };
-        for (text, seconds, nanos) in [
-            ("2H", 7_200, 0),
-            ("3M", 180, 0),
-            ("99999999S", 99_999_999, 0),
-            ("82m", 0, 82_000_000),
-            ("5u", 0, 5_000),
-            ("7n", 0, 7),
-            ("0m", 0, 0),
-            ("99999999H", 99_999_999 * 3_600, 0),
-        ] {
-            assert_eq!(read(text), Some(Duration::new(seconds, nanos)), "{text}");
-        }
-        for text in ["", "S", "1", "1s", "-1S", "+1S", "1.5S", "123456789S", "1 S", "S1"] {
-            assert_eq!(read(text), None, "{text:?}");
-        }
-        assert_eq!(timeout(&HeaderMap::new()), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_call_whose_deadline_has_passed_says_so() {
-        let answering = |answer, left| Answering { answer, deadline: Some(Box::pin(sleep(left))) };
-        let late: BoxAnswer = Box::pin(std::future::pending());
-        let Ok(answer) = answering(late, Duration::from_secs(1)).await;
-        assert_eq!(answer.headers()["grpc-status"], "4");
-        let in_time: BoxAnswer = Box::pin(async { Ok(Response::new(Body::empty())) });
-        let Ok(answer) = answering(in_time, Duration::ZERO).await;
-        assert!(!answer.headers().contains_key("grpc-status"), "an answer that is there is given");
-    }
-
-    #[test]
-    fn a_service_is_named_by_the_whole_first_part_of_a_path() {
-        assert!(is_of("/a.B/C", "a.B"));
-        for path in ["/a.Bc/C", "/a.B", "a.B/C", "//a.B/C", "", "/"] {
-            assert!(!is_of(path, "a.B"), "{path}");
-        }
-    }
-}
+mod tests;

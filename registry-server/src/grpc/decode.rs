@@ -109,7 +109,8 @@ pub(super) fn register(request: &v1::RegisterRequest, bounds: TtlBounds) -> Resu
         let instance_path = at.field("instance");
         let instance = fields::required(registration.instance.as_ref(), instance_path)?;
         let (id, spec) = spec(instance, instance_path)?;
-        if !seen.insert((key.clone(), Arc::clone(&id))) {
+        // Nearly all requests name one.
+        if request.registrations.len() > 1 && !seen.insert((key.clone(), Arc::clone(&id))) {
             return Err(instance_path
                 .field("id")
                 .invalid(format!("`{id}` is in this batch twice for {key}")));
@@ -138,7 +139,7 @@ pub(super) fn deregister(request: &v1::DeregisterRequest) -> Result<Command, Inv
         let at = path.index(index);
         let key = fields::key(named.key.as_ref(), at.field("key"))?;
         let id = fields::instance_id(&named.id, at.field("id"))?;
-        if !seen.insert((key.clone(), Arc::clone(&id))) {
+        if request.instances.len() > 1 && !seen.insert((key.clone(), Arc::clone(&id))) {
             return Err(at.field("id").invalid(format!("`{id}` is in this batch twice for {key}")));
         }
         instances.push((key, id, named.create_revision));

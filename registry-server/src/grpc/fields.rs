@@ -195,9 +195,12 @@ fn name(text: &str, beside_letters_and_digits: &str, path: Path<'_>) -> Result<A
     if text.len() > MAX_NAME {
         return Err(path.invalid(format!("has {} bytes; the limit is {MAX_NAME} characters", text.len())));
     }
-    let allowed = |c: char| c.is_ascii_alphanumeric() || beside_letters_and_digits.contains(c);
-    match text.chars().find(|c| !allowed(*c)) {
-        Some(other) => {
+    let beside = beside_letters_and_digits.as_bytes();
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || beside.contains(&byte);
+    // All that is allowed is ASCII, so the first byte that is not begins a character.
+    match text.bytes().position(|byte| !allowed(byte)) {
+        Some(at) => {
+            let other = text[at..].chars().next().unwrap_or_default();
             let problem = format!(
                 "has the character {other:?}; allowed are A-Z a-z 0-9 and {beside_letters_and_digits}"
             );

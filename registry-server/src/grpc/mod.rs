@@ -12,6 +12,7 @@ mod lists;
 mod seats;
 mod status;
 mod streams;
+mod unary;
 mod until;
 
 use std::{pin::Pin, sync::Arc, time::Duration};

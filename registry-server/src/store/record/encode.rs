@@ -3,7 +3,7 @@
 //! Every write goes this way, and the message would copy each of its strings once more only to be read once. What is rare (a
 //! hold, an override) does go through its message. Owns no meaning: a test compares it with the message, byte by byte.
 
-use prost::encoding::{self, WireType, encode_key, encode_varint, encoded_len_varint};
+use prost::encoding::{self, WireType, encoded_len_varint};
 
 use super::{
     held_to_wire,
@@ -89,43 +89,60 @@ fn named(key: &ServiceKey, id: &InstanceId, out: &mut Vec<u8>) {
 }
 
 fn id(field: u32, lease: LeaseId, out: &mut Vec<u8>) {
-    encode_key(field, WireType::LengthDelimited, out);
-    encode_varint(lease.0.len() as u64, out);
-    out.extend_from_slice(&lease.0);
+    bytes(field, &lease.0, out);
 }
 
 /// A field that is left out where it is empty.
 fn text(field: u32, text: &str, out: &mut Vec<u8>) {
     if !text.is_empty() {
-        encode_key(field, WireType::LengthDelimited, out);
-        encode_varint(text.len() as u64, out);
-        out.extend_from_slice(text.as_bytes());
+        bytes(field, text.as_bytes(), out);
     }
+}
+
+fn bytes(field: u32, bytes: &[u8], out: &mut Vec<u8>) {
+    tag(field, WireType::LengthDelimited, out);
+    varint(bytes.len() as u64, out);
+    out.extend_from_slice(bytes);
 }
 
 /// A field that is left out where it is 0.
 fn number(field: u32, number: u64, out: &mut Vec<u8>) {
     if number != 0 {
-        encode_key(field, WireType::Varint, out);
-        encode_varint(number, out);
+        tag(field, WireType::Varint, out);
+        varint(number, out);
     }
 }
 
 /// A message within another. Its length stands before it: a byte is left for it, which nearly always is enough, and what is longer
 /// is moved.
 fn message(field: u32, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
-    encode_key(field, WireType::LengthDelimited, out);
+    tag(field, WireType::LengthDelimited, out);
     let at = out.len();
     out.push(0);
     fill(out);
     let length = (out.len() - at - 1) as u64;
     let more = encoded_len_varint(length) - 1;
-    if more > 0 {
-        let end = out.len();
-        out.resize(end + more, 0);
-        out.copy_within(at + 1..end, at + 1 + more);
+    if more == 0 {
+        out[at] = length.to_le_bytes()[0];
+        return;
     }
-    encode_varint(length, &mut &mut out[at..=at + more]);
+    let end = out.len();
+    out.resize(end + more, 0);
+    out.copy_within(at + 1..end, at + 1 + more);
+    encoding::encode_varint(length, &mut &mut out[at..=at + more]);
+}
+
+fn tag(field: u32, kind: WireType, out: &mut Vec<u8>) {
+    varint(u64::from(field << 3 | kind as u32), out);
+}
+
+/// As prost does it, but without a call for each byte, of which most numbers have one.
+fn varint(mut number: u64, out: &mut Vec<u8>) {
+    while number >= 0x80 {
+        out.push(number.to_le_bytes()[0] | 0x80);
+        number >>= 7;
+    }
+    out.push(number.to_le_bytes()[0]);
 }
 
 #[cfg(test)]

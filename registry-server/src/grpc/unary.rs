@@ -1,0 +1,194 @@
+//! Calls with one request and one answer: the request's bytes are read as they came, and the answer goes out in one piece.
+//!
+//! ```text
+//!   body ──► read: five bytes, one message ──► (its handler) ──► Answer: five bytes, one message ──► trailers
+//! ```
+//!
+//! tonic's own way is made for streams: each call has a decoder and an encoder with buffers of their own, and several boxes
+//! around both. This one has none of it, and says what tonic says: a request that is no message is `INTERNAL`, one that is too
+//! long `OUT_OF_RANGE`. It is stricter in one thing: a second message is refused and not ignored. What says that it is compressed
+//! does not come here.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Bytes, BytesMut};
+use hyper::{
+    HeaderMap, Response,
+    body::{Body as HttpBody, Frame as HttpFrame},
+    header::{CONTENT_TYPE, HeaderValue},
+};
+use prost::Message;
+use registry_proto::Frame;
+use tonic::{Status, body::Body, metadata::GRPC_CONTENT_TYPE};
+
+/// Before each message: whether it is compressed, and its length.
+const HEAD: usize = 5;
+/// A frame that is shorter than this is copied into one piece: that takes less than several frames of HTTP/2.
+const LONG: usize = 4 << 10;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The one message of a request's body, of at most so many bytes. Keeps no more than what that message says of its length, and what
+/// came with its end.
+pub(super) async fn read<M, B>(mut body: B, most: usize) -> Result<M, Status>
+where
+    M: Message + Default,
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let mut received = Received::default();
+    while !body.is_end_stream() {
+        let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await else { break };
+        let frame = frame.map_err(|error| Status::from_error(error.into()))?;
+        // Trailers of a request mean nothing here.
+        if let Ok(data) = frame.into_data() {
+            received.push(data);
+            length(received.bytes(), most)?;
+        }
+    }
+    let bytes = received.bytes();
+    match length(bytes, most)? {
+        Some(length) if bytes.len() - HEAD == length => {
+            M::decode(&bytes[HEAD..]).map_err(|error| Status::internal(error.to_string()))
+        }
+        None if bytes.is_empty() => Err(Status::internal("the request has no message")),
+        _ => Err(Status::internal("the request ends within its message")),
+    }
+}
+
+/// What came of a body. Commonly that is one piece, which is not copied.
+#[derive(Default)]
+struct Received {
+    first: Bytes,
+    /// All of it, if it is more than one piece.
+    all: BytesMut,
+}
+
+impl Received {
+    fn push(&mut self, data: Bytes) {
+        if self.bytes().is_empty() {
+            self.first = data;
+            return;
+        }
+        if self.all.is_empty() {
+            self.all.extend_from_slice(&std::mem::take(&mut self.first));
+        }
+        self.all.extend_from_slice(&data);
+    }
+
+    fn bytes(&self) -> &[u8] {
+        if self.all.is_empty() { &self.first } else { &self.all }
+    }
+}
+
+/// What the head says of the message's length. `None`: it is not there yet.
+fn length(bytes: &[u8], most: usize) -> Result<Option<usize>, Status> {
+    let Some((&[compressed, length @ ..], message)) = bytes.split_first_chunk::<HEAD>() else {
+        return Ok(None);
+    };
+    match compressed {
+        0 => {}
+        1 => return Err(Status::internal("the message is compressed, and no `grpc-encoding` says how")),
+        other => {
+            return Err(Status::internal(format!(
+                "the message begins with {other}, which is neither 0 nor 1"
+            )));
+        }
+    }
+    let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+    if length > most {
+        return Err(Status::out_of_range(format!("the message has {length} bytes; the limit is {most}")));
+    }
+    if message.len() > length {
+        return Err(Status::internal("the request has more than one message; this method takes one"));
+    }
+    Ok(Some(length))
+}
+
+/// The body of an answer that is one message.
+#[derive(Debug)]
+pub(super) struct Answer {
+    first: Bytes,
+    more: std::vec::IntoIter<Bytes>,
+    /// Whether the trailers are still to be sent.
+    open: bool,
+}
+
+impl Answer {
+    /// A message that is nobody else's.
+    pub(super) fn message<M: Message>(message: &M) -> Self {
+        let length = message.encoded_len();
+        // Into a slice, where prost's many small writes are cheapest.
+        let mut piece = vec![0; HEAD + length];
+        piece[..HEAD].copy_from_slice(&head(length));
+        let encoded = message.encode(&mut &mut piece[HEAD..]);
+        debug_assert!(encoded.is_ok(), "there is room for all that it says to have");
+        Self::new(piece.into(), Vec::new())
+    }
+
+    /// A message whose bytes are shared: what is long goes out as it is.
+    pub(super) fn frame(frame: &Frame) -> Self {
+        let length = frame.len();
+        let long = length >= LONG;
+        let mut first = Vec::with_capacity(HEAD + if long { frame.prefix.len() } else { length });
+        first.extend_from_slice(&head(length));
+        first.extend_from_slice(&frame.prefix);
+        let rest = std::iter::once(&frame.shared).chain(&frame.more).chain([&frame.suffix]);
+        if long {
+            let apart = rest.filter(|piece| !piece.is_empty()).cloned().collect();
+            return Self::new(first.into(), apart);
+        }
+        rest.for_each(|piece| first.extend_from_slice(piece));
+        Self::new(first.into(), Vec::new())
+    }
+
+    fn new(first: Bytes, more: Vec<Bytes>) -> Self {
+        Self { first, more: more.into_iter(), open: true }
+    }
+
+    /// As the answer to a call that went well.
+    pub(super) fn into_http(self) -> Response<Body> {
+        let mut response = Response::new(Body::new(self));
+        response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+        response
+    }
+}
+
+/// The head of a message of so many bytes.
+fn head(length: usize) -> [u8; HEAD] {
+    // No answer comes near: they are bounded by what requests and snapshots' parts are.
+    let [a, b, c, d] = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
+    [0, a, b, c, d]
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<HttpFrame<Bytes>, Status>>> {
+        let first = Some(std::mem::take(&mut self.first)).filter(|first| !first.is_empty());
+        if let Some(piece) = first.or_else(|| self.more.next()) {
+            return Poll::Ready(Some(Ok(HttpFrame::data(piece))));
+        }
+        if !std::mem::take(&mut self.open) {
+            return Poll::Ready(None);
+        }
+        let mut trailers = HeaderMap::with_capacity(1);
+        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        Poll::Ready(Some(Ok(HttpFrame::trailers(trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        !self.open
+    }
+}
+
+#[cfg(test)]
+mod tests;
