@@ -179,7 +179,9 @@ impl Expiring<'_> {
     /// The instances' ends first, and then those of leases, so that each is applied in one go.
     fn finish(self) -> Draft {
         let Self { mut draft, ended, .. } = self;
-        ended.into_iter().for_each(|lease| draft.push(Event::LeaseEnded { lease }));
+        for lease in ended {
+            draft.push(Event::LeaseEnded { lease });
+        }
         draft
     }
 }

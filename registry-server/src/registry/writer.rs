@@ -144,7 +144,10 @@ impl Writer {
             }
             match woke {
                 Woke::Renew(renew) => self.renew(now, renew),
-                Woke::Appended(appended) => self.finish(now, appended),
+                Woke::Appended(appended) => {
+                    self.finish(now, appended);
+                    self.give_way().await;
+                }
                 Woke::Command(request) => self.take(now, request),
                 Woke::Deadline => {}
                 Woke::Stopped => self.lanes.close(),
@@ -165,8 +168,19 @@ impl Writer {
                 if !self.hand_over(now) {
                     break;
                 }
+                self.give_way().await;
                 now = self.runtime.now();
+                self.take_commands(now);
             }
+        }
+    }
+
+    /// While much falls due there is always more to do here, and a runtime may leave whoever this thread woke to this thread:
+    /// who was answered, and who writes, has a turn all the same.
+    async fn give_way(&mut self) {
+        let due = self.core.next_deadline().filter(|_| !self.suspended && self.failed.is_none());
+        if due.is_some_and(|due| due <= self.runtime.mono()) {
+            yield_now().await;
         }
     }
 

@@ -1,3 +1,5 @@
+//! What becomes of deadlines, and in which order what is due goes.
+
 use super::{LeaseClock, OUTDATED};
 use crate::core::LeaseId;
 
@@ -93,7 +95,7 @@ fn l2_many_that_are_due_go_by_kin_and_within_it_by_deadline_however_they_were_fo
         for n in (0..2 * many).rev() {
             clock.grant(id(n), u64::from(n), || n % 7);
         }
-        let renewed = |n: u32| n % 5 == 0;
+        let renewed = |n: u32| n.is_multiple_of(5);
         let again = u64::from(3 * many);
         (0..many).filter(|n| renewed(*n)).for_each(|n| clock.renew(&id(n), again));
         let until = u64::from(many) - 1;
@@ -112,7 +114,9 @@ fn l2_many_that_are_due_go_by_kin_and_within_it_by_deadline_however_they_were_fo
             if some.is_empty() {
                 break;
             }
-            some.iter().for_each(|_| clock.begin_next());
+            for _ in &some {
+                clock.begin_next();
+            }
             gone.extend(some);
         }
         assert!(gone == expected, "of {many}");
@@ -136,7 +140,9 @@ fn of_very_many_that_are_due_all_go_and_each_once() {
             break;
         }
         assert_eq!(some.iter().filter(|id| clock.in_flight(id)).count(), 0);
-        some.iter().for_each(|_| clock.begin_next());
+        for _ in &some {
+            clock.begin_next();
+        }
         gone.extend(some);
     }
     gone.sort_unstable();

@@ -157,3 +157,28 @@ async fn a_slow_disk_is_given_what_is_about_to_come_too_and_a_quick_one_only_eno
         assert!(if waits_for_all { second == all } else { second < all }, "{second} after {took} ms");
     }
 }
+
+/// On one thread, with a store that is done at once: there is always more that is due.
+#[tokio::test(start_paused = true)]
+async fn l2_other_writes_have_their_turn_while_very_many_leases_run_out() {
+    const LEASES: u32 = 5_000;
+    let runtime = simulated();
+    let (registry, _task) = start(&Arc::default(), false, &runtime);
+    for lease in 1..=LEASES {
+        let command = register(lease as usize, lease.into(), 60_000);
+        registry.write(command).await.expect("written");
+    }
+    assert!(LEASES as usize >= 5 * EXPIRED_AT_ONCE, "several revisions");
+    let before = registry.hub().head();
+    changed(&registry, before).await;
+    let (first, all) = (registry.hub().head(), LEASES as usize);
+    let written = registry.write(register(0, u128::from(LEASES) + 1, 60_000)).await.expect("written");
+    let gone_or_held = registry.inspect(move |state, _| {
+        let lease = |lease: u32| LeaseId(u128::from(lease).to_be_bytes());
+        let held: usize = (1..=LEASES).map(|it| state.held_of(&lease(it))).sum();
+        all + 1 - state.instance_count() + held
+    });
+    let gone_or_held = gone_or_held.await.expect("answered");
+    assert!(written.revision > first, "it came after the first of them");
+    assert!(gone_or_held < all, "and was answered before the last: {gone_or_held}");
+}
