@@ -18,6 +18,10 @@ use super::{super::FixedMap, IN_FLIGHT, LeaseClock, LeaseId, NEVER, NOWHERE, Pla
 /// that was renewed long ago (ten times a second) and how many entries one wake-up corrects.
 const LOOKAHEAD: u64 = 100;
 
+/// Taken out of the queue at once because they are due: enough that many of one kin are among them, and no more than take some
+/// milliseconds.
+const AT_ONCE: usize = 32_768;
+
 /// So many, and one in [`SHARE`] of all, are taken out of the queue one by one.
 const FEW: usize = 64;
 /// To go through all costs for each less than to take one out of the queue, by about this factor.
@@ -74,10 +78,10 @@ impl LeaseClock {
         }
     }
 
-    /// Takes what is due out of the queue; corrects outdated queue entries on the way. False if nothing is. To be called when
+    /// Takes what is due out of the queue, [`AT_ONCE`] at most; corrects outdated queue entries on the way. False if nothing is. To be called when
     /// nothing is left of what was taken before.
     pub(super) fn take_due(&mut self, until: u64) -> bool {
-        let few = FEW + self.queue.len() / SHARE;
+        let few = AT_ONCE.min(FEW + self.queue.len() / SHARE);
         let mut taken = Vec::new();
         while let Some(Reverse((queued, place))) = self.queue.peek().copied() {
             if queued > until.saturating_add(LOOKAHEAD) {
@@ -110,12 +114,12 @@ impl LeaseClock {
         true
     }
 
-    /// Takes all that is due out of the queue in one go through it.
+    /// Takes what is due out of the queue in one go through it.
     fn sweep(&mut self, until: u64, taken: &mut Vec<Taken>) {
         let before = taken.len();
         let mut queue = mem::take(&mut self.queue).into_vec();
         queue.retain_mut(|Reverse((queued, place))| {
-            if *queued > until.saturating_add(LOOKAHEAD) {
+            if *queued > until.saturating_add(LOOKAHEAD) || taken.len() >= AT_ONCE {
                 return true;
             }
             let entry = &mut self.entries[index(*place)];

@@ -124,6 +124,27 @@ fn l2_many_that_are_due_go_by_kin_and_within_it_by_deadline_however_they_were_fo
 }
 
 #[test]
+fn of_very_many_that_are_due_all_go_and_each_once() {
+    const MANY: u32 = 100_000;
+    let id = |n: u32| LeaseId(u128::from(n).to_be_bytes());
+    let mut clock = LeaseClock::default();
+    (0..MANY).for_each(|n| clock.grant(id(n), u64::from(n % 100), || n % 3));
+    let mut gone = Vec::new();
+    loop {
+        let some = clock.upcoming(99, 1_000);
+        if some.is_empty() {
+            break;
+        }
+        assert_eq!(some.iter().filter(|id| clock.in_flight(id)).count(), 0);
+        some.iter().for_each(|_| clock.begin_next());
+        gone.extend(some);
+    }
+    gone.sort_unstable();
+    assert!(gone.into_iter().eq((0..MANY).map(id)));
+    assert_eq!(clock.next(), None);
+}
+
+#[test]
 fn who_comes_into_the_place_of_one_that_ended_is_due_at_its_own_deadline() {
     let id = |n: u8| LeaseId([n; 16]);
     let mut clock = LeaseClock::default();
