@@ -82,6 +82,12 @@ impl Draft {
         self.touches.push(Touched::Instance(key.clone(), id.clone()));
     }
 
+    /// So many events are to come, and as much is to be touched.
+    pub(super) fn reserve(&mut self, events: usize) {
+        self.record.events.reserve(events);
+        self.touches.reserve(events);
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.record.events.is_empty()
     }

@@ -7,8 +7,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Cause, Core, Draft, Event, FixedMap, Held, Instance, InstanceId, LeaseId, Loss, Now, Proposal,
-    ServiceKey, Touched, decide,
+    Cause, Core, Draft, Event, Guard, Held, Instance, InstanceId, Lease, LeaseId, Loss, Now, Proposal,
+    ServiceKey, Settings, State, Touched, decide,
 };
 
 impl Core {
@@ -48,79 +48,48 @@ impl Core {
     }
 
     fn expire_leases(&mut self, now: Now, max_instances: usize) -> Option<Draft> {
-        let mut draft = Draft::new(now, Cause::Expire, "");
-        let mut reasons = BTreeMap::new();
+        loop {
+            let upcoming = self.leases.upcoming(now.mono, max_instances.max(1));
+            if upcoming.is_empty() {
+                return None;
+            }
+            let draft = self.expire(now, &upcoming, max_instances);
+            if !draft.is_empty() {
+                return Some(draft);
+            }
+        }
+    }
+
+    /// As many of these as may go together.
+    fn expire(&mut self, now: Now, upcoming: &[LeaseId], max_instances: usize) -> Draft {
+        // One step for all and then the next: each is mostly waiting for memory that was not read for long, and such waits overlap.
+        let leases: Vec<Option<&Lease>> = upcoming.iter().map(|id| self.state.lease(id)).collect();
+        let mut expiring = Expiring {
+            now,
+            state: &self.state,
+            settings: &self.settings,
+            guard: &mut self.guard,
+            reasons: BTreeMap::new(),
+            draft: Draft::new(now, Cause::Expire, ""),
+            ended: Vec::with_capacity(upcoming.len()),
+        };
+        expiring.draft.reserve(2 * upcoming.len());
         let mut size = 0;
-        while let Some(id) = self.next_due(now) {
-            let carried = self.state.lease(&id).map_or(0, |lease| lease.instances.len()).max(1);
+        for (id, lease) in upcoming.iter().zip(leases) {
+            let carried = lease.map_or(0, |lease| lease.instances.len()).max(1);
             if size > 0 && size + carried > max_instances {
                 break;
             }
-            if self.state.is_dormant(&id) {
+            if self.state.is_dormant(id) {
                 // Nothing is left to expire: its holds end by themselves.
-                self.leases.suspend(&id);
+                self.leases.suspend(id, || 0);
                 continue;
             }
-            self.leases.begin(&id);
+            self.leases.begin_next();
             size += carried;
-            self.expire_lease(now, id, &mut reasons, &mut draft);
+            expiring.expire(*id, lease);
         }
-        (!draft.is_empty()).then_some(draft)
-    }
-
-    /// The next lease that is due. Of those that are due together, those of one service go together: a revision then says much of few
-    /// services, and not little of each.
-    fn next_due(&mut self, now: Now) -> Option<LeaseId> {
-        if let Some(due) = self.leases.take_due(now.mono)
-            && due.len() > 1
-        {
-            // Numbered as they are met first, so that equal histories have equal records.
-            let mut numbers = FixedMap::default();
-            due.sort_by_cached_key(|id| {
-                let place = self.state.lease(id).and_then(|lease| lease.instances.place());
-                let next = numbers.len();
-                *numbers.entry(place).or_insert(next)
-            });
-        }
-        self.leases.next_due(now.mono)
-    }
-
-    fn expire_lease(
-        &mut self,
-        now: Now,
-        id: LeaseId,
-        reasons: &mut BTreeMap<ServiceKey, Arc<str>>,
-        draft: &mut Draft,
-    ) {
-        draft.touch_lease(id);
-        let carried = self.state.lease(&id).into_iter().flat_map(|lease| lease.instances.iter());
-        let may_be_held = self.state.held_of(&id) > 0;
-        let first = draft.events();
-        let mut ends = true;
-        for (key, instance) in carried {
-            draft.touch(key, instance);
-            let is_held = |it: &Arc<Instance>| it.held.is_some();
-            if may_be_held && self.state.instance(key, instance).is_some_and(is_held) {
-                ends = false;
-                continue;
-            }
-            let (key, id) = (key.clone(), instance.clone());
-            if self.guard.admit(&self.settings, now.mono, &key, &self.state) {
-                draft.push(Event::Removed { key, id, loss: Some(Loss::Expired) });
-                continue;
-            }
-            ends = false;
-            // One text a service and record, shared by all that it holds.
-            let reason =
-                reasons.entry(key.clone()).or_insert_with(|| self.guard.reason(&self.settings, &key));
-            let until = now.wall.saturating_add(self.settings.hold_time);
-            let held = Held { since: now.wall, until, reason: reason.clone() };
-            draft.push(Event::Held { key, id, held });
-        }
-        if ends {
-            draft.tell_nobody(first);
-            draft.push(Event::LeaseEnded { lease: id });
-        }
+        expiring.finish()
     }
 
     fn expire_holds(&mut self, now: Now, max_instances: usize) -> Option<Draft> {
@@ -160,6 +129,58 @@ impl Core {
             size += 1;
         }
         (!draft.is_empty()).then_some(draft)
+    }
+}
+
+/// What runs out together, in the making.
+struct Expiring<'a> {
+    now: Now,
+    state: &'a State,
+    settings: &'a Settings,
+    guard: &'a mut Guard,
+    /// One text a service and record, shared by all that it holds.
+    reasons: BTreeMap<ServiceKey, Arc<str>>,
+    draft: Draft,
+    /// Leases of which nothing is left.
+    ended: Vec<LeaseId>,
+}
+
+impl Expiring<'_> {
+    fn expire(&mut self, id: LeaseId, lease: Option<&Lease>) {
+        let Self { now, state, settings, guard, reasons, draft, ended } = self;
+        draft.touch_lease(id);
+        let may_be_held = state.held_of(&id) > 0;
+        let first = draft.events();
+        let mut ends = true;
+        for (key, instance) in lease.into_iter().flat_map(|lease| lease.instances.iter()) {
+            draft.touch(key, instance);
+            let is_held = |it: &Arc<Instance>| it.held.is_some();
+            if may_be_held && state.instance(key, instance).is_some_and(is_held) {
+                ends = false;
+                continue;
+            }
+            let (key, id) = (key.clone(), instance.clone());
+            if guard.admit(settings, now.mono, &key, state) {
+                draft.push(Event::Removed { key, id, loss: Some(Loss::Expired) });
+                continue;
+            }
+            ends = false;
+            let reason = reasons.entry(key.clone()).or_insert_with(|| guard.reason(settings, &key));
+            let until = now.wall.saturating_add(settings.hold_time);
+            let held = Held { since: now.wall, until, reason: reason.clone() };
+            draft.push(Event::Held { key, id, held });
+        }
+        if ends {
+            draft.tell_nobody(first);
+            ended.push(id);
+        }
+    }
+
+    /// The instances' ends first, and then those of leases, so that each is applied in one go.
+    fn finish(self) -> Draft {
+        let Self { mut draft, ended, .. } = self;
+        ended.into_iter().for_each(|lease| draft.push(Event::LeaseEnded { lease }));
+        draft
     }
 }
 

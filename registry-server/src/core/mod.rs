@@ -39,7 +39,7 @@ mod tests;
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasherDefault, DefaultHasher},
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
 };
 
 use decide::Draft;
@@ -102,10 +102,11 @@ impl Core {
         core.woke = Some(now.mono);
         for (id, lease) in core.state.leases() {
             if core.state.is_dormant(id) {
-                core.leases.suspend(id);
+                core.leases.suspend(id, || kin(lease));
             } else {
                 let spread = hash(id) % (lease.ttl / 5 + 1);
-                core.leases.grant(*id, now.mono.saturating_add(lease.ttl).saturating_add(spread));
+                let deadline = now.mono.saturating_add(lease.ttl).saturating_add(spread);
+                core.leases.grant(*id, deadline, || kin(lease));
             }
             for (key, instance) in decide::held_of(&core.state, *id) {
                 let held = core.state.instance(key, instance).and_then(|instance| instance.held.as_ref());
@@ -201,7 +202,7 @@ impl Core {
     /// A full TTL from `now` for a lease that was registered under, whatever it was.
     pub fn touch(&mut self, now: Now, id: &LeaseId) {
         match self.state.lease(id) {
-            Some(lease) => self.leases.grant(*id, now.mono.saturating_add(lease.ttl)),
+            Some(lease) => self.leases.grant(*id, now.mono.saturating_add(lease.ttl), || kin(lease)),
             None => self.leases.remove(id),
         }
     }
@@ -305,7 +306,7 @@ impl Core {
         self.leases.disturb(id);
         let dormant = self.state.is_dormant(id);
         if dormant && cause == Cause::Expire {
-            self.leases.suspend(id);
+            self.leases.suspend(id, || 0);
         } else if !dormant && self.leases.deadline(id).is_none() {
             // The last held one went, and the lease has losses to tell: its registrant has a TTL to come and ask.
             self.touch(now, id);
@@ -313,6 +314,13 @@ impl Core {
             self.leases.settle(id);
         }
     }
+}
+
+/// Leases of one service have the same: that of the first instance, when the lease began.
+fn kin(lease: &Lease) -> u32 {
+    let first = lease.instances.iter().next().map(|(service, _)| service);
+    let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(first);
+    u32::try_from(hash & u64::from(u32::MAX)).unwrap_or(0)
 }
 
 /// Nearly always one or two, of one lease.

@@ -19,7 +19,6 @@ mod services;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    iter,
     ops::Bound,
     sync::Arc,
 };
@@ -30,8 +29,8 @@ use self::{
     services::Services,
 };
 use super::{
-    Base, Carried, Committed, FixedMap, Instance, InstanceId, Lease, LeaseId, Override, Registrant, Revision,
-    ServiceChange, ServiceKey, Settings,
+    Base, Carried, Committed, Event, FixedMap, Instance, InstanceId, Lease, LeaseId, Override, Registrant,
+    Revision, ServiceChange, ServiceKey, Settings,
 };
 
 /// A service that has instances, or had some not long ago.
@@ -161,7 +160,7 @@ impl State {
             if state.leases.contains_key(&instance.lease) {
                 let id = instance.id.clone();
                 instance.over = state.override_of(&key, &id).cloned();
-                state.replace(&key, &id, Some(Arc::new(instance)), &mut before);
+                state.put(&key, Arc::new(instance), &mut before);
                 before.clear();
             }
         }
@@ -214,21 +213,25 @@ impl State {
     /// had a net effect, in the order of the keys.
     pub fn evolve(&mut self, committed: &Committed) -> Vec<ServiceChange> {
         let mut before = Before::new();
-        for event in &committed.record.events {
-            self.apply(event, committed, &mut before);
-        }
+        self.apply_all(committed, &mut before);
         self.revision = self.revision.max(committed.revision);
-        // Of what was touched twice, the first stage is what was before.
-        if before.len() > 1 {
+        let is_end = |event: &Event| matches!(event, Event::Removed { .. } | Event::LeaseEnded { .. });
+        let ends = committed.record.events.iter().all(is_end);
+        if ends {
+            // What is gone cannot go again.
+            before.sort_by_key(Touch::place);
+        } else if before.len() > 1 {
+            // Of what was touched twice, the first stage is what was before.
             before.sort_by(|a, b| a.place().cmp(&b.place()).then_with(|| a.id.cmp(&b.id)));
             before.dedup_by(|later, first| later.place() == first.place() && later.id == first.id);
         }
         let mut changes = Vec::new();
-        let mut touched = before.into_iter().peekable();
-        while let Some(first) = touched.next() {
-            let key = Arc::clone(&first.key);
-            let others = iter::from_fn(|| touched.next_if(|touch| Arc::ptr_eq(&touch.key, &key)));
-            changes.extend(self.conclude(&key, iter::once(first).chain(others), committed));
+        let mut touched = before.into_iter();
+        let one_service = |a: &Touch, b: &Touch| Arc::ptr_eq(&a.key, &b.key);
+        while let Some(run) = touched.as_slice().chunk_by(one_service).next().map(<[_]>::len) {
+            let mut run = touched.by_ref().take(run);
+            changes.extend(self.conclude(&mut run, ends, committed));
+            run.for_each(drop);
         }
         changes.sort_by(|a, b| a.key.cmp(&b.key));
         while self.empty.len() > self.remembered {

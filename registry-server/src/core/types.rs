@@ -8,7 +8,11 @@ mod event;
 mod few;
 mod settings;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 pub(in crate::core) use self::few::Few;
 pub use self::{
@@ -49,8 +53,15 @@ impl fmt::Display for ServiceKey {
 pub type InstanceId = Arc<str>;
 
 /// Chosen by the registrant.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LeaseId(pub [u8; 16]);
+
+/// As its bytes: they are always as many, so to hash their number first, as an array does, is work for nothing.
+impl Hash for LeaseId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.0);
+    }
+}
 
 impl fmt::Display for LeaseId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -217,11 +228,6 @@ impl Carried {
     /// Each, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&ServiceKey, &InstanceId)> {
         self.0.iter().map(|(key, id)| (&**key, id))
-    }
-
-    /// Tells the services of leases apart, by the first instance, without comparing names. Means nothing beyond the moment.
-    pub(in crate::core) fn place(&self) -> Option<usize> {
-        self.0.iter().next().map(|(key, _)| Arc::as_ptr(key).addr())
     }
 
     pub(in crate::core) fn insert(&mut self, key: Arc<ServiceKey>, id: InstanceId) {

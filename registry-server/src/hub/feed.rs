@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    mem,
     sync::{Arc, Mutex},
 };
 
@@ -66,6 +67,26 @@ impl State {
 }
 
 impl Published {
+    fn take_in(&mut self, change: &ServiceChange, after: Vec<Option<Arc<Entry>>>) -> Vec<LoggedItem> {
+        // Its last instances go at once, all that there are: there is nothing to look for.
+        if change.instances == 0 && change.items.len() == self.instances.len() {
+            let all = mem::take(&mut self.instances);
+            return all
+                .values()
+                .map(|entry| LoggedItem { before: Some(entry.clone()), after: None })
+                .collect();
+        }
+        let instances = change.items.iter().zip(after);
+        let taken_in = instances.map(|(item, after)| {
+            let before = match &after {
+                Some(entry) => self.instances.insert(item.id.clone(), Arc::clone(entry)),
+                None => self.instances.remove(&item.id),
+            };
+            LoggedItem { before, after }
+        });
+        taken_in.collect()
+    }
+
     fn describe(&self, key: &ServiceKey, epoch: &Arc<str>) -> ServiceNow {
         ServiceNow {
             key: key.clone(),
@@ -119,14 +140,7 @@ impl Feed {
             return None;
         }
         let emptiness = (state.now.exists, state.now.instances.is_empty());
-        let mut items = Vec::with_capacity(after.len());
-        for (item, after) in change.items.iter().zip(after) {
-            let before = match &after {
-                Some(entry) => state.now.instances.insert(item.id.clone(), Arc::clone(entry)),
-                None => state.now.instances.remove(&item.id),
-            };
-            items.push(LoggedItem { before, after });
-        }
+        let items = state.now.take_in(change, after);
         state.now.exists = true;
         let logged = Arc::new(Logged::new(
             change.revision,

@@ -56,6 +56,11 @@ impl Group {
         self.records.is_empty()
     }
 
+    /// Records.
+    pub(super) fn len(&self) -> usize {
+        self.records.len()
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.closed || self.records.len() >= MAX_PROPOSALS || self.events >= MAX_EVENTS
     }

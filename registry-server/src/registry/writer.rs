@@ -16,6 +16,7 @@
 
 mod alarm;
 mod lanes;
+mod settled;
 mod told;
 
 use std::{
@@ -33,13 +34,11 @@ use tracing::{error, warn};
 use self::alarm::Alarm;
 pub(super) use self::lanes::{Lanes, Pending, Request};
 use super::{
-    Renew, StoreHealth, WriteError, Written,
+    Renew, StoreHealth, WriteError,
     group::{Group, Member, Part, named},
 };
 use crate::{
-    core::{
-        Command, Committed, Core, Event, LeaseId, Now, Proposal, Record, Renewal, Revision, ServiceChange,
-    },
+    core::{Command, Core, LeaseId, Now, Proposal, Record, Renewal, Revision},
     hub::Hub,
     runtime::Runtime,
     store::{Store, StoreError},
@@ -56,6 +55,10 @@ const MAX_RELEASES: usize = 512;
 /// Commands taken out of the queue at most. The rest waits there, where it is counted.
 const MAX_WAITING: usize = 2_048;
 
+/// Records that a quick disk is given without waiting for more.
+const ENOUGH: usize = 24;
+/// A disk is quick if it took no longer than this for the last group, in milliseconds.
+const QUICK: u64 = 1;
 /// Turns that everything else has at most before a group goes to the store.
 const MOST_TURNS: usize = 16;
 
@@ -64,6 +67,7 @@ type Appended = (Box<dyn Store>, Result<Vec<Revision>, StoreError>);
 /// A group that the store is making durable.
 struct InFlight {
     appended: oneshot::Receiver<Appended>,
+    since: u64,
     records: Arc<Vec<Record>>,
     members: Vec<Member>,
 }
@@ -94,6 +98,8 @@ pub(super) struct Writer {
     /// Leases that were renewed while instances of theirs were held. Each once, however often it renews.
     releasing: BTreeSet<LeaseId>,
     in_flight: Option<InFlight>,
+    /// The disk was quick last time.
+    quick: bool,
     failed: Option<Arc<str>>,
     /// Nothing falls due any more.
     suspended: bool,
@@ -121,6 +127,7 @@ impl Writer {
             gathering: Group::default(),
             releasing: BTreeSet::new(),
             in_flight: None,
+            quick: false,
             failed: None,
             suspended: false,
         }
@@ -181,7 +188,13 @@ impl Writer {
     /// Whether the store could be given a group now, and it would not matter if it was given it a moment later.
     fn may_grow(&self) -> bool {
         let idle = self.in_flight.is_none() && self.store.as_ref().is_some_and(|store| store.blocks());
-        idle && !self.gathering.is_empty() && !self.gathering.has(Part::Due)
+        idle && !self.gathering.is_empty() && !self.gathering.has(Part::Due) && !self.is_enough()
+    }
+
+    /// Whether what has gathered need not grow. A slow disk is best given what everyone wants at once; with a quick one it is
+    /// better if some go on while it works for the others.
+    fn is_enough(&self) -> bool {
+        self.gathering.is_full() || (self.quick && self.gathering.len() >= ENOUGH)
     }
 
     /// Lets everything that is ready to run have its turn, again and again while that brings commands: under load whoever writes is
@@ -189,7 +202,7 @@ impl Writer {
     async fn let_grow(&mut self) {
         for _ in 0..MOST_TURNS {
             yield_now().await;
-            if self.lanes.commands.is_empty() || self.gathering.is_full() {
+            if self.lanes.commands.is_empty() || self.is_enough() {
                 return;
             }
             let now = self.runtime.now();
@@ -268,7 +281,7 @@ impl Writer {
             let records = Arc::new(records);
             let lent = Arc::clone(&records);
             let appended = self.runtime.spawn_blocking(move || append(store, &lent));
-            self.in_flight = Some(InFlight { appended, records, members });
+            self.in_flight = Some(InFlight { appended, since: now.mono, records, members });
         } else {
             let (store, appended) = append(store, &records);
             self.store = Some(store);
@@ -353,7 +366,8 @@ impl Writer {
     }
 
     fn finish(&mut self, now: Now, appended: Result<Appended, oneshot::error::RecvError>) {
-        let Some(InFlight { records, members, .. }) = self.in_flight.take() else { return };
+        let Some(InFlight { since, records, members, .. }) = self.in_flight.take() else { return };
+        self.quick = now.mono.saturating_sub(since) <= QUICK;
         // The store has given its share back, unless its thread is stuck or panicked.
         let records = Arc::unwrap_or_clone(records);
         let revisions = match appended {
@@ -375,32 +389,6 @@ impl Writer {
         }
     }
 
-    /// A group is durable: evolve, publish, answer, in this order (D2).
-    fn settle(&mut self, now: Now, records: Vec<Record>, revisions: Vec<Revision>, members: Vec<Member>) {
-        let mut changes: Vec<ServiceChange> = Vec::with_capacity(records.len());
-        let named = records.into_iter().zip(revisions);
-        let group: Vec<_> = named.map(|(record, revision)| Committed { revision, record }).collect();
-        for committed in &group {
-            let done = self.core.evolve(now, committed);
-            told::tell(&committed.record, committed.revision, &done);
-            changes.extend(done);
-        }
-        self.hub.publish(&changes, self.core.state().revision());
-        for (member, committed) in members.into_iter().zip(group) {
-            if let Some(pending) = member.pending {
-                let written = self.written(&pending.command, &committed.record, Some(committed.revision));
-                pending.answer(Ok(written));
-            }
-        }
-        if self.in_flight.is_none() {
-            self.gathering.settled();
-        }
-        // In the order in which they came.
-        for pending in self.deferred.drain(..).rev() {
-            self.waiting.push_front(pending);
-        }
-    }
-
     fn fail(&mut self, records: Vec<Record>, members: Vec<Member>, failure: &str) {
         error!(failure, "the store failed: writes are refused until the server is restarted; reads go on");
         let why: Arc<str> = failure.into();
@@ -418,23 +406,6 @@ impl Writer {
         for pending in self.deferred.drain(..).chain(self.waiting.drain(..)) {
             pending.answer(Err(WriteError::StoreFailed(Arc::clone(&why))));
         }
-    }
-
-    /// `revision`: what the command's own record got. What changed nothing is repeated, and was done by then: the revision is
-    /// the one at which its instances came to be as they are, so that whoever waits for it waits for the right change.
-    fn written(&self, command: &Command, record: &Record, revision: Option<Revision>) -> Written {
-        let state = self.core.state();
-        let instances = match command {
-            Command::Register { instances, .. } => instances.as_slice(),
-            _ => &[],
-        };
-        let named: Vec<_> = instances.iter().map(|(key, id, _)| state.instance(key, id)).collect();
-        let repeated = || named.iter().flatten().map(|instance| instance.mod_revision).max();
-        let revision = revision.or_else(repeated).unwrap_or_else(|| state.revision());
-        let incarnations = named.iter().map(|it| it.map_or(0, |instance| instance.create_revision)).collect();
-        let affects = |event: &&Event| matches!(event, Event::Removed { .. } | Event::Released { .. });
-        let affected = record.events.iter().filter(affects).count();
-        Written { revision, incarnations, affected }
     }
 }
 

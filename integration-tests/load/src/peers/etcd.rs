@@ -1,7 +1,7 @@
 //! etcd, one member, with its defaults: as Debian's package or any other build of it has it, and a newer one beside it.
 //!
 //! The messages are the few that are needed, by their published field numbers: a generated client wants `protoc`, and opens a
-//! stream for every lease and every watch.
+//! stream for every lease and every watch; it also takes more of the processor than what drives the others here.
 
 use std::{
     ffi::OsString,
@@ -10,15 +10,13 @@ use std::{
     time::Duration,
 };
 
-use http::uri::PathAndQuery;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{IntoRequest, Request, Streaming, client::Grpc, transport::Channel};
-use tonic_prost::ProstCodec;
-
-use super::{Connection, News, Peer, Place, Renewals, Setup, Watch, channel, instance_number, service_name};
+use super::{
+    Connection, News, Peer, Place, Renewals, Setup, Watch,
+    grpc::{Answers, Channel, Requests, frame},
+    instance_number, service_name,
+};
 use crate::{
-    failure::{During, Failure, Result},
+    failure::{Failure, Result},
     process::{Process, Recipe, free_address},
 };
 
@@ -110,43 +108,16 @@ impl<B: Build> Peer for Etcd<B> {
     }
 
     async fn connect(&self) -> Result<Client> {
-        Ok(Client(channel(&self.0).await?))
+        Ok(Client(Channel::connect(self.0.address()).await?))
     }
 }
+
+/// Reads keys.
+const RANGE: &str = "/etcdserverpb.KV/Range";
 
 /// A connection to etcd.
 #[derive(Clone, Debug)]
 pub(crate) struct Client(Channel);
-
-impl Client {
-    async fn call<Q, A>(&self, method: &'static str, request: Q) -> Result<A>
-    where
-        Q: prost::Message + Default + 'static,
-        A: prost::Message + Default + 'static,
-    {
-        let mut grpc = Grpc::new(self.0.clone()).max_decoding_message_size(1 << 30);
-        grpc.ready().await.during("etcd is out of reach")?;
-        let path = PathAndQuery::from_static(method);
-        let answer = grpc.unary(request.into_request(), path, ProstCodec::<Q, A>::default()).await;
-        Ok(answer.during(&format!("etcd: {method}"))?.into_inner())
-    }
-
-    /// Opens a stream with its first message: etcd answers nothing before that, not even that the stream is open.
-    async fn stream<Q, A>(&self, method: &'static str, first: Q) -> Result<(mpsc::Sender<Q>, Streaming<A>)>
-    where
-        Q: prost::Message + Default + 'static,
-        A: prost::Message + Default + 'static,
-    {
-        let (requests, sent) = mpsc::channel(1);
-        requests.try_send(first).during("a new queue has room")?;
-        let mut grpc = Grpc::new(self.0.clone());
-        grpc.ready().await.during("etcd is out of reach")?;
-        let path = PathAndQuery::from_static(method);
-        let request = Request::new(ReceiverStream::new(sent));
-        let answer = grpc.streaming(request, path, ProstCodec::<Q, A>::default()).await;
-        Ok((requests, answer.during(&format!("etcd: {method}"))?.into_inner()))
-    }
-}
 
 impl Connection for Client {
     type Lease = i64;
@@ -155,7 +126,7 @@ impl Connection for Client {
 
     async fn register(&self, place: Place, ttl: Duration) -> Result<i64> {
         let grant = wire::LeaseGrant { ttl: i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX), id: 0 };
-        let granted: wire::LeaseGranted = self.call("/etcdserverpb.Lease/LeaseGrant", grant).await?;
+        let granted: wire::LeaseGranted = self.0.ask("/etcdserverpb.Lease/LeaseGrant", &grant).await?;
         self.register_under(place, &granted.id).await?;
         Ok(granted.id)
     }
@@ -163,45 +134,46 @@ impl Connection for Client {
     async fn register_under(&self, place: Place, lease: &i64) -> Result<()> {
         let (key, value) = (key(place).into_bytes(), place.address().into_bytes());
         let put = wire::Put { key, value, lease: *lease };
-        let _: wire::Done = self.call("/etcdserverpb.KV/Put", put).await?;
+        let _: wire::Done = self.0.ask("/etcdserverpb.KV/Put", &put).await?;
         Ok(())
     }
 
     async fn deregister(&self, _: Place, lease: &i64) -> Result<()> {
         let revoke = wire::LeaseRevoke { id: *lease };
-        let _: wire::Done = self.call("/etcdserverpb.Lease/LeaseRevoke", revoke).await?;
+        let _: wire::Done = self.0.ask("/etcdserverpb.Lease/LeaseRevoke", &revoke).await?;
         Ok(())
     }
 
     async fn discover(&self, service: u32) -> Result<usize> {
         let (key, range_end) = range(service);
-        let range: wire::Found = self.call("/etcdserverpb.KV/Range", wire::Range { key, range_end }).await?;
+        let range: wire::Found = self.0.ask(RANGE, &wire::Range { key, range_end }).await?;
         Ok(range.kvs.len())
     }
 
     async fn renewals(&self) -> Result<KeepAlive> {
-        Ok(KeepAlive { client: self.clone(), stream: None })
+        let (requests, answers) = self.0.open("/etcdserverpb.Lease/LeaseKeepAlive").await?;
+        Ok(KeepAlive { requests, answers })
     }
 
     async fn watch(&self, service: u32) -> Result<Range> {
         let (key, range_end) = range(service);
         let create = wire::WatchCreate { key: key.clone(), range_end: range_end.clone(), start_revision: 0 };
         let first = wire::Watch { create: Some(create) };
-        let (requests, mut events) =
-            self.stream::<_, wire::Events>("/etcdserverpb.Watch/Watch", first).await?;
+        let (mut requests, mut events) = self.0.open("/etcdserverpb.Watch/Watch").await?;
+        requests.send(frame(&first)?)?;
         // Created; what comes from here on is told.
-        events.message().await.during("etcd: a watch failed")?;
-        let range: wire::Found = self.call("/etcdserverpb.KV/Range", wire::Range { key, range_end }).await?;
+        events.message().await?;
+        let range: wire::Found = self.0.ask(RANGE, &wire::Range { key, range_end }).await?;
         let first = range.kvs.iter().filter_map(|kv| number(&kv.key)).map(News::There).collect();
         Ok(Range { events, first, _requests: requests })
     }
 }
 
-/// A stream of renewals; each message renews one lease. Opened by the first.
+/// A stream of renewals; each message renews one lease.
 #[derive(Debug)]
 pub(crate) struct KeepAlive {
-    client: Client,
-    stream: Option<(mpsc::Sender<wire::LeaseKeepAlive>, Streaming<wire::LeaseKept>)>,
+    requests: Requests,
+    answers: Answers,
 }
 
 impl Renewals<i64> for KeepAlive {
@@ -209,15 +181,9 @@ impl Renewals<i64> for KeepAlive {
 
     async fn renew(&mut self, leases: &[i64]) -> Result<()> {
         for id in leases {
-            let message = wire::LeaseKeepAlive { id: *id };
-            if let Some((requests, _)) = &self.stream {
-                requests.send(message).await.during("etcd: a keepalive has ended")?;
-            } else {
-                self.stream = Some(self.client.stream("/etcdserverpb.Lease/LeaseKeepAlive", message).await?);
-            }
-            let Some((_, answers)) = &mut self.stream else { continue };
-            let answer = answers.message().await.during("etcd: LeaseKeepAlive")?;
-            if answer.is_none_or(|answer| answer.ttl <= 0) {
+            self.requests.send(frame(&wire::LeaseKeepAlive { id: *id })?)?;
+            let answer: wire::LeaseKept = self.answers.answer().await?;
+            if answer.ttl <= 0 {
                 return Err(Failure("etcd: a lease was not renewed".to_owned()));
             }
         }
@@ -228,9 +194,9 @@ impl Renewals<i64> for KeepAlive {
 /// A watched range of keys.
 #[derive(Debug)]
 pub(crate) struct Range {
-    events: Streaming<wire::Events>,
+    events: Answers,
     first: Vec<News>,
-    _requests: mpsc::Sender<wire::Watch>,
+    _requests: Requests,
 }
 
 impl Watch for Range {
@@ -239,8 +205,7 @@ impl Watch for Range {
             news.append(&mut self.first);
             return Ok(());
         }
-        let events = self.events.message().await.during("etcd: a watch failed")?;
-        let events = events.ok_or_else(|| Failure("etcd: a watch has ended".to_owned()))?;
+        let events: wire::Events = self.events.answer().await?;
         news.extend(events.events.iter().filter_map(|event| {
             let number = number(&event.kv.as_ref()?.key)?;
             Some(if event.kind == 0 { News::There(number) } else { News::Gone(number) })

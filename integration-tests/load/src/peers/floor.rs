@@ -12,20 +12,21 @@ use std::{
 };
 
 use bytes::{Buf, BufMut, Bytes};
-use http::uri::PathAndQuery;
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{
     Request, Response, Status, Streaming,
     body::Body,
-    client::Grpc,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
     codegen::BoxFuture,
     server::NamedService,
-    transport::{Channel, server::TcpIncoming},
+    transport::server::TcpIncoming,
 };
 
-use super::{Setup, channel};
+use super::{
+    Setup,
+    grpc::{Answers, Channel, Requests, frame_bytes},
+};
 use crate::{
     failure::{During, Failure, Result},
     process::{Process, Recipe, free_address},
@@ -66,46 +67,31 @@ impl Floor {
 
     /// A connection of its own.
     pub(crate) async fn connect(&self) -> Result<Client> {
-        Ok(Client(channel(&self.0).await?))
+        Ok(Client(Channel::connect(self.0.address()).await?))
     }
 }
 
 impl Client {
     /// A call that is answered with so many bytes.
     pub(crate) async fn unary(&self, bytes: u32) -> Result<Bytes> {
-        self.call("/floor.Floor/Unary", Bytes::copy_from_slice(&bytes.to_be_bytes())).await
+        self.0.unary("/floor.Floor/Unary", frame_bytes(&bytes.to_be_bytes())?).await
     }
 
     /// Has bytes go to everyone who follows.
-    pub(crate) async fn publish(&self, bytes: Bytes) -> Result<()> {
-        self.call("/floor.Floor/Publish", bytes).await.map(drop)
+    pub(crate) async fn publish(&self, bytes: &[u8]) -> Result<()> {
+        self.0.unary("/floor.Floor/Publish", frame_bytes(bytes)?).await.map(drop)
     }
 
-    /// Follows what is published.
-    pub(crate) async fn follow(&self) -> Result<Streaming<Bytes>> {
-        let (_, answers) = self.stream("/floor.Floor/Follow").await?;
-        Ok(answers)
+    /// Follows what is published, from when this has returned.
+    pub(crate) async fn follow(&self) -> Result<(Requests, Answers)> {
+        let (requests, mut answers) = self.0.open("/floor.Floor/Follow").await?;
+        answers.begun().await?;
+        Ok((requests, answers))
     }
 
     /// A stream that is echoed.
-    pub(crate) async fn echo(&self) -> Result<(mpsc::Sender<Bytes>, Streaming<Bytes>)> {
-        self.stream("/floor.Floor/Echo").await
-    }
-
-    async fn call(&self, method: &'static str, bytes: Bytes) -> Result<Bytes> {
-        let mut grpc = Grpc::new(self.0.clone());
-        grpc.ready().await.during("the floor is out of reach")?;
-        let path = PathAndQuery::from_static(method);
-        Ok(grpc.unary(Request::new(bytes), path, Raw).await.during("the floor failed")?.into_inner())
-    }
-
-    async fn stream(&self, method: &'static str) -> Result<(mpsc::Sender<Bytes>, Streaming<Bytes>)> {
-        let (requests, sent) = mpsc::channel(1);
-        let mut grpc = Grpc::new(self.0.clone());
-        grpc.ready().await.during("the floor is out of reach")?;
-        let path = PathAndQuery::from_static(method);
-        let answers = grpc.streaming(Request::new(ReceiverStream::new(sent)), path, Raw).await;
-        Ok((requests, answers.during("the floor failed")?.into_inner()))
+    pub(crate) async fn echo(&self) -> Result<(Requests, Answers)> {
+        self.0.open("/floor.Floor/Echo").await
     }
 }
 
@@ -194,7 +180,7 @@ impl tower::Service<http::Request<Body>> for Service {
 
 /// Messages that are bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Raw;
+struct Raw;
 
 impl Codec for Raw {
     type Encode = Bytes;

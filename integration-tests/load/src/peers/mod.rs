@@ -8,21 +8,17 @@
 //! | [`floor`] | gRPC itself, by the same library as ours | bytes that are answered | bytes that are streamed |
 //!
 //! Every peer is driven in the cheapest way that its protocol has, by a client that does little else, since load and
-//! servers share the machine.
+//! servers share the machine: those that speak gRPC by [`grpc`].
 
 pub(crate) mod etcd;
 pub(crate) mod floor;
+pub(crate) mod grpc;
 pub(crate) mod ours;
 pub(crate) mod zookeeper;
 
 use std::{path::PathBuf, time::Duration};
 
-use tonic::transport::{Channel, Endpoint};
-
-use crate::{
-    failure::{During, Result},
-    process::Process,
-};
+use crate::{failure::Result, process::Process};
 
 /// What every server is started with.
 #[derive(Clone, Debug)]
@@ -155,11 +151,4 @@ pub(crate) trait Renewals<Lease>: Send + 'static {
 pub(crate) trait Watch: Send + 'static {
     /// Waits for news; puts them into `news`, which may stay empty.
     fn next(&mut self, news: &mut Vec<News>) -> impl Future<Output = Result<()>> + Send;
-}
-
-/// A gRPC connection of its own, set as our server's users would set it.
-pub(crate) async fn channel(process: &Process) -> Result<Channel> {
-    let uri = format!("http://{}", process.address());
-    let endpoint = Endpoint::from_shared(uri.clone()).during("an address makes a URI")?;
-    endpoint.tcp_nodelay(true).connect().await.during(&format!("cannot connect to {uri}"))
 }

@@ -4,17 +4,13 @@ mod told;
 
 use std::{ffi::OsString, time::Duration};
 
-use bytes::Bytes;
-use http::uri::PathAndQuery;
-use prost::Message;
-use registry_proto::v1::{
-    self, KeepAliveRequest, KeepAliveResponse, SubscribeRequest, registry_client::RegistryClient,
-};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Streaming, client::Grpc, transport::Channel};
+use registry_proto::v1::{self, KeepAliveRequest, KeepAliveResponse, SubscribeRequest};
 
-use super::{Connection, News, Peer, Place, Renewals, Setup, Watch, channel, floor::Raw, service_name};
+use super::{
+    Connection, News, Peer, Place, Renewals, Setup, Watch,
+    grpc::{Answers, Channel, Requests, frame},
+    service_name,
+};
 use crate::{
     failure::{During, Failure, Result},
     process::{Process, Recipe, free_address},
@@ -53,14 +49,13 @@ impl Peer for Ours {
     }
 
     async fn connect(&self) -> Result<Client> {
-        let channel = channel(&self.0).await?;
-        Ok(Client(RegistryClient::new(channel.clone()), channel))
+        Ok(Client(Channel::connect(self.0.address()).await?))
     }
 }
 
 /// A connection to our server.
 #[derive(Clone, Debug)]
-pub(crate) struct Client(RegistryClient<Channel>, Channel);
+pub(crate) struct Client(Channel);
 
 impl Connection for Client {
     type Lease = Lease;
@@ -84,8 +79,7 @@ impl Connection for Client {
             ttl: prost_types::Duration::try_from(lease.ttl).ok(),
             registrations: vec![v1::Registration { key: Some(key(place.service)), instance: Some(instance) }],
         };
-        self.0.clone().register(request).await.during("ours: Register")?;
-        Ok(())
+        self.0.ask::<v1::RegisterResponse>("/registry.v1.Registry/Register", &request).await.map(drop)
     }
 
     async fn deregister(&self, place: Place, lease: &Lease) -> Result<()> {
@@ -95,15 +89,14 @@ impl Connection for Client {
             instances: vec![instance],
             ..v1::DeregisterRequest::default()
         };
-        self.0.clone().deregister(request).await.during("ours: Deregister")?;
-        Ok(())
+        self.0.ask::<v1::DeregisterResponse>("/registry.v1.Registry/Deregister", &request).await.map(drop)
     }
 
     async fn discover(&self, service: u32) -> Result<usize> {
         let mut instances = 0;
         let mut request = v1::DiscoverRequest { key: Some(key(service)), ..v1::DiscoverRequest::default() };
         loop {
-            let page = self.0.clone().discover(request.clone()).await.during("ours: Discover")?.into_inner();
+            let page: v1::DiscoverResponse = self.0.ask("/registry.v1.Registry/Discover", &request).await?;
             instances += page.change.map_or(0, |change| change.all.len());
             if page.next_page_token.is_empty() {
                 return Ok(instances);
@@ -113,25 +106,20 @@ impl Connection for Client {
     }
 
     async fn renewals(&self) -> Result<Stream> {
-        let (requests, sent) = mpsc::channel(1);
-        let answers = self.0.clone().keep_alive(ReceiverStream::new(sent)).await.during("ours: KeepAlive")?;
-        Ok(Stream { requests, answers: answers.into_inner() })
+        let (requests, answers) = self.0.open("/registry.v1.Registry/KeepAlive").await?;
+        Ok(Stream { requests, answers })
     }
 
     async fn watch(&self, service: u32) -> Result<View> {
-        let (requests, sent) = mpsc::channel(1);
         let watch = v1::WatchRequest {
             scope: Some(v1::watch_request::Scope::Key(key(service))),
             ..v1::WatchRequest::default()
         };
         let view = v1::SubscribeView { view_id: 1, watch: Some(watch) };
         let subscribe = SubscribeRequest { request: Some(v1::subscribe_request::Request::Subscribe(view)) };
-        requests.try_send(subscribe.encode_to_vec().into()).during("a new queue has room")?;
-        let mut grpc = Grpc::new(self.1.clone());
-        grpc.ready().await.during("ours is out of reach")?;
-        let path = PathAndQuery::from_static("/registry.v1.Registry/Subscribe");
-        let changes = grpc.streaming(Request::new(ReceiverStream::new(sent)), path, Raw).await;
-        Ok(View { changes: changes.during("ours: Subscribe")?.into_inner(), _requests: requests })
+        let (mut requests, changes) = self.0.open("/registry.v1.Registry/Subscribe").await?;
+        requests.send(frame(&subscribe)?)?;
+        Ok(View { changes, _requests: requests })
     }
 }
 
@@ -146,8 +134,8 @@ pub(crate) struct Lease {
 /// A `KeepAlive` stream.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    requests: mpsc::Sender<KeepAliveRequest>,
-    answers: Streaming<KeepAliveResponse>,
+    requests: Requests,
+    answers: Answers,
 }
 
 impl Renewals<Lease> for Stream {
@@ -156,14 +144,12 @@ impl Renewals<Lease> for Stream {
     async fn renew(&mut self, leases: &[Lease]) -> Result<()> {
         let lease_ids = leases.iter().map(|lease| lease.id.to_vec()).collect();
         let request = KeepAliveRequest { lease_ids, request_id: 0 };
-        self.requests.send(request).await.during("ours: KeepAlive has ended")?;
-        let answer = self.answers.message().await.during("ours: KeepAlive")?;
-        match answer {
-            Some(answer) if answer.exceptions.is_empty() => Ok(()),
-            Some(answer) => {
-                Err(Failure(format!("ours: {} leases were not renewed", answer.exceptions.len())))
-            }
-            None => Err(Failure("ours: KeepAlive has ended".to_owned())),
+        self.requests.send(frame(&request)?)?;
+        let answer: KeepAliveResponse = self.answers.answer().await?;
+        if answer.exceptions.is_empty() {
+            Ok(())
+        } else {
+            Err(Failure(format!("ours: {} leases were not renewed", answer.exceptions.len())))
         }
     }
 }
@@ -171,14 +157,14 @@ impl Renewals<Lease> for Stream {
 /// A `Subscribe` stream with one view.
 #[derive(Debug)]
 pub(crate) struct View {
-    changes: Streaming<Bytes>,
+    changes: Answers,
     /// Kept: a client that says it has nothing more to ask may be leaving.
-    _requests: mpsc::Sender<Bytes>,
+    _requests: Requests,
 }
 
 impl Watch for View {
     async fn next(&mut self, news: &mut Vec<News>) -> Result<()> {
-        let message = self.changes.message().await.during("ours: a watch failed")?;
+        let message = self.changes.message().await?;
         let message = message.ok_or_else(|| Failure("ours: a watch has ended".to_owned()))?;
         told::read(&message, news).during("ours: a watch says something that is no message")
     }

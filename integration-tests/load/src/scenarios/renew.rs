@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::{CALLERS, FOR_LONG, Stretch, connections, join, places, register_all};
 use crate::{
     Plan, clock,
-    failure::{During, Result},
-    peers::{Connection, Peer, Renewals, floor::Floor},
+    failure::Result,
+    peers::{Connection, Peer, Renewals, floor::Floor, grpc::frame_bytes},
     report::Report,
 };
 
@@ -64,13 +62,13 @@ pub(super) async fn floor(plan: &Plan, report: &mut Report) -> Result<()> {
     let end = clock::now() + plan.time(STRETCH);
     let mut tasks = Vec::new();
     for _ in 0..CALLERS {
-        let (requests, mut answers) = server.connect().await?.echo().await?;
+        let (mut requests, mut answers) = server.connect().await?.echo().await?;
         tasks.push(clock::spawn(async move {
             let mut echoed = 0;
-            let message = Bytes::from_static(&[b'x'; 18]);
+            let message = frame_bytes(&[b'x'; 18])?;
             while clock::now() < end {
-                requests.send(message.clone()).await.during("the floor's stream has ended")?;
-                answers.message().await.during("the floor failed")?;
+                requests.send(message.clone())?;
+                answers.message().await?;
                 echoed += 1;
             }
             Ok(echoed)

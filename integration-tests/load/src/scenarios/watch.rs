@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
 use super::{CALLERS, FOR_LONG, Stretch, connections, join, kib, millis, rate};
@@ -100,7 +100,7 @@ pub(super) async fn floor(plan: &Plan, report: &mut Report) -> Result<()> {
         let stretch = Stretch::begin(server.process())?;
         let write = async |change| {
             board.begin(change);
-            writer.publish(event(change)).await
+            writer.publish(&event(change)).await
         };
         let paced = pace(changes, write).await?;
         let latencies = collect(following).await?;
@@ -168,7 +168,7 @@ pub(super) async fn burst_floor(plan: &Plan, report: &mut Report) -> Result<()> 
     let stretch = Stretch::begin(server.process())?;
     for change in 1..=changes {
         board.begin(change);
-        writer.publish(event(change)).await?;
+        writer.publish(&event(change)).await?;
     }
     let answered = clock::now();
     let writes = stretch.rate(changes as usize);
@@ -272,12 +272,14 @@ async fn follow_floor(
         if shared.len() < on {
             shared.push(server.connect().await?);
         }
-        let mut told = shared[watcher % shared.len()].follow().await?;
+        let (requests, mut told) = shared[watcher % shared.len()].follow().await?;
         let board = Arc::clone(board);
         following.push(clock::spawn(async move {
+            // Kept: a stream that is let go of ends.
+            let _requests = requests;
             let mut latencies = Latencies::default();
             for _ in 0..changes {
-                let event = told.message().await.during("the floor failed")?;
+                let event = told.message().await?;
                 let mut event = event.ok_or_else(|| Failure("the floor left a watcher behind".to_owned()))?;
                 if let Some(latency) = board.since(event.get_u32(), clock::now()) {
                     latencies.push(latency);
@@ -289,11 +291,11 @@ async fn follow_floor(
     Ok(following)
 }
 
-fn event(change: u32) -> Bytes {
+fn event(change: u32) -> BytesMut {
     let mut event = BytesMut::with_capacity(EVENT);
     event.put_u32(change);
     event.put_bytes(b'x', EVENT - 4);
-    event.freeze()
+    event
 }
 
 /// Makes changes at a pace, or as slowly as they are taken; the changes a second that came of it.

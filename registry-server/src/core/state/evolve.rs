@@ -3,27 +3,51 @@
 //! Owns what follows from one event, and the net effect of a record. Keeps D3: each instance changes once a record,
 //! however many events touch it, and what ends as it began did not change.
 
-use std::{collections::hash_map::Entry, mem, sync::Arc};
+use std::{mem, sync::Arc};
 
-use super::{Before, State, Touch};
+use super::{Before, Service, State, Touch};
 use crate::core::{
     Carried, Committed, Event, FixedMap, Held, Instance, InstanceId, ItemChange, Lease, LeaseId, Loss,
     Override, RareMap, Registrant, ServiceChange, ServiceKey, Spec, view::digest_of,
 };
 
 impl State {
-    pub(super) fn apply(&mut self, event: &Event, committed: &Committed, before: &mut Before) {
+    /// What happened, in order. What ends together is applied step by step for all: each step is mostly waiting for memory that was
+    /// not read for long, and such waits overlap.
+    pub(super) fn apply_all(&mut self, committed: &Committed, before: &mut Before) {
+        let alike = |a: &Event, b: &Event| {
+            let kinds = (a, b);
+            matches!(kinds, (Event::Removed { .. }, Event::Removed { .. }))
+                || matches!(kinds, (Event::LeaseEnded { .. }, Event::LeaseEnded { .. }))
+        };
+        for run in committed.record.events.chunk_by(alike) {
+            match &run[0] {
+                Event::Removed { .. } => {
+                    let removed = run.iter().filter_map(|event| match event {
+                        Event::Removed { key, id, loss } => Some((key, id, *loss)),
+                        _ => None,
+                    });
+                    self.remove(removed, before);
+                }
+                Event::LeaseEnded { .. } => {
+                    let ended = run.iter().filter_map(|event| match event {
+                        Event::LeaseEnded { lease } => Some(lease),
+                        _ => None,
+                    });
+                    self.end(ended, before);
+                }
+                event => self.apply(event, committed, before),
+            }
+        }
+    }
+
+    fn apply(&mut self, event: &Event, committed: &Committed, before: &mut Before) {
         match event {
+            // In runs.
+            Event::Removed { .. } | Event::LeaseEnded { .. } => {}
             Event::LeaseGranted { lease, registrant, ttl } => self.grant(*lease, registrant.clone(), *ttl),
-            Event::LeaseEnded { lease } => self.end(lease, before),
             Event::Registered { key, id, spec, lease } => {
                 self.register(key, id, spec, *lease, committed, before);
-            }
-            Event::Removed { key, id, loss } => {
-                let Some(instance) = self.replace(key, id, None, before) else { return };
-                if let Some(loss) = loss {
-                    self.lose(&instance.lease, key, id, *loss);
-                }
             }
             Event::Held { key, id, held } => {
                 self.hold(key, id, Some(Box::new(held.clone())), committed, before);
@@ -64,20 +88,65 @@ impl State {
         }
     }
 
-    fn end(&mut self, id: &LeaseId, before: &mut Before) {
-        let left = match self.leases.entry(*id) {
-            Entry::Occupied(lease) if lease.get().instances.is_empty() => {
-                self.registrants.remove(&lease.remove().registrant, *id);
-                return;
+    fn end<'a>(&mut self, leases: impl Iterator<Item = &'a LeaseId>, before: &mut Before) {
+        let mut ended = Vec::with_capacity(leases.size_hint().1.unwrap_or(0));
+        for id in leases {
+            if self.leases.get(id).is_some_and(|lease| !lease.instances.is_empty()) {
+                self.remove_all_of(id, before);
             }
-            Entry::Occupied(mut lease) => mem::take(&mut lease.get_mut().instances),
-            Entry::Vacant(_) => return,
-        };
-        for (key, instance) in left.iter() {
-            self.replace(key, instance, None, before);
+            ended.extend(self.leases.remove(id).map(|lease| (*id, lease)));
         }
-        if let Some(lease) = self.leases.remove(id) {
+        for (id, lease) in &ended {
             self.registrants.remove(&lease.registrant, *id);
+        }
+    }
+
+    /// What a lease still carries, which then carries nothing.
+    fn remove_all_of(&mut self, id: &LeaseId, before: &mut Before) {
+        let Some(lease) = self.leases.get(id) else { return };
+        let left = lease.instances.clone();
+        self.remove(left.iter().map(|(key, instance)| (key, instance, None)), before);
+    }
+
+    /// Takes instances out, and keeps everything that follows from it, save the services' digests.
+    fn remove<'a>(
+        &mut self,
+        named: impl Iterator<Item = (&'a ServiceKey, &'a InstanceId, Option<Loss>)>,
+        before: &mut Before,
+    ) {
+        let first = before.len();
+        let room = named.size_hint().1.unwrap_or(0);
+        before.reserve(room);
+        let mut losses = Vec::with_capacity(room);
+        let mut service: Option<&mut Service> = None;
+        for (key, id, loss) in named {
+            if service.as_ref().is_none_or(|service| *service.key != *key) {
+                service = self.services.get_mut(key);
+            }
+            let Some(service) = &mut service else { continue };
+            let Some(old) = service.instances.remove(id) else { continue };
+            let (key, id) = (Arc::clone(&service.key), old.id.clone());
+            before.push(Touch { key, id, before: Some(old) });
+            losses.push(loss);
+        }
+        let mut service: Option<&mut Service> = None;
+        for (Touch { key, id, before }, loss) in before[first..].iter().zip(losses) {
+            let Some(old) = before else { continue };
+            self.instances -= 1;
+            if old.held.is_some() {
+                uncount(&mut self.held, &old.lease);
+            }
+            let Some(lease) = self.leases.get_mut(&old.lease) else { continue };
+            lease.instances.remove(key, id);
+            if let Some(loss) = loss {
+                lease.lost.insert(((**key).clone(), id.clone()), loss);
+            }
+            if service.as_ref().is_none_or(|service| !Arc::ptr_eq(&service.key, key)) {
+                service = self.services.get_mut(key);
+            }
+            if let Some(service) = &mut service {
+                service.uncount_ttl(lease.ttl);
+            }
         }
     }
 
@@ -109,7 +178,7 @@ impl State {
             held: None,
             over: self.override_of(key, id).cloned(),
         };
-        self.replace(key, id, Some(Arc::new(next)), before);
+        self.put(key, Arc::new(next), before);
         if let Some(old) = old.filter(|old| old.lease != lease) {
             self.lose(&old.lease, key, id, Loss::TakenOver);
         }
@@ -125,7 +194,7 @@ impl State {
     ) {
         if let Some(instance) = self.instance(key, id) {
             let next = Instance { held, ..stamped(instance, committed) };
-            self.replace(key, id, Some(Arc::new(next)), before);
+            self.put(key, Arc::new(next), before);
         }
     }
 
@@ -139,7 +208,7 @@ impl State {
     ) {
         if let Some(instance) = self.instance(key, id) {
             let next = Instance { over, ..stamped(instance, committed) };
-            self.replace(key, id, Some(Arc::new(next)), before);
+            self.put(key, Arc::new(next), before);
         }
     }
 
@@ -149,26 +218,15 @@ impl State {
         }
     }
 
-    /// Puts `next` in an instance's place and keeps everything that follows from it, save the service's digest.
-    /// Returns what was there.
-    pub(super) fn replace(
-        &mut self,
-        key: &ServiceKey,
-        id: &InstanceId,
-        next: Option<Arc<Instance>>,
-        before: &mut Before,
-    ) -> Option<Arc<Instance>> {
-        let service =
-            if next.is_some() { self.services.get_or_begin(key) } else { self.services.get_mut(key)? };
+    /// Puts `next` in its place and keeps everything that follows from it, save the service's digest.
+    pub(super) fn put(&mut self, key: &ServiceKey, next: Arc<Instance>, before: &mut Before) {
+        let service = self.services.get_or_begin(key);
         let key = Arc::clone(&service.key);
-        let next_lease = next.as_ref().map(|next| next.lease);
-        let next_held = next.as_ref().is_some_and(|next| next.held.is_some());
+        let next_lease = next.lease;
+        let next_held = next.held.is_some();
         // The id as it stays, not a copy of it.
-        let id = next.as_ref().map_or(id, |next| &next.id).clone();
-        let old = match next {
-            Some(next) => service.instances.insert(next),
-            None => Some(service.instances.remove(&id)?),
-        };
+        let id = next.id.clone();
+        let old = service.instances.insert(next);
         if let Some(old) = &old {
             self.instances -= 1;
             if old.held.is_some() {
@@ -176,39 +234,38 @@ impl State {
             }
             if let Some(lease) = self.leases.get_mut(&old.lease) {
                 service.uncount_ttl(lease.ttl);
-                if next_lease != Some(old.lease) {
+                if next_lease != old.lease {
                     lease.instances.remove(&key, &id);
                 }
             }
         }
-        if let Some(next_lease) = next_lease {
-            self.instances += 1;
-            if next_held {
-                *self.held.entry(next_lease).or_default() += 1;
-            }
-            if let Some(lease) = self.leases.get_mut(&next_lease) {
-                service.count_ttl(lease.ttl);
-                if old.as_ref().is_none_or(|old| next_lease != old.lease) {
-                    lease.instances.insert(Arc::clone(&key), id.clone());
-                }
+        self.instances += 1;
+        if next_held {
+            *self.held.entry(next_lease).or_default() += 1;
+        }
+        if let Some(lease) = self.leases.get_mut(&next_lease) {
+            service.count_ttl(lease.ttl);
+            if old.as_ref().is_none_or(|old| next_lease != old.lease) {
+                lease.instances.insert(Arc::clone(&key), id.clone());
             }
         }
-        before.push(Touch { key, id, before: old.clone() });
-        old
+        before.push(Touch { key, id, before: old });
     }
 
-    /// The net effect of a record on one service: puts back what did not change, stamps and all.
+    /// The net effect of a record on one service: puts back what did not change, stamps and all. `ends`: all that was touched is gone.
     pub(super) fn conclude(
         &mut self,
-        key: &ServiceKey,
         touched: impl Iterator<Item = Touch>,
+        ends: bool,
         committed: &Committed,
     ) -> Option<ServiceChange> {
+        let mut touched = touched.peekable();
+        let key = &*Arc::clone(&touched.peek()?.key);
         let service = self.services.get_mut(key)?;
         let last_change = service.last_change;
-        let mut items = Vec::with_capacity(1);
+        let mut items = Vec::with_capacity(touched.size_hint().0);
         for Touch { id, before, .. } in touched {
-            let after = service.instances.get(&id).cloned();
+            let after = if ends { None } else { service.instances.get(&id).cloned() };
             match (&before, &after) {
                 (None, None) => continue,
                 (Some(before), Some(after)) if same(before, after) => {

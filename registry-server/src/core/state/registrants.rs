@@ -3,8 +3,8 @@
 //! itself says is not repeated.
 
 use std::{
-    collections::BTreeSet,
-    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    collections::{BTreeSet, HashMap},
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hasher},
     ops::RangeInclusive,
     sync::Arc,
 };
@@ -16,7 +16,26 @@ pub(super) type Leases = FixedMap<LeaseId, Box<Lease>>;
 
 /// The leases of registrants, by a hash of the name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Registrants(FixedMap<u64, Of>);
+pub(super) struct Registrants(HashMap<u64, Of, BuildHasherDefault<Hashed>>);
+
+/// What is looked up is a hash already.
+#[derive(Clone, Copy, Debug, Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn write(&mut self, bytes: &[u8]) {
+        // Of nothing but a number of eight bytes is it ever asked.
+        self.0 = bytes.iter().fold(self.0, |hash, byte| hash << 8 | u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 /// Equal sets are of equal shape: one lease is never in `Several`.
 #[derive(Clone, Debug, PartialEq, Eq)]

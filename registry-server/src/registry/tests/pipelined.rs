@@ -1,5 +1,7 @@
 //! What is decided while a group is in flight.
 
+use std::task::{Context, Waker};
+
 use super::*;
 use crate::core::Cause::{self, Expire, Register};
 
@@ -120,4 +122,38 @@ async fn l1_a_lease_that_is_registered_again_at_this_moment_does_not_run_out_and
     let both = [1u128, 2].map(|lease| LeaseId(lease.to_be_bytes()));
     let unknown = registry.renew(both.to_vec()).await.expect("answered");
     assert_eq!(unknown, [(both[1], Renewal::Unknown)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_disk_is_given_what_is_about_to_come_too_and_a_quick_one_only_enough() {
+    const WAVES: usize = 10;
+    const OF: usize = 8;
+    for (took, waits_for_all) in [(0, false), (400, true)] {
+        let jumped = Arc::<AtomicU64>::default();
+        let inner = Arc::new(SimulatedClock::starting_at(0));
+        let clock = JumpingClock { inner, jumped: Arc::clone(&jumped) };
+        let script = Arc::new(Script::default());
+        let (registry, _task) = start(&script, true, &Runtime::new(clock, TokioSpawn, 1));
+        script.hold(true);
+        let first = write(&registry, register(0, 1, 15_000));
+        in_flight(&script, &registry, 1).await;
+        jumped.fetch_add(took, Ordering::Relaxed);
+        script.hold(false);
+        first.await.expect("joined").expect("written");
+        let mut writes = Vec::new();
+        for wave in 0..WAVES {
+            for id in (1..=OF).map(|n| wave * OF + n) {
+                let mut write = Box::pin(registry.write(register(id, 1 + id as u128, 15_000)));
+                assert!(write.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+                writes.push(write);
+            }
+            tokio::task::yield_now().await;
+        }
+        for write in writes {
+            write.await.expect("written");
+        }
+        let all = WAVES * OF;
+        let second = script.groups()[1];
+        assert!(if waits_for_all { second == all } else { second < all }, "{second} after {took} ms");
+    }
 }

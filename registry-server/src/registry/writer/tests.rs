@@ -24,7 +24,7 @@ async fn a_flood_of_renewals_keeps_neither_a_finished_group_nor_a_stop_out() {
 
     let (finished, appended) = oneshot::channel();
     assert!(finished.send(append(Box::new(MemoryStore::new(1)), &[])).is_ok());
-    writer.in_flight = Some(InFlight { appended, records: Arc::default(), members: Vec::new() });
+    writer.in_flight = Some(InFlight { appended, since: 0, records: Arc::default(), members: Vec::new() });
     assert!(matches!(writer.wait(u64::MAX).await, Woke::Appended(Ok(_))));
     writer.in_flight = None;
     stop.send(()).expect("it is waited for");

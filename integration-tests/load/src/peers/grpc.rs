@@ -1,0 +1,297 @@
+//! gRPC for a client that measures: messages are bytes, a connection is one task, and a call is a stream of it, with nothing in between.
+//!
+//! Load and servers share a machine. What a channel does for its users beyond that (reconnecting, queues, limits, interceptors)
+//! would take the processor from the server that is measured. All that speak gRPC are driven by this, the floor too.
+//!
+//! Owns the frames of messages and the statuses of calls; knows no message and no server.
+
+use std::net::SocketAddr;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use h2::{
+    RecvStream, SendStream,
+    client::{Builder, ResponseFuture, SendRequest},
+};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version,
+    header::{CONTENT_TYPE, TE},
+    uri::{Authority, PathAndQuery, Scheme},
+};
+use prost::Message;
+use tokio::net::TcpStream;
+
+use crate::{
+    clock,
+    failure::{During, Failure, Result},
+};
+
+/// What a server may send on a stream, and on all, before it is told to go on: what hyper's clients allow.
+const STREAM_WINDOW: u32 = 2 << 20;
+const CONNECTION_WINDOW: u32 = 5 << 20;
+/// In front of a message: whether it is compressed, and its length.
+const PREFIX: usize = 5;
+
+/// A message with its prefix, as it goes over the wire.
+pub(crate) fn frame(message: &impl Message) -> Result<Bytes> {
+    let length = message.encoded_len();
+    let mut framed = BytesMut::with_capacity(PREFIX + length);
+    put_prefix(&mut framed, length)?;
+    message.encode(&mut framed).during("a message has its length")?;
+    Ok(framed.freeze())
+}
+
+/// The same of bytes.
+pub(crate) fn frame_bytes(message: &[u8]) -> Result<Bytes> {
+    let mut framed = BytesMut::with_capacity(PREFIX + message.len());
+    put_prefix(&mut framed, message.len())?;
+    framed.put_slice(message);
+    Ok(framed.freeze())
+}
+
+fn put_prefix(framed: &mut BytesMut, length: usize) -> Result<()> {
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(length).during("a message is too long")?);
+    Ok(())
+}
+
+/// A connection. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Channel {
+    streams: SendRequest<Bytes>,
+    authority: Authority,
+}
+
+impl Channel {
+    /// A connection of its own.
+    pub(crate) async fn connect(address: SocketAddr) -> Result<Self> {
+        let failed = || format!("cannot connect to {address}");
+        let io = TcpStream::connect(address).await.during(&failed())?;
+        io.set_nodelay(true).during(&failed())?;
+        let mut builder = Builder::new();
+        builder
+            .enable_push(false)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW);
+        let (streams, connection) = builder.handshake(io).await.during(&failed())?;
+        // It ends with its last stream. Why it failed its streams say.
+        clock::spawn(async move { drop(connection.await) });
+        let authority = Authority::try_from(address.to_string()).during("an address is an authority")?;
+        Ok(Self { streams, authority })
+    }
+
+    /// One framed message there, and one message back.
+    pub(crate) async fn unary(&self, method: &'static str, framed: Bytes) -> Result<Bytes> {
+        let (mut requests, mut answers) = self.open(method).await?;
+        requests.0.send_data(framed, true).during(method)?;
+        let answer = answers.message().await?;
+        let answer = answer.ok_or_else(|| Failure(format!("{method}: an answer without a message")))?;
+        match answers.message().await? {
+            None => Ok(answer),
+            Some(_) => Err(Failure(format!("{method}: more than one answer"))),
+        }
+    }
+
+    /// The same with messages.
+    pub(crate) async fn ask<A: Message + Default>(
+        &self,
+        method: &'static str,
+        question: &impl Message,
+    ) -> Result<A> {
+        A::decode(self.unary(method, frame(question)?).await?).during(method)
+    }
+
+    /// Opens a stream.
+    pub(crate) async fn open(&self, method: &'static str) -> Result<(Requests, Answers)> {
+        let mut streams = self.streams.clone().ready().await.during(method)?;
+        let (answer, requests) = streams.send_request(self.head(method)?, false).during(method)?;
+        Ok((Requests(requests), Answers { method, begun: Begun::Asked(answer), rest: Rest::default() }))
+    }
+
+    fn head(&self, method: &'static str) -> Result<Request<()>> {
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(Scheme::HTTP);
+        parts.authority = Some(self.authority.clone());
+        parts.path_and_query = Some(PathAndQuery::from_static(method));
+        let mut request = Request::new(());
+        *request.uri_mut() = Uri::from_parts(parts).during("a method makes a URI")?;
+        *request.method_mut() = Method::POST;
+        *request.version_mut() = Version::HTTP_2;
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+        Ok(request)
+    }
+}
+
+/// This side of a stream. It is open as long as this is there.
+#[derive(Debug)]
+pub(crate) struct Requests(SendStream<Bytes>);
+
+impl Requests {
+    /// Sends a framed message; what the server does not take yet waits in the connection.
+    pub(crate) fn send(&mut self, framed: Bytes) -> Result<()> {
+        self.0.send_data(framed, false).during("a stream has ended")
+    }
+}
+
+/// The other side of a stream.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    method: &'static str,
+    begun: Begun,
+    rest: Rest,
+}
+
+#[derive(Debug)]
+enum Begun {
+    Asked(ResponseFuture),
+    Answering(RecvStream),
+    Ended,
+}
+
+impl Answers {
+    /// Waits until the server says that it answers.
+    pub(crate) async fn begun(&mut self) -> Result<()> {
+        let Begun::Asked(answer) = &mut self.begun else { return Ok(()) };
+        let answer = answer.await.during(self.method)?;
+        if answer.status() != StatusCode::OK {
+            return Err(Failure(format!("{}: HTTP status {}", self.method, answer.status())));
+        }
+        if answer.headers().contains_key("grpc-status") {
+            return self.end(Some(answer.headers()));
+        }
+        self.begun = Begun::Answering(answer.into_body());
+        Ok(())
+    }
+
+    /// The next message; `None` when the call has ended well.
+    pub(crate) async fn message(&mut self) -> Result<Option<Bytes>> {
+        self.begun().await?;
+        loop {
+            let Begun::Answering(body) = &mut self.begun else { return Ok(None) };
+            if let Some(message) = self.rest.message().during(self.method)? {
+                return Ok(Some(message));
+            }
+            match body.data().await {
+                Some(data) => {
+                    let data = data.during(self.method)?;
+                    body.flow_control().release_capacity(data.len()).during(self.method)?;
+                    self.rest.push(data);
+                }
+                None if self.rest.is_empty() => {
+                    let trailers = body.trailers().await.during(self.method)?;
+                    self.end(trailers.as_ref())?;
+                }
+                None => return Err(Failure(format!("{}: it ended within a message", self.method))),
+            }
+        }
+    }
+
+    /// The same, decoded; that there is none is a failure.
+    pub(crate) async fn answer<A: Message + Default>(&mut self) -> Result<A> {
+        let message = self.message().await?;
+        let message = message.ok_or_else(|| Failure(format!("{}: the stream has ended", self.method)))?;
+        A::decode(message).during(self.method)
+    }
+
+    fn end(&mut self, trailers: Option<&HeaderMap>) -> Result<()> {
+        self.begun = Begun::Ended;
+        let said = |name| Some(trailers?.get(name)?.to_str().unwrap_or("unreadable"));
+        match said("grpc-status") {
+            Some("0") => Ok(()),
+            code => Err(Failure(format!(
+                "{}: status {}: {}",
+                self.method,
+                code.unwrap_or("missing"),
+                said("grpc-message").unwrap_or_default()
+            ))),
+        }
+    }
+}
+
+/// What has come and was not given out yet.
+#[derive(Debug, Default)]
+struct Rest {
+    /// Messages lie in what came at once, mostly, and are given out where they lie.
+    front: Bytes,
+    /// All of it, where a message came in several pieces.
+    grown: BytesMut,
+}
+
+/// A message is not plain.
+#[derive(Debug, thiserror::Error)]
+#[error("a message is compressed, which was not asked for")]
+struct Compressed;
+
+impl Rest {
+    fn is_empty(&self) -> bool {
+        self.front.is_empty() && self.grown.is_empty()
+    }
+
+    fn push(&mut self, data: Bytes) {
+        if self.is_empty() {
+            self.front = data;
+            return;
+        }
+        if self.grown.is_empty() {
+            let whole = length(&self.front).unwrap_or_default().max(self.front.len() + data.len());
+            self.grown.reserve(whole);
+            self.grown.put(std::mem::take(&mut self.front));
+        }
+        self.grown.put(data);
+    }
+
+    fn message(&mut self) -> std::result::Result<Option<Bytes>, Compressed> {
+        if length(&self.grown).is_some_and(|whole| self.grown.len() >= whole) {
+            self.front = std::mem::take(&mut self.grown).freeze();
+        }
+        let Some(whole) = length(&self.front) else { return Ok(None) };
+        if self.front[0] != 0 {
+            return Err(Compressed);
+        }
+        if self.front.len() < whole {
+            return Ok(None);
+        }
+        let mut message = self.front.split_to(whole);
+        message.advance(PREFIX);
+        Ok(Some(message))
+    }
+}
+
+/// Of the message that this begins with, prefix included.
+fn length(bytes: &[u8]) -> Option<usize> {
+    let [_, length @ ..] = bytes.first_chunk::<PREFIX>()?;
+    Some(PREFIX + u32::from_be_bytes(*length) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_found_however_they_are_cut() {
+        let messages: Vec<Vec<u8>> = [0, 1, 300, 0, 70_000].map(|length| vec![7; length]).into();
+        let mut wire = Vec::new();
+        for message in &messages {
+            wire.extend_from_slice(&frame_bytes(message).unwrap());
+        }
+        for cut in [1, 2, 4, 5, 6, 299, 16_384, wire.len()] {
+            let mut rest = Rest::default();
+            let mut found = Vec::new();
+            for piece in wire.chunks(cut) {
+                rest.push(Bytes::copy_from_slice(piece));
+                while let Some(message) = rest.message().unwrap() {
+                    found.push(message.to_vec());
+                }
+            }
+            assert!(rest.is_empty(), "cut at {cut}");
+            assert_eq!(found, messages, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_compressed_is_no_message() {
+        let mut rest = Rest::default();
+        rest.push(Bytes::from_static(&[1, 0, 0, 0, 1, 9]));
+        assert!(rest.message().is_err());
+    }
+}
