@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
-/// Many durations, of which the order does not matter.
+/// Many durations in microseconds, of which the order does not matter. A burst has millions.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Latencies(Vec<Duration>);
+pub(crate) struct Latencies(Vec<u32>);
 
 impl Latencies {
-    /// Takes one in.
+    /// None yet, and room for so many.
+    pub(crate) fn with_room(count: usize) -> Self {
+        Self(Vec::with_capacity(count))
+    }
+
+    /// Takes one in; more than an hour is an hour.
     pub(crate) fn push(&mut self, latency: Duration) {
-        self.0.push(latency);
+        self.0.push(u32::try_from(latency.as_micros()).unwrap_or(u32::MAX));
     }
 
     /// Takes others in.
@@ -26,12 +31,12 @@ impl Latencies {
     pub(crate) fn percentile(&mut self, percent: usize) -> Duration {
         self.0.sort_unstable();
         let rank = (self.0.len() * percent).div_ceil(100).max(1) - 1;
-        self.0.get(rank).copied().unwrap_or_default()
+        Duration::from_micros(self.0.get(rank).copied().unwrap_or_default().into())
     }
 
     /// The largest. Zero if there are none.
     pub(crate) fn most(&self) -> Duration {
-        self.0.iter().max().copied().unwrap_or_default()
+        Duration::from_micros(self.0.iter().max().copied().unwrap_or_default().into())
     }
 }
 

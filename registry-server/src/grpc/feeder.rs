@@ -32,10 +32,13 @@ use crate::{
 pub(super) const BOOKMARK_INTERVAL: Duration = Duration::from_secs(5);
 /// A stream that has said something of its views begins to say more of them no earlier than this much later: what happens
 /// meanwhile comes as one (W6). In milliseconds.
-pub(super) const REST: u64 = 5;
+pub(super) const REST: u64 = 1;
 /// While there is always more, each rest is twice as long as the one before, up to this. So however fast the registry
 /// changes, a watcher costs few messages a second, and writes have the rest of the machine. In milliseconds.
 pub(super) const LONGEST_REST: u64 = 40;
+/// What comes no later than this after a rest counts as if it had come during it: who is woken late, because there is much to do,
+/// should not for that reason say more. In milliseconds.
+pub(super) const SOON: u64 = 10;
 
 /// Views on one stream.
 const MAX_VIEWS: usize = 10_000;
@@ -255,8 +258,9 @@ impl Feeder {
                 return Poll::Pending;
             }
         }
-        let had_to_wait = self.rest.take().is_some();
-        self.next_rest = if had_to_wait { (self.next_rest * 2).min(LONGEST_REST) } else { REST };
+        self.rest = None;
+        let soon = now < self.rests_until.saturating_add(SOON);
+        self.next_rest = if soon { (self.next_rest * 2).min(LONGEST_REST) } else { REST };
         self.rests_until = now.saturating_add(self.next_rest);
         Poll::Ready(())
     }

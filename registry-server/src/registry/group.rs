@@ -14,6 +14,8 @@ use crate::{
 const MAX_PROPOSALS: usize = 1_024;
 /// Events in one group, once reached, end it.
 const MAX_EVENTS: usize = 20_000;
+/// Room for so many hashes is kept from group to group: more than a usual one has.
+const KEPT: usize = 4 * MAX_PROPOSALS;
 
 /// A group in the making.
 #[derive(Debug, Default)]
@@ -84,8 +86,8 @@ impl Group {
         if self.touched.is_empty() && self.before.is_empty() {
             return false;
         }
-        let hashes = proposal.touches.iter().map(|touched| self.hasher.hash_one(touched));
-        hashes.into_iter().any(|hash| self.touched.contains(&hash) || self.before.contains(&hash))
+        let mut hashes = proposal.touches.iter().map(|touched| self.hasher.hash_one(touched));
+        hashes.any(|hash| self.touched.contains(&hash) || self.before.contains(&hash))
     }
 
     /// Whether what the guard (L5) goes by is about to change: how many instances there are of a service, and their TTLs. What
@@ -101,21 +103,26 @@ impl Group {
         self.members.push(Member { touches: proposal.touches, pending });
     }
 
-    /// The records, and a member for each. What is left is the next group, which is empty and minds what this one touches.
+    /// The records, and a member for each. What is left is the next group, which is empty and minds what this one touches. It keeps
+    /// the room that this one took: under load it will be about as large.
     pub(super) fn hand_over(&mut self) -> (Vec<Record>, Vec<Member>) {
-        let next = Self {
-            before: mem::take(&mut self.touched),
-            others_before: self.records.iter().any(|record| record.cause != Cause::Expire),
-            hasher: self.hasher.clone(),
-            ..Self::default()
-        };
-        let this = mem::replace(self, next);
-        (this.records, this.members)
+        mem::swap(&mut self.before, &mut self.touched);
+        self.touched.clear();
+        self.others_before = self.records.iter().any(|record| record.cause != Cause::Expire);
+        self.events = 0;
+        self.noted.clear();
+        self.closed = false;
+        let room = self.records.len();
+        let records = mem::replace(&mut self.records, Vec::with_capacity(room));
+        (records, mem::replace(&mut self.members, Vec::with_capacity(room)))
     }
 
     /// Nothing is in flight any more: what touched something of it may come now.
     pub(super) fn settled(&mut self) {
-        self.before = HashSet::default();
+        if self.before.capacity() > KEPT {
+            self.before = HashSet::default();
+        }
+        self.before.clear();
         self.others_before = false;
         self.noted.clear();
         self.closed = false;

@@ -76,6 +76,8 @@ where
         let mut builder = Builder::new(begun.clone());
         builder
             .timer(TokioTimer::new())
+            // gRPC has no use for it.
+            .auto_date_header(false)
             .keep_alive_interval(Some(PING_INTERVAL))
             .keep_alive_timeout(PING_TIMEOUT)
             .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION));

@@ -64,7 +64,7 @@ pub(super) async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
             })
         });
         join(writing.collect()).await?;
-        let mut latencies = collect(following).await?;
+        let (mut latencies, _) = collect(following).await?;
         let cpu = stretch.cpu_each(server.process(), changes as usize)?;
         let grown = server.process().resident()?.saturating_sub(resident);
         let mut sheet = report.sheet("flat", case, Ours::NAME);

@@ -78,7 +78,7 @@ pub(super) async fn peer<P: Peer>(plan: &Plan, report: &mut Report) -> Result<()
             writer.register_under(Place { service: 0, instance: change }, &lease).await
         };
         let paced = pace(changes, write).await?;
-        let latencies = collect(following).await?;
+        let (latencies, _) = collect(following).await?;
         let case = case(watchers, on);
         let memory = kib(full.saturating_sub(empty), watchers);
         note(report, case, P::NAME, &stretch, server.process(), paced, latencies, memory)?;
@@ -103,7 +103,7 @@ pub(super) async fn floor(plan: &Plan, report: &mut Report) -> Result<()> {
             writer.publish(&event(change)).await
         };
         let paced = pace(changes, write).await?;
-        let latencies = collect(following).await?;
+        let (latencies, _) = collect(following).await?;
         let memory = kib(full.saturating_sub(empty), watchers);
         let case = case(watchers, on);
         note(report, case, Floor::NAME, &stretch, server.process(), paced, latencies, memory)?;
@@ -144,14 +144,14 @@ pub(super) async fn burst<P: Peer>(plan: &Plan, report: &mut Report) -> Result<(
     join(writing.collect()).await?;
     let answered = clock::now();
     let writes = stretch.rate(changes as usize);
-    let latencies = collect(following).await?;
+    let (latencies, told) = collect(following).await?;
     burst_note(
         report,
         burst_case(watchers, changes),
         P::NAME,
         &stretch,
         server.process(),
-        (writes, answered, before),
+        (writes, answered, told, before),
         &latencies,
     )
 }
@@ -172,14 +172,14 @@ pub(super) async fn burst_floor(plan: &Plan, report: &mut Report) -> Result<()> 
     }
     let answered = clock::now();
     let writes = stretch.rate(changes as usize);
-    let latencies = collect(following).await?;
+    let (latencies, told) = collect(following).await?;
     burst_note(
         report,
         burst_case(watchers, changes),
         Floor::NAME,
         &stretch,
         server.process(),
-        (writes, answered, before),
+        (writes, answered, told, before),
         &latencies,
     )
 }
@@ -235,7 +235,7 @@ async fn follow(
     board: &Board,
     mut ready: Option<mpsc::Sender<()>>,
 ) -> Result<Latencies> {
-    let mut latencies = Latencies::default();
+    let mut latencies = Latencies::with_room(board.0.len());
     // Its own set of instances.
     let mut there = vec![false; board.0.len()];
     let mut left = there.len();
@@ -310,14 +310,17 @@ async fn pace(changes: u32, mut write: impl AsyncFnMut(u32) -> Result<()>) -> Re
     Ok(rate(changes as usize, began.elapsed()))
 }
 
-pub(super) async fn collect(following: Vec<Following>) -> Result<Latencies> {
+/// What all were told, and when the last was.
+pub(super) async fn collect(following: Vec<Following>) -> Result<(Latencies, Instant)> {
     let all = timeout(PATIENCE, join(following)).await;
-    let all = all.map_err(|_| Failure(format!("watchers were not told everything after {PATIENCE:?}")))?;
-    let mut latencies = Latencies::default();
-    for some in all? {
+    let all = all.map_err(|_| Failure(format!("watchers were not told everything after {PATIENCE:?}")))??;
+    // Before they are put together, which takes a while.
+    let told = clock::now();
+    let mut latencies = Latencies::with_room(all.iter().map(Latencies::count).sum());
+    for some in all {
         latencies.append(some);
     }
-    Ok(latencies)
+    Ok((latencies, told))
 }
 
 fn case(watchers: usize, on: usize) -> String {
@@ -358,16 +361,17 @@ fn burst_note(
     peer: &'static str,
     stretch: &Stretch,
     process: &Process,
-    (writes, answered, before): (f64, Instant, u64),
+    (writes, answered, told, before): (f64, Instant, Instant, u64),
     latencies: &Latencies,
 ) -> Result<()> {
     let events = latencies.count();
-    let (rate, cpu) = (stretch.rate(events), stretch.cpu_each(process, events)?);
+    let rate = rate(events, told.saturating_duration_since(stretch.began));
+    let cpu = stretch.cpu_each(process, events)?;
     let after = process.resident()?;
     let mut sheet = report.sheet("burst", case, peer);
     sheet.note("writes", "/s", writes)?;
     sheet.note("events", "/s", rate)?;
     sheet.note("server CPU an event", "µs", cpu)?;
-    sheet.note("all told after the last answer", "ms", millis(answered.elapsed()))?;
+    sheet.note("all told after the last answer", "ms", millis(told.saturating_duration_since(answered)))?;
     sheet.note("memory grown", "MiB", kib(after.saturating_sub(before), 1024))
 }

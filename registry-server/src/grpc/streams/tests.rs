@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     grpc::{
-        feeder::{LONGEST_REST, REST},
+        feeder::{LONGEST_REST, REST, SOON},
         seats::Seat,
     },
     runtime::Runtime,
@@ -361,7 +361,7 @@ async fn a_stream_that_has_said_all_it_had_rests_and_then_says_the_rest_as_one()
     world.asked.subscribe(1, Some(watch_service()));
     world.publisher.register();
     assert_eq!(world.all_said().await.len(), 2, "a snapshot and a bookmark");
-    rested(REST).await;
+    rested(REST + SOON).await;
     world.publisher.register();
     assert!(world.polled().await.is_ready(), "the first change comes at once");
     assert!(world.polled().await.is_pending(), "and is all there was");
@@ -369,8 +369,7 @@ async fn a_stream_that_has_said_all_it_had_rests_and_then_says_the_rest_as_one()
         world.publisher.register();
         assert!(world.polled().await.is_pending(), "it rests");
     }
-    rested(REST - 1).await;
-    assert!(world.polled().await.is_pending(), "it still rests");
+    rested(REST).await;
     let said = world.said().await.expect("something").response.expect("something");
     let Response::Change(change) = said else { panic!("{said:?}") };
     assert_eq!((change.previous_revision, change.revision), (2, 7));
@@ -380,6 +379,24 @@ async fn a_stream_that_has_said_all_it_had_rests_and_then_says_the_rest_as_one()
     assert!(world.polled().await.is_pending(), "the second rest in a row is longer");
     rested(1).await;
     assert!(world.polled().await.is_ready());
+    assert!(world.polled().await.is_pending(), "that was all");
+    rested(4 * REST + SOON - 1).await;
+    world.publisher.register();
+    assert!(world.polled().await.is_ready(), "nothing is held up that comes after a rest");
+    assert!(world.polled().await.is_pending(), "that was all");
+    world.publisher.register();
+    rested(8 * REST - 1).await;
+    assert!(world.polled().await.is_pending(), "but soon after it is as good as during it");
+    rested(1).await;
+    assert!(world.polled().await.is_ready());
+    assert!(world.polled().await.is_pending(), "that was all");
+    rested(16 * REST + SOON).await;
+    for rest in [0, REST] {
+        world.publisher.register();
+        rested(rest).await;
+        assert!(world.polled().await.is_ready(), "after that it begins anew");
+        assert!(world.polled().await.is_pending());
+    }
 }
 
 /// What a change costs a stream: its other sources are left alone.
@@ -391,7 +408,7 @@ async fn a_change_has_a_stream_poll_nothing_but_its_view() {
     world.all_said().await;
     let polls = world.asked.polls();
     for _ in 0..3 {
-        rested(REST).await;
+        rested(LONGEST_REST).await;
         world.publisher.register();
         assert!(matches!(world.polled().await, Poll::Ready(Some(Ok(_)))));
         assert!(world.polled().await.is_pending());

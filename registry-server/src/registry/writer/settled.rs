@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Records of a group that are settled before their callers are answered.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 32;
 
 impl Writer {
     /// A part of the group at a time, so that its first callers go on while the rest is worked on.
