@@ -12,7 +12,7 @@ impl Latencies {
         Self(Vec::with_capacity(count))
     }
 
-    /// Takes one in; more than an hour is an hour.
+    /// Takes one in; more than 71 minutes are 71 minutes.
     pub(crate) fn push(&mut self, latency: Duration) {
         self.0.push(u32::try_from(latency.as_micros()).unwrap_or(u32::MAX));
     }

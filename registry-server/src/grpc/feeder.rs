@@ -30,14 +30,14 @@ use crate::{
 
 /// A bookmark comes this often.
 pub(super) const BOOKMARK_INTERVAL: Duration = Duration::from_secs(5);
-/// A stream that has said something of its views begins to say more of them no earlier than this much later: what happens
+/// A stream that has said something of its views begins to say more of them about this much later at the earliest: what happens
 /// meanwhile comes as one (W6). In milliseconds.
 pub(super) const REST: u64 = 1;
 /// While there is always more, each rest is twice as long as the one before, up to this. So however fast the registry
 /// changes, a watcher costs few messages a second, and writes have the rest of the machine. In milliseconds.
 pub(super) const LONGEST_REST: u64 = 40;
-/// What comes no later than this after a rest counts as if it had come during it: who is woken late, because there is much to do,
-/// should not for that reason say more. In milliseconds.
+/// What comes no later than this after a rest lengthens the next one too, up to as much: who is woken late, because there is much
+/// to do, should not for that reason say more. In milliseconds.
 pub(super) const SOON: u64 = 10;
 
 /// Views on one stream.
@@ -258,9 +258,10 @@ impl Feeder {
                 return Poll::Pending;
             }
         }
-        self.rest = None;
+        let had_to_wait = self.rest.take().is_some();
         let soon = now < self.rests_until.saturating_add(SOON);
-        self.next_rest = if soon { (self.next_rest * 2).min(LONGEST_REST) } else { REST };
+        let longest = if had_to_wait { LONGEST_REST } else { SOON };
+        self.next_rest = if had_to_wait || soon { (self.next_rest * 2).min(longest) } else { REST };
         self.rests_until = now.saturating_add(self.next_rest);
         Poll::Ready(())
     }

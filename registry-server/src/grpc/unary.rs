@@ -6,13 +6,14 @@
 //!
 //! tonic's own way is made for streams: each call has a decoder and an encoder with buffers of their own, and several boxes
 //! around both. This one has none of it, and says what tonic says: a request that is no message is `INTERNAL`, one that is too
-//! long `OUT_OF_RANGE`. It is stricter in one thing: a second message is refused and not ignored. What says that it is compressed
-//! does not come here.
+//! long `OUT_OF_RANGE`. It is stricter in three things: a second message is refused and not ignored, a request that breaks off before its end is
+//! not done, and one has to be there in some time. What says that it is compressed does not come here.
 
 use std::{
-    future::poll_fn,
-    pin::Pin,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -23,18 +24,39 @@ use hyper::{
 };
 use prost::Message;
 use registry_proto::Frame;
+use tokio::time::timeout;
 use tonic::{Status, body::Body, metadata::GRPC_CONTENT_TYPE};
 
 /// Before each message: whether it is compressed, and its length.
 const HEAD: usize = 5;
 /// A frame that is shorter than this is copied into one piece: that takes less than several frames of HTTP/2.
 const LONG: usize = 4 << 10;
+/// A request is there after this at the latest, or it is refused: what has come of it is kept meanwhile.
+pub(super) const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The one message of a request's body, of at most so many bytes. Keeps no more than what that message says of its length, and what
 /// came with its end.
-pub(super) async fn read<M, B>(mut body: B, most: usize) -> Result<M, Status>
+pub(super) async fn read<M, B>(body: B, most: usize) -> Result<M, Status>
+where
+    M: Message + Default,
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let mut arriving = pin!(arrive(body, most));
+    // Nearly all are there at once, and need no timer.
+    if let Poll::Ready(arrived) = poll_fn(|cx| Poll::Ready(arriving.as_mut().poll(cx))).await {
+        return arrived;
+    }
+    timeout(ARRIVES_WITHIN, arriving).await.unwrap_or_else(|_| {
+        Err(Status::deadline_exceeded(format!(
+            "the request was not all there after {ARRIVES_WITHIN:?}; nothing was done"
+        )))
+    })
+}
+
+async fn arrive<M, B>(mut body: B, most: usize) -> Result<M, Status>
 where
     M: Message + Default,
     B: HttpBody<Data = Bytes> + Unpin,
@@ -42,7 +64,13 @@ where
 {
     let mut received = Received::default();
     while !body.is_end_stream() {
-        let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await else { break };
+        let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await else {
+            if body.is_end_stream() {
+                break;
+            }
+            // hyper says so of a stream that was reset for no error.
+            return Err(Status::cancelled("the request broke off; nothing was done"));
+        };
         let frame = frame.map_err(|error| Status::from_error(error.into()))?;
         // Trailers of a request mean nothing here.
         if let Ok(data) = frame.into_data() {

@@ -177,11 +177,11 @@ impl Hub {
         self.inner.head.subscribe()
     }
 
-    /// Publishes what a group of commits did; `head` is the revision of the last. Called by the one writer, in order of
+    /// Publishes what a group of commits did, or a part of one; `head` is the revision of the last. Called by the one writer, in order of
     /// revisions, before anybody is answered (D2).
     pub fn publish(&self, changes: &[ServiceChange], head: Revision) {
         let mut publisher = lock(&self.inner.publisher);
-        // Each watcher is woken once, however much of the group concerns it; in one order, so that a seed repeats.
+        // Each watcher is woken once, however much of this concerns it; in one order, so that a seed repeats.
         let mut to_mark = BTreeMap::new();
         for change in changes {
             let (feed, (logged, concerned)) = loop {

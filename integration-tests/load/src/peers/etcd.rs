@@ -13,10 +13,12 @@ use std::{
 use super::{
     Connection, News, Peer, Place, Renewals, Setup, Watch,
     grpc::{Answers, Channel, Requests, frame},
-    instance_number, service_name,
+    instance_number,
+    reader::{self, LENGTH, Message, Problem},
+    service_name,
 };
 use crate::{
-    failure::{Failure, Result},
+    failure::{During, Failure, Result},
     process::{Process, Recipe, free_address},
 };
 
@@ -112,6 +114,13 @@ impl<B: Build> Peer for Etcd<B> {
     }
 }
 
+// Fields of `WatchResponse`, `Event` and `KeyValue`.
+const EVENTS: u64 = 11;
+const EVENT_TYPE: u64 = 1;
+const EVENT_KV: u64 = 2;
+const KEY: u64 = 1;
+const DELETE: u64 = 1;
+
 /// Reads keys.
 const RANGE: &str = "/etcdserverpb.KV/Range";
 
@@ -205,13 +214,43 @@ impl Watch for Range {
             news.append(&mut self.first);
             return Ok(());
         }
-        let events: wire::Events = self.events.answer().await?;
-        news.extend(events.events.iter().filter_map(|event| {
-            let number = number(&event.kv.as_ref()?.key)?;
-            Some(if event.kind == 0 { News::There(number) } else { News::Gone(number) })
-        }));
-        Ok(())
+        let message = self.events.message().await?;
+        let message = message.ok_or_else(|| Failure("etcd: a watch has ended".to_owned()))?;
+        told(&message, news).during("etcd: a watch says something that is no message")
     }
+}
+
+/// Reads a `WatchResponse`.
+fn told(message: &[u8], news: &mut Vec<News>) -> std::result::Result<(), Problem> {
+    let mut message = Message(message);
+    while let Some((field, wire)) = message.field()? {
+        if field != EVENTS {
+            message.skip(wire)?;
+            continue;
+        }
+        let (mut event, mut deleted, mut number) = (Message(message.bytes()?), false, None);
+        while let Some((field, wire)) = event.field()? {
+            match field {
+                EVENT_TYPE => deleted = event.varint()? == DELETE,
+                EVENT_KV => number = keys_number(Message(event.bytes()?))?,
+                _ => event.skip(wire)?,
+            }
+        }
+        news.extend(number.map(|it| if deleted { News::Gone(it) } else { News::There(it) }));
+    }
+    Ok(())
+}
+
+fn keys_number(mut kv: Message<'_>) -> std::result::Result<Option<u32>, Problem> {
+    let mut found = None;
+    while let Some((field, wire)) = kv.field()? {
+        if field == KEY && wire == LENGTH {
+            found = reader::number(kv.bytes()?);
+        } else {
+            kv.skip(wire)?;
+        }
+    }
+    Ok(found)
 }
 
 fn key(place: Place) -> String {
@@ -294,8 +333,6 @@ mod wire {
     pub(crate) struct KeyValue {
         #[prost(bytes = "vec", tag = "1")]
         pub(crate) key: Vec<u8>,
-        #[prost(bytes = "vec", tag = "5")]
-        pub(crate) value: Vec<u8>,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -313,19 +350,30 @@ mod wire {
         #[prost(int64, tag = "3")]
         pub(crate) start_revision: i64,
     }
+}
 
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(crate) struct Events {
-        #[prost(message, repeated, tag = "11")]
-        pub(crate) events: Vec<Event>,
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(crate) struct Event {
-        /// 0: put, 1: delete.
-        #[prost(int32, tag = "1")]
-        pub(crate) kind: i32,
-        #[prost(message, optional, tag = "2")]
-        pub(crate) kv: Option<KeyValue>,
+    #[test]
+    fn what_a_watch_says_is_read_from_its_bytes_and_half_of_it_is_refused() {
+        let kv = |number: u32| {
+            let key = format!("/services/service-000001/i-{number:08}");
+            [&[10, u8::try_from(key.len()).unwrap()], key.as_bytes(), &[16, 200, 1, 42, 2, b'v', b'v']]
+                .concat()
+        };
+        let event = |kind: u8, number| {
+            let kv = kv(number);
+            let length = u8::try_from(kv.len()).unwrap();
+            let event = [&[8, kind, 18, length][..], &kv].concat();
+            [&[90, u8::try_from(event.len()).unwrap()], &event[..]].concat()
+        };
+        // A header of four bytes, as any answer has, and three events.
+        let message = [&[10, 2, 8, 1][..], &event(0, 7), &event(1, 12_345_678), &event(0, 9)].concat();
+        let mut news = Vec::new();
+        told(&message, &mut news).unwrap();
+        assert_eq!(news, [News::There(7), News::Gone(12_345_678), News::There(9)]);
+        assert!(told(&message[..message.len() - 1], &mut news).is_err());
     }
 }

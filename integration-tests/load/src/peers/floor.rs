@@ -1,5 +1,6 @@
-//! The floor: what gRPC takes by itself, through the same library, with the same settings, as a process of its own.
-//! It keeps nothing and decides nothing: unary calls answer as many bytes as they ask for, streams echo, and
+//! The floor: what gRPC takes by itself, by tonic's own server as it comes, as a process of its own. Ours is of the same libraries, but takes
+//! its connections and answers its calls by itself, which may take less.
+//! The floor keeps nothing and decides nothing: unary calls answer as many bytes as they ask for, streams echo, and
 //! what is published goes to everyone who follows.
 
 use std::{

@@ -5,15 +5,16 @@
 //! | [`ours`] | the registry | registered under a lease of its own | a view of a `Subscribe` stream |
 //! | [`etcd`] | etcd, in two versions | a key with a lease of its own | a range of keys on a `Watch` stream |
 //! | [`zookeeper`] | ZooKeeper | an ephemeral node of the caller's session | a persistent recursive watch (3.6 or later) |
-//! | [`floor`] | gRPC itself, by the same library as ours | bytes that are answered | bytes that are streamed |
+//! | [`floor`] | gRPC itself, by tonic's own server | bytes that are answered | bytes that are streamed |
 //!
 //! Every peer is driven in the cheapest way that its protocol has, by a client that does little else, since load and
-//! servers share the machine: those that speak gRPC by [`grpc`].
+//! servers share the machine: those that speak gRPC by [`grpc`], and what their watches tell is read where it lies ([`reader`]).
 
 pub(crate) mod etcd;
 pub(crate) mod floor;
 pub(crate) mod grpc;
 pub(crate) mod ours;
+mod reader;
 pub(crate) mod zookeeper;
 
 use std::{path::PathBuf, time::Duration};

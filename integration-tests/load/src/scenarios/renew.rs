@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{CALLERS, FOR_LONG, Stretch, connections, join, places, register_all};
 use crate::{
     Plan, clock,
-    failure::Result,
+    failure::{Failure, Result},
     peers::{Connection, Peer, Renewals, floor::Floor, grpc::frame_bytes},
     report::Report,
 };
@@ -68,7 +68,8 @@ pub(super) async fn floor(plan: &Plan, report: &mut Report) -> Result<()> {
             let message = frame_bytes(&[b'x'; 18])?;
             while clock::now() < end {
                 requests.send(message.clone())?;
-                answers.message().await?;
+                let echo = answers.message().await?;
+                echo.ok_or_else(|| Failure("the floor's stream has ended".to_owned()))?;
                 echoed += 1;
             }
             Ok(echoed)

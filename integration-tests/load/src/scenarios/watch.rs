@@ -138,12 +138,11 @@ pub(super) async fn burst<P: Peer>(plan: &Plan, report: &mut Report) -> Result<(
                     Some(lease) => writer.register_under(place, lease).await?,
                 }
             }
-            Ok(())
+            Ok(clock::now())
         })
     });
-    join(writing.collect()).await?;
-    let answered = clock::now();
-    let writes = stretch.rate(changes as usize);
+    let answered = join(writing.collect()).await?.into_iter().max().unwrap_or_else(clock::now);
+    let writes = rate(changes as usize, answered.saturating_duration_since(stretch.began));
     let (latencies, told) = collect(following).await?;
     burst_note(
         report,
@@ -185,7 +184,7 @@ pub(super) async fn burst_floor(plan: &Plan, report: &mut Report) -> Result<()> 
 }
 
 /// A watcher that follows until it was told all.
-pub(super) type Following = JoinHandle<Result<Latencies>>;
+pub(super) type Following = JoinHandle<Result<(Latencies, Instant)>>;
 
 /// Opens watches, and returns when each has its initial state.
 pub(super) async fn follow_all<P: Peer>(
@@ -234,7 +233,7 @@ async fn follow(
     mut watch: impl Watch,
     board: &Board,
     mut ready: Option<mpsc::Sender<()>>,
-) -> Result<Latencies> {
+) -> Result<(Latencies, Instant)> {
     let mut latencies = Latencies::with_room(board.0.len());
     // Its own set of instances.
     let mut there = vec![false; board.0.len()];
@@ -256,7 +255,7 @@ async fn follow(
             ready.send(()).await.during("the load has ended")?;
         }
     }
-    Ok(latencies)
+    Ok((latencies, clock::now()))
 }
 
 async fn follow_floor(
@@ -277,7 +276,7 @@ async fn follow_floor(
         following.push(clock::spawn(async move {
             // Kept: a stream that is let go of ends.
             let _requests = requests;
-            let mut latencies = Latencies::default();
+            let mut latencies = Latencies::with_room(changes as usize);
             for _ in 0..changes {
                 let event = told.message().await?;
                 let mut event = event.ok_or_else(|| Failure("the floor left a watcher behind".to_owned()))?;
@@ -285,7 +284,7 @@ async fn follow_floor(
                     latencies.push(latency);
                 }
             }
-            Ok(latencies)
+            Ok((latencies, clock::now()))
         }));
     }
     Ok(following)
@@ -314,10 +313,9 @@ async fn pace(changes: u32, mut write: impl AsyncFnMut(u32) -> Result<()>) -> Re
 pub(super) async fn collect(following: Vec<Following>) -> Result<(Latencies, Instant)> {
     let all = timeout(PATIENCE, join(following)).await;
     let all = all.map_err(|_| Failure(format!("watchers were not told everything after {PATIENCE:?}")))??;
-    // Before they are put together, which takes a while.
-    let told = clock::now();
-    let mut latencies = Latencies::with_room(all.iter().map(Latencies::count).sum());
-    for some in all {
+    let told = all.iter().map(|(_, told)| *told).max().unwrap_or_else(clock::now);
+    let mut latencies = Latencies::with_room(all.iter().map(|(some, _)| some.count()).sum());
+    for (some, _) in all {
         latencies.append(some);
     }
     Ok((latencies, told))

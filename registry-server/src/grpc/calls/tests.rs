@@ -1,12 +1,16 @@
 //! How calls find their way, and that ours is as tonic's.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    collections::VecDeque,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame as HttpFrame;
 use proptest::{collection::vec, prelude::*};
 use registry_proto::v1;
 use tokio::sync::watch;
+use tokio_stream::StreamExt;
 
 use super::*;
 use crate::{
@@ -78,9 +82,30 @@ impl Server {
     }
 }
 
-fn body(pieces: &[Bytes]) -> impl HttpBody<Data = Bytes, Error = Infallible> + Send + Unpin + use<> {
-    let frames: Vec<_> = pieces.iter().cloned().map(|piece| Ok(HttpFrame::data(piece))).collect();
-    StreamBody::new(tokio_stream::iter(frames))
+/// A request's body, which ends as it should, or just ends.
+struct Pieces {
+    left: VecDeque<Bytes>,
+    ends: bool,
+}
+
+impl HttpBody for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<HttpFrame<Bytes>, Infallible>>> {
+        Poll::Ready(self.left.pop_front().map(|piece| Ok(HttpFrame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ends && self.left.is_empty()
+    }
+}
+
+fn body(pieces: &[Bytes]) -> Pieces {
+    Pieces { left: pieces.iter().cloned().collect(), ends: true }
 }
 
 /// With its head.
@@ -230,7 +255,20 @@ async fn a_request_that_breaks_off_is_not_done() {
     let frames = vec![Ok(HttpFrame::data(good)), Err(Status::unavailable("gone"))];
     let broken = StreamBody::new(tokio_stream::iter(frames));
     assert_eq!(server.ask("Register", None, broken).await.0, "14");
+    // Reset for no error, which reads as if nothing more came.
+    let reset = Pieces { left: [whole(&registration()).into()].into(), ends: false };
+    assert_eq!(server.ask("Register", None, reset).await.0, "1");
     assert_eq!(server.calls.service.registry.hub().head(), 0, "nothing was registered");
+}
+
+/// A client that says little and then nothing holds what it said here for a while, and not for ever.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_does_not_come_to_its_end_is_given_up() {
+    let server = Server::new();
+    let most = whole(&registration());
+    let begun = tokio_stream::iter([Ok::<_, Infallible>(HttpFrame::data(Bytes::from(most).slice(..7)))]);
+    let stalled = StreamBody::new(Box::pin(begun.chain(tokio_stream::pending())));
+    assert_eq!(server.ask("Register", None, stalled).await.0, "4");
 }
 
 proptest! {

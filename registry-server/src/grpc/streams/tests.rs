@@ -390,7 +390,20 @@ async fn a_stream_that_has_said_all_it_had_rests_and_then_says_the_rest_as_one()
     rested(1).await;
     assert!(world.polled().await.is_ready());
     assert!(world.polled().await.is_pending(), "that was all");
-    rested(16 * REST + SOON).await;
+    rested(16 * REST + SOON - 1).await;
+    for _ in 0..2 {
+        world.publisher.register();
+        assert!(world.polled().await.is_ready());
+        assert!(world.polled().await.is_pending());
+        world.publisher.register();
+        rested(SOON - 1).await;
+        assert!(world.polled().await.is_pending(), "but never for longer than so");
+        rested(1).await;
+        assert!(world.polled().await.is_ready());
+        assert!(world.polled().await.is_pending(), "that was all");
+        rested(2 * SOON + SOON - 1).await;
+    }
+    rested(LONGEST_REST + SOON).await;
     for rest in [0, REST] {
         world.publisher.register();
         rested(rest).await;

@@ -8,8 +8,9 @@ use crate::{
     registry::{Written, group::Member},
 };
 
-/// Records of a group that are settled before their callers are answered.
-const AT_ONCE: usize = 32;
+/// Records of a group that are settled before their callers are answered; of the next part twice as many, and so on, for each part
+/// costs a look at every watcher.
+const FIRST_PART: usize = 32;
 
 impl Writer {
     /// A part of the group at a time, so that its first callers go on while the rest is worked on.
@@ -22,9 +23,10 @@ impl Writer {
     ) {
         let mut group = records.into_iter().zip(revisions).zip(members);
         let mut changes: Vec<ServiceChange> = Vec::new();
+        let mut at_once = FIRST_PART;
         loop {
-            let mut part = Vec::with_capacity(AT_ONCE);
-            for ((record, revision), member) in group.by_ref().take(AT_ONCE) {
+            let mut part = Vec::with_capacity(at_once.min(group.len()));
+            for ((record, revision), member) in group.by_ref().take(at_once) {
                 let committed = Committed { revision, record };
                 let done = self.core.evolve(now, &committed);
                 told::tell(&committed.record, revision, &done);
@@ -36,6 +38,7 @@ impl Writer {
             }
             self.hub.publish(&changes, self.core.state().revision());
             changes.clear();
+            at_once *= 2;
             for (committed, member) in part {
                 if let Some(pending) = member.pending {
                     let written = self.written(&pending.command, &committed.record, Some(committed.revision));
