@@ -17,7 +17,7 @@
 //! when it comes to the front. What no longer counts is left in it until it comes to the front or half of the queue is of
 //! that kind: a heap in one block takes half of what a search tree takes, and is written at its end. Deadlines are kept minus the total of all stalls, so a stall moves all of them at once.
 //!
-//! Each lease has a place in one block, which the queue names: what is due is found without looking up a single id. What comes
+//! Each lease has a place, which the queue names: what is due is found without looking up a single id. What comes
 //! of that is in [`due`](self::due).
 //!
 //! A lease is *quiet* if its last renewal found nothing to tell its registrant, and nothing that concerns it was committed
@@ -25,12 +25,14 @@
 //! ([`super::Core`]) says what disturbs which lease.
 
 mod due;
+mod entries;
 
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
 };
 
+use self::entries::Entries;
 use super::{FixedMap, LeaseId};
 
 /// Entries of the queue that do not count and are left alone at least.
@@ -44,7 +46,7 @@ type Place = u32;
 pub struct LeaseClock {
     places: FixedMap<LeaseId, Place>,
     /// What is in none of `places` is in `vacant`.
-    entries: Vec<Entry>,
+    entries: Entries,
     vacant: Vec<Place>,
     /// (a moment at or before the deadline, place), for every running lease, the earliest first. One counts if it is what
     /// the entry there says; the first always counts.
@@ -125,7 +127,7 @@ impl LeaseClock {
     pub(super) fn grant(&mut self, id: LeaseId, deadline: u64, kin: impl FnOnce() -> u32) {
         let deadline = moment(deadline, self.shift);
         let place = self.find_or_begin(id, kin);
-        let entry = &mut self.entries[index(place)];
+        let entry = &mut self.entries[place];
         let queued = entry.queued();
         let early = deadline.checked_sub(queued).and_then(|early| u32::try_from(early).ok());
         entry.early = early.filter(|early| *early != NOWHERE).unwrap_or(0);
@@ -139,7 +141,7 @@ impl LeaseClock {
     /// A full TTL from `now` for a running lease, if it is quiet. False, and nothing happens, if it is not.
     pub(super) fn renew_quiet(&mut self, id: &LeaseId, now: u64) -> bool {
         let Some(place) = self.places.get(id).copied() else { return false };
-        let entry = &mut self.entries[index(place)];
+        let entry = &mut self.entries[place];
         if entry.quiet_ttl == 0 || entry.in_flight() {
             return false;
         }
@@ -154,7 +156,7 @@ impl LeaseClock {
     pub(super) fn renew(&mut self, id: &LeaseId, deadline: u64) {
         let deadline = moment(deadline, self.shift);
         let Some(place) = self.places.get(id).copied() else { return };
-        let entry = &mut self.entries[index(place)];
+        let entry = &mut self.entries[place];
         if !entry.in_flight() && !postpone(entry, deadline) {
             self.queue_anew(place, deadline);
         }
@@ -178,7 +180,7 @@ impl LeaseClock {
     /// No deadline until the next grant: everything the lease carries is held. `kin` as in [`grant`](Self::grant).
     pub(super) fn suspend(&mut self, id: &LeaseId, kin: impl FnOnce() -> u32) {
         let place = self.find_or_begin(*id, kin);
-        let entry = &mut self.entries[index(place)];
+        let entry = &mut self.entries[place];
         let queued = entry.queued();
         *entry = Entry::dormant(*id, entry.kin);
         if self.due.front() == Some(&place) {
@@ -190,7 +192,7 @@ impl LeaseClock {
     /// Forgets a lease that ended.
     pub(super) fn remove(&mut self, id: &LeaseId) {
         if let Some(place) = self.places.remove(id) {
-            let entry = &mut self.entries[index(place)];
+            let entry = &mut self.entries[place];
             let queued = entry.queued();
             *entry = Entry::dormant(*id, 0);
             self.vacant.push(place);
@@ -201,7 +203,7 @@ impl LeaseClock {
     /// The lease's end was proposed: until that is committed or abandoned it cannot be renewed, nor is it due again.
     pub(super) fn begin(&mut self, id: &LeaseId) {
         if let Some(place) = self.places.get(id).copied() {
-            let entry = &mut self.entries[index(place)];
+            let entry = &mut self.entries[place];
             let queued = entry.queued();
             (entry.early, entry.quiet_ttl) = (NOWHERE, IN_FLIGHT);
             if self.due.front() == Some(&place) {
@@ -214,7 +216,7 @@ impl LeaseClock {
     /// What was proposed will not be committed: as before [`begin`](Self::begin).
     pub(super) fn abandon(&mut self, id: &LeaseId) {
         let Some(place) = self.places.get(id).copied() else { return };
-        let entry = &mut self.entries[index(place)];
+        let entry = &mut self.entries[place];
         if entry.in_flight() {
             entry.quiet_ttl = 0;
             if entry.deadline != NEVER {
@@ -255,11 +257,11 @@ impl LeaseClock {
     }
 
     fn find(&self, id: &LeaseId) -> Option<&Entry> {
-        self.places.get(id).map(|place| &self.entries[index(*place)])
+        self.places.get(id).map(|place| &self.entries[*place])
     }
 
     fn find_mut(&mut self, id: &LeaseId) -> Option<&mut Entry> {
-        self.places.get(id).map(|place| &mut self.entries[index(*place)])
+        self.places.get(id).map(|place| &mut self.entries[*place])
     }
 
     /// The place of a lease, which begins as a dormant one if it is not there.
@@ -268,21 +270,16 @@ impl LeaseClock {
         *places.entry(id).or_insert_with(|| {
             let entry = Entry::dormant(id, kin());
             if let Some(place) = vacant.pop() {
-                entries[index(place)] = entry;
+                entries[place] = entry;
                 return place;
             }
-            if entries.len() == entries.capacity() {
-                // By an eighth, not twice as much.
-                entries.reserve_exact(entries.len() / 8 + OUTDATED);
-            }
-            entries.push(entry);
-            Place::try_from(entries.len() - 1).expect("so many leases do not fit into any memory")
+            entries.push(entry)
         })
     }
 
     /// As after a grant: where it stands is more before its deadline than an entry can say (49 days).
     fn queue_anew(&mut self, place: Place, deadline: u64) {
-        let entry = &mut self.entries[index(place)];
+        let entry = &mut self.entries[place];
         let queued = entry.queued();
         (entry.deadline, entry.early) = (deadline, 0);
         self.enqueue(deadline, place);
@@ -305,8 +302,7 @@ impl LeaseClock {
         self.outdated += 1;
         self.tidy();
         if self.outdated > OUTDATED + self.queue.len() / 2 {
-            let all = (0..).zip(&self.entries);
-            let counting = all.filter(|(_, entry)| entry.early != NOWHERE);
+            let counting = self.entries.iter().filter(|(_, entry)| entry.early != NOWHERE);
             self.queue = counting.map(|(place, entry)| Reverse((entry.queued(), place))).collect();
             self.outdated = 0;
         }
@@ -315,7 +311,7 @@ impl LeaseClock {
     /// So that the first of the queue counts.
     fn tidy(&mut self) {
         while let Some(Reverse((at, place))) = self.queue.peek()
-            && self.entries[index(*place)].queued() != *at
+            && self.entries[*place].queued() != *at
         {
             self.drop_first();
         }
@@ -332,10 +328,6 @@ impl LeaseClock {
     pub(super) fn disturb_all(&mut self) {
         self.entries.iter_mut().filter(|entry| !entry.in_flight()).for_each(|entry| entry.quiet_ttl = 0);
     }
-}
-
-fn index(place: Place) -> usize {
-    place as usize
 }
 
 #[cfg(test)]

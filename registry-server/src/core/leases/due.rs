@@ -12,7 +12,7 @@
 
 use std::{cmp::Reverse, mem};
 
-use super::{super::FixedMap, IN_FLIGHT, LeaseClock, LeaseId, NEVER, NOWHERE, Place, index, moment};
+use super::{super::FixedMap, IN_FLIGHT, LeaseClock, LeaseId, NEVER, NOWHERE, Place, moment};
 
 /// How far ahead of now outdated queue entries are corrected, in ms: bounds both how often the loop wakes for a lease
 /// that was renewed long ago (ten times a second) and how many entries one wake-up corrects.
@@ -48,7 +48,7 @@ impl LeaseClock {
                 && let Some(place) = self.due.pop_front()
             {
                 // Since it was taken it may have ended, begun anew, or been renewed.
-                let entry = &mut self.entries[index(place)];
+                let entry = &mut self.entries[place];
                 if entry.early != NOWHERE || entry.deadline == NEVER || entry.in_flight() {
                     continue;
                 }
@@ -67,14 +67,14 @@ impl LeaseClock {
         for place in upcoming.iter().rev() {
             self.due.push_front(*place);
         }
-        upcoming.into_iter().map(|place| self.entries[index(place)].id).collect()
+        upcoming.into_iter().map(|place| self.entries[place].id).collect()
     }
 
     /// [Begins](Self::begin) the first of [`upcoming`](Self::upcoming).
     pub(in crate::core) fn begin_next(&mut self) {
         if let Some(place) = self.due.pop_front() {
             // It stands nowhere in the queue since it was taken.
-            self.entries[index(place)].quiet_ttl = IN_FLIGHT;
+            self.entries[place].quiet_ttl = IN_FLIGHT;
         }
     }
 
@@ -91,7 +91,7 @@ impl LeaseClock {
                 self.sweep(until, &mut taken);
                 break;
             }
-            let entry = &mut self.entries[index(place)];
+            let entry = &mut self.entries[place];
             if entry.queued() != queued {
                 self.drop_first();
             } else if entry.deadline != queued {
@@ -122,7 +122,7 @@ impl LeaseClock {
             if *queued > until.saturating_add(LOOKAHEAD) || taken.len() >= AT_ONCE {
                 return true;
             }
-            let entry = &mut self.entries[index(*place)];
+            let entry = &mut self.entries[*place];
             if entry.queued() != *queued {
                 self.outdated = self.outdated.saturating_sub(1);
                 return false;

@@ -164,7 +164,7 @@ fn who_comes_into_the_place_of_one_that_ended_is_due_at_its_own_deadline() {
         clock.remove(&id(2));
         clock.grant(id(2), deadline, || 0);
     }
-    assert_eq!(clock.entries.len(), 1);
+    assert_eq!(clock.entries.iter().count(), 1);
     assert_eq!(clock.upcoming(29, 1), []);
     assert_eq!(clock.upcoming(30, 2), [id(2)]);
     clock.begin_next();
