@@ -67,6 +67,7 @@ type Appended = (Box<dyn Store>, Result<Vec<Revision>, StoreError>);
 /// A group that the store is making durable.
 struct InFlight {
     appended: oneshot::Receiver<Appended>,
+    /// When the store was given it, in mono ms.
     since: u64,
     records: Arc<Vec<Record>>,
     members: Vec<Member>,
