@@ -94,6 +94,10 @@ impl Store for Watched {
         appended
     }
 
+    fn set_busy(&mut self, busy: bool) {
+        self.inner.set_busy(busy);
+    }
+
     fn blocks(&self) -> bool {
         true
     }
@@ -199,10 +203,10 @@ impl World {
 
     fn start(&mut self) -> (Registry, WriterTask) {
         let remembered = self.settings.remembered_services;
-        let fold = move |base: Base, records: Vec<Committed>| {
+        let fold = move |base: Base, records: &mut dyn Iterator<Item = Committed>| {
             let mut state = State::from_base(base).with_remembered(remembered);
-            for committed in &records {
-                state.evolve(committed);
+            for committed in records {
+                state.evolve(&committed);
             }
             state.to_base()
         };

@@ -298,10 +298,11 @@ fn fold() -> Fold {
             .into_iter()
             .map(|(key, instance)| ((key, instance.id), (instance.spec, instance.lease)))
             .collect();
-        for committed in &records {
-            apply(&mut instances, committed);
+        let mut revision = base.revision;
+        for committed in records {
+            apply(&mut instances, &committed);
+            revision = committed.revision;
         }
-        let revision = records.last().map_or(base.revision, |committed| committed.revision);
         let instances = instances.into_iter().map(|((key, id), (spec, lease))| {
             let instance = Instance {
                 id,

@@ -17,6 +17,7 @@ use crate::{
     store::Loaded,
 };
 
+mod calm;
 mod pipelined;
 
 /// What a test does to the store, and what the store was given.
@@ -34,6 +35,7 @@ struct ScriptState {
     entered: usize,
     fail: bool,
     appends_after_failure: usize,
+    busy: Option<bool>,
 }
 
 impl Script {
@@ -48,6 +50,11 @@ impl Script {
         let waited =
             self.changed.wait_timeout_while(state, Duration::from_secs(30), |state| state.entered < appends);
         assert!(!waited.expect("unpoisoned").1.timed_out(), "the store was never asked");
+    }
+
+    /// What the store was told last of how much there is to do.
+    fn busy(&self) -> Option<bool> {
+        self.state.lock().expect("unpoisoned").busy
     }
 
     fn groups(&self) -> Vec<usize> {
@@ -86,6 +93,10 @@ impl Store for ScriptedStore {
         state.log.extend(committed);
         state.groups.push(group.to_vec());
         Ok(revisions)
+    }
+
+    fn set_busy(&mut self, busy: bool) {
+        self.script.state.lock().expect("unpoisoned").busy = Some(busy);
     }
 
     fn blocks(&self) -> bool {

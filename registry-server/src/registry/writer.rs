@@ -15,6 +15,7 @@
 //! that this one touches, as two of one group may not.
 
 mod alarm;
+mod calm;
 mod lanes;
 mod settled;
 mod told;
@@ -31,8 +32,8 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use self::alarm::Alarm;
 pub(super) use self::lanes::{Lanes, Pending, Request};
+use self::{alarm::Alarm, calm::Calm};
 use super::{
     Renew, StoreHealth, WriteError,
     group::{Group, Member, Part, named},
@@ -89,6 +90,7 @@ pub(super) struct Writer {
     store: Option<Box<dyn Store>>,
     runtime: Runtime,
     alarm: Alarm,
+    calm: Calm,
     lanes: Lanes,
     health: watch::Sender<StoreHealth>,
     waiting: VecDeque<Pending>,
@@ -121,6 +123,7 @@ impl Writer {
             store: Some(store),
             runtime,
             alarm: Alarm::default(),
+            calm: Calm::default(),
             lanes,
             health,
             waiting: VecDeque::new(),
@@ -158,6 +161,10 @@ impl Writer {
             // or writes would starve.
             let mut now = self.runtime.now();
             self.take_commands(now);
+            // Where nothing is written nothing is handed over, and what can wait hears of it all the same.
+            if let Some(store) = &mut self.store {
+                self.calm.tell(now.mono, store.as_mut());
+            }
             loop {
                 self.renew_waiting(now);
                 self.gather(now);
@@ -290,8 +297,10 @@ impl Writer {
         if self.in_flight.is_some() || self.gathering.is_empty() {
             return false;
         }
-        let Some(store) = self.store.take() else { return false };
+        let Some(mut store) = self.store.take() else { return false };
         let (records, members) = self.gathering.hand_over();
+        self.calm.note(records.iter().map(|record| record.events.len()).sum());
+        self.calm.tell(now.mono, store.as_mut());
         if store.blocks() {
             let records = Arc::new(records);
             let lent = Arc::clone(&records);

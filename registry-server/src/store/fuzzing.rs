@@ -74,7 +74,7 @@ pub(crate) fn directory<'a>(pieces: impl IntoIterator<Item = (u8, &'a [u8])>) {
     }
     let disk = FaultyDisk::with(&files);
     let open = || {
-        let fold = Arc::new(|mut base: Base, records: Vec<crate::core::Committed>| {
+        let fold = Arc::new(|mut base: Base, records: &mut dyn Iterator<Item = crate::core::Committed>| {
             base.revision = records.last().map_or(base.revision, |committed| committed.revision);
             base
         });
@@ -91,6 +91,8 @@ pub(crate) fn directory<'a>(pieces: impl IntoIterator<Item = (u8, &'a [u8])>) {
     let loaded = store.load().expect("it is loaded once");
     let record = Record { wall: 77, cause: Cause::Register, actor: "".into(), events: Vec::new() };
     let revisions = store.append(std::slice::from_ref(&record)).expect("it takes records");
+    // Folds what it found full.
+    store.settle();
     drop(store);
     let again = open().and_then(|mut store| store.load()).expect("what it wrote it can read");
     assert_eq!(again.epoch, loaded.epoch);

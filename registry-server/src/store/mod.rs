@@ -63,6 +63,12 @@ pub trait Store: Send + 'static {
         Ok(())
     }
 
+    /// Says whether the caller has much to do just now, so that a store puts off what can wait; it may be said again and again. A
+    /// hint, and a store that is never told goes on as if there was always much. By default, nothing.
+    fn set_busy(&mut self, busy: bool) {
+        let _ = busy;
+    }
+
     /// Whether `append` waits for a disk, so that the caller should not run it on a thread that others need.
     fn blocks(&self) -> bool;
 }

@@ -1,11 +1,14 @@
 //! The compactor: a thread of the store that folds sealed logs into a new base, as far as no history is wanted of them
 //! (`history`), and removes what is no longer needed.
 //!
-//! Touches only files that take no appends, so appends never wait for it. Holds a second copy of the state while it
-//! folds. Whatever goes wrong here loses nothing, since the old base and the logs stay until the new base is durable: it
-//! says so, and meanwhile the log grows. What the system refused (a full disk, say) is tried again, by and by, as more logs are
-//! sealed: nothing of the failed attempt is relied on, for a base is written anew as a whole, and synced, before anything
-//! goes. What is damaged stays so, and is left to a restart, which says what to do. Its thread is less urgent than the others.
+//! Touches only files that take no appends, so appends never wait for it. Holds the state once more while it folds, and as a
+//! base beside that when it is done; of the logs one file and the records of one group. It waits for a quiet moment, up to a
+//! bound (`gate`).
+//!
+//! Whatever goes wrong here loses nothing, since the old base and the logs stay until the new base is durable: it says so, and
+//! meanwhile the log grows. What the system refused (a full disk, say) is tried again, by and by, as more logs are sealed:
+//! nothing of the failed attempt is relied on, for a base is written anew as a whole, and synced, before anything goes.
+//! What is damaged stays so, and is left to a restart, which says what to do. Its thread is less urgent than the others.
 
 use std::{
     io,
@@ -15,15 +18,17 @@ use std::{
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::{self, JoinHandle},
+    vec,
 };
 
 use super::{
     EmbeddedOptions, Fold,
-    files::{self, base_name, io_error, log_name, read_base, read_extents, read_log, write_base},
+    files::{self, Groups, base_name, io_error, log_name, read_base, read_extents, write_base},
+    gate::Gate,
     history::Bounds,
 };
 use crate::{
-    core::{Base, Revision},
+    core::{Base, Committed, Revision},
     store::{
         StoreError,
         disk::Disk,
@@ -31,11 +36,12 @@ use crate::{
     },
 };
 
-/// The handle. Dropping it finishes what was asked for and joins the thread.
+/// The handle. Dropping it waits for a fold that has begun, and joins the thread; one that was put off is left to the next start.
 pub(super) struct Compactor {
     /// `None` only while it is dropped.
     jobs: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
+    gate: Arc<Gate>,
     base_size: Arc<AtomicU64>,
 }
 
@@ -70,7 +76,25 @@ struct Worker {
     epoch: u128,
     fold: Fold,
     history: Bounds,
+    gate: Arc<Gate>,
     base_size: Arc<AtomicU64>,
+}
+
+/// The records of several sealed logs, one log after the other, each read when it is asked for.
+struct Records<'a> {
+    worker: &'a Worker,
+    /// The logs that are left, the last one first.
+    logs: Vec<Revision>,
+    open: Option<Groups>,
+    /// What is left of the group that was read last.
+    group: vec::IntoIter<Committed>,
+    /// Records after the first and up to the second.
+    wanted: (Revision, Revision),
+    /// The last one that was given out.
+    given: Revision,
+    strings: Interner,
+    /// Why it ended early.
+    failed: Option<StoreError>,
 }
 
 impl Compactor {
@@ -84,6 +108,7 @@ impl Compactor {
             disk.size(&name).map_err(|error| io_error(disk.as_ref(), "read", &name, &error))
         })?;
         let base_size = Arc::new(AtomicU64::new(base_size));
+        let gate = Arc::new(Gate::default());
         let worker = Worker {
             disk,
             epoch,
@@ -93,6 +118,7 @@ impl Compactor {
                 age: options.history_age,
                 bytes: options.history_bytes,
             },
+            gate: Arc::clone(&gate),
             base_size: Arc::clone(&base_size),
         };
         let (jobs, queue) = sync_channel(4);
@@ -102,24 +128,39 @@ impl Compactor {
             .map_err(|error: io::Error| {
                 StoreError::Io(format!("could not start the compactor's thread: {error}"))
             })?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread), base_size })
+        Ok(Self { jobs: Some(jobs), thread: Some(thread), gate, base_size })
     }
 
     /// Asks for a fold. If the queue is full it is passed over: a later one folds more.
     pub(super) fn fold(&self, through: Revision) {
         if let Some(jobs) = &self.jobs {
-            let _ = jobs.try_send(Job::Fold(through));
+            self.gate.ask();
+            if jobs.try_send(Job::Fold(through)).is_err() {
+                self.gate.done();
+            }
         }
+    }
+
+    /// The log that takes appends is half full: what is to be folded is put off no longer.
+    pub(super) fn press(&self) {
+        self.gate.press();
+    }
+
+    /// The loop says whether it has much to do.
+    pub(super) fn set_busy(&self, busy: bool) {
+        self.gate.set_busy(busy);
     }
 
     /// Waits until everything asked for is done.
     pub(super) fn settle(&self) {
         let (done, wait) = sync_channel(1);
+        self.gate.hurry();
         if let Some(jobs) = &self.jobs
             && jobs.send(Job::Settle(done)).is_ok()
         {
             let _ = wait.recv();
         }
+        self.gate.hurried();
     }
 
     /// The size of the newest base in bytes.
@@ -131,6 +172,7 @@ impl Compactor {
 impl Drop for Compactor {
     fn drop(&mut self) {
         self.jobs = None;
+        self.gate.close();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -190,11 +232,15 @@ impl Worker {
                 Job::Settle(done) => {
                     let _ = done.send(());
                 }
-                Job::Fold(_) if trouble.passes_over() => {}
-                Job::Fold(through) => match self.compact(through) {
-                    Ok(()) => trouble = Trouble::None,
-                    Err(error) => trouble = trouble.after(&error),
-                },
+                Job::Fold(through) => {
+                    if !trouble.passes_over() && self.gate.begin() {
+                        match self.compact(through) {
+                            Ok(()) => trouble = Trouble::None,
+                            Err(error) => trouble = trouble.after(&error),
+                        }
+                    }
+                    self.gate.done();
+                }
             }
         }
     }
@@ -218,14 +264,10 @@ impl Worker {
         if folded > 0 {
             base = read_base(disk, folded, &mut strings)?.0;
         }
-        for &&(start, end) in due.iter().filter(|(start, _)| *start < new) {
-            let log = read_log(disk, start, false, folded, &mut strings)?;
-            let wanted = folded + 1..=new;
-            let records = log.records.into_iter().filter(|committed| wanted.contains(&committed.revision));
-            base = (self.fold)(base, records.collect());
-            base.revision = end.min(new);
-        }
-        let size = write_base(disk, self.epoch, &base)?;
+        let logs = due.iter().map(|(start, _)| *start).filter(|start| *start < new).collect();
+        base = self.fold_logs(base, Records::new(self, logs, (folded, new), strings))?;
+        base.revision = new;
+        let size = write_base(disk, self.epoch, &base, || self.gate.pass())?;
         self.base_size.store(size, Ordering::Relaxed);
         tracing::info!(revision = new, bytes = size, instances = base.instances.len(), "compacted the log");
         let old_bases = listing.bases.into_iter().map(base_name);
@@ -234,6 +276,25 @@ impl Worker {
             disk.remove(&name).map_err(|error| io_error(disk, "remove", &name, &error))?;
         }
         disk.sync_dir().map_err(|error| io_error(disk, "sync", "", &error))
+    }
+
+    /// Of the records nothing is left when this returns.
+    fn fold_logs(&self, base: Base, mut records: Records<'_>) -> Result<Base, StoreError> {
+        let base = (self.fold)(base, &mut records);
+        let (after, through) = records.wanted;
+        match records.failed {
+            Some(error) => Err(error),
+            None if records.given == through => Ok(base),
+            // What is not in the base would be gone with the logs.
+            None => Err(StoreError::Corrupt {
+                file: self.disk.describe(&base_name(through)),
+                offset: 0,
+                what: format!(
+                    "of the records after {after} up to {through} only those up to {} could be folded into it",
+                    records.given
+                ),
+            }),
+        }
     }
 
     /// What the groups of a sealed log cover; it has to end where the next one begins.
@@ -249,23 +310,69 @@ impl Worker {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl<'a> Records<'a> {
+    /// Of these logs, oldest first, the records after one revision and up to another.
+    fn new(
+        worker: &'a Worker,
+        mut logs: Vec<Revision>,
+        wanted: (Revision, Revision),
+        strings: Interner,
+    ) -> Self {
+        logs.reverse();
+        let group = Vec::new().into_iter();
+        Self { worker, logs, open: None, group, wanted, given: wanted.0, strings, failed: None }
+    }
 
-    #[test]
-    fn what_fails_again_and_again_is_tried_ever_more_seldom_and_what_is_damaged_not_at_all() {
-        let mut trouble = Trouble::None;
-        let mut tried = Vec::new();
-        for chance in 0..40 {
-            if !trouble.passes_over() {
-                tried.push(chance);
-                trouble = trouble.after(&StoreError::Io("no room".to_owned()));
+    /// Reads the next group, of the next log if need be. False at the end.
+    fn read(&mut self) -> Result<bool, StoreError> {
+        self.worker.gate.pass();
+        let mut open = match (self.open.take(), self.logs.as_slice()) {
+            (Some(open), _) => open,
+            (None, []) => return Ok(false),
+            (None, [.., start]) => {
+                let open = Groups::open(self.worker.disk.as_ref(), *start)?;
+                self.logs.pop();
+                open
             }
+        };
+        if let Some(group) = open.step_sealed(self.wanted.0, &mut self.strings)? {
+            self.group = group.records.into_iter();
+            self.open = Some(open);
         }
-        assert_eq!(tried, [0, 1, 3, 6, 11, 20, 29, 38]);
-        let damage = StoreError::Corrupt { file: "f".to_owned(), offset: 0, what: "w".to_owned() };
-        let mut lasting = trouble.after(&damage);
-        assert!((0..100).all(|_| lasting.passes_over()));
+        Ok(true)
     }
 }
+
+impl Iterator for Records<'_> {
+    type Item = Committed;
+
+    fn next(&mut self) -> Option<Committed> {
+        let (after, through) = self.wanted;
+        loop {
+            match self.group.find(|committed| committed.revision > after) {
+                Some(committed) if committed.revision <= through => {
+                    self.given = committed.revision;
+                    return Some(committed);
+                }
+                // The rest is history.
+                Some(_) => {
+                    self.open = None;
+                    self.logs.clear();
+                    return None;
+                }
+                None => {}
+            }
+            match self.read() {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => {
+                    self.failed = Some(error);
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -113,7 +113,9 @@ fn d1_power_may_fail_again_at_every_operation_of_a_recovery() {
             for second in 0.. {
                 let disk = disk.after_power_loss(seed);
                 disk.fail_at(second, Fault::PowerLoss);
-                drop(EmbeddedStore::open_on(Arc::new(disk.clone()), options(256)));
+                if let Ok(store) = EmbeddedStore::open_on(Arc::new(disk.clone()), options(256)) {
+                    store.settle();
+                }
                 let kept = walls(&disk.after_power_loss(seed + 1), 256);
                 check_kept(&kept, &run, &format!("operations {first} and {second}, seed {seed}"));
                 if !disk.faulted() {

@@ -139,7 +139,7 @@ fn a_missing_file_is_noticed() {
 fn a_base_that_no_log_follows_is_noticed() {
     let (mut files, _) = filled(true, 0);
     let disk = FaultyDisk::default();
-    files::write_base(&disk, 0xE, &Base { revision: 19, ..Base::default() }).unwrap();
+    files::write_base(&disk, 0xE, &Base { revision: 19, ..Base::default() }, || {}).unwrap();
     files.extend(disk.contents());
     let error = open(&FaultyDisk::with(&files)).unwrap_err();
     assert!(error.to_string().contains("no log of what followed it"), "{error}");
@@ -152,7 +152,7 @@ fn a_revision_beyond_all_counting_is_refused() {
         drop(create_log(&disk, 0xE, start).unwrap());
         let mut base = Base { revision: start, ..Base::default() };
         base.forgotten_through = start;
-        files::write_base(&disk, 0xE, &base).unwrap();
+        files::write_base(&disk, 0xE, &base, || {}).unwrap();
         let error = open(&disk).unwrap_err();
         assert!(error.to_string().contains("beyond what any log reaches"), "{error}");
     }

@@ -9,7 +9,8 @@ use super::super::{
     disk::{Disk, DiskFile},
     frame::{self, HEADER, Header, Kind, Next},
     record::{
-        Counts, DecodeError, Extent, Interner, Part, decode_extent, decode_group, decode_part, encode_base,
+        Counts, DecodeError, Extent, Group, Interner, Part, decode_extent, decode_group, decode_part,
+        encode_base,
     },
 };
 use crate::core::{Base, Committed, Revision};
@@ -96,6 +97,78 @@ pub(super) fn create_log(
     publish(disk, &log_name(start), |file| file.write_at(0, &header.encode()))
 }
 
+/// A log that is read one group after the other: of its records no more are in memory than are being looked at.
+pub(super) struct Groups {
+    file: String,
+    epoch: u128,
+    bytes: Vec<u8>,
+    /// Where the next frame stands.
+    at: usize,
+    /// The last revision before it.
+    last: Revision,
+}
+
+/// What comes next in a log.
+pub(super) enum Step {
+    /// A group.
+    Group(Group),
+    /// Nothing more was written.
+    End,
+    /// No whole frame, for this reason.
+    Bad(&'static str),
+}
+
+impl Groups {
+    /// Reads the file and checks its header.
+    pub(super) fn open(disk: &dyn Disk, start: Revision) -> Result<Self, StoreError> {
+        let (bytes, file) = read(disk, &log_name(start))?;
+        let header = Header::decode(&file, Kind::Log, &bytes)?;
+        let groups = Self { file, epoch: header.epoch, bytes, at: HEADER, last: start };
+        if header.revision != start {
+            let what = format!("its header says that it follows revision {}", header.revision);
+            return Err(groups.corrupt(32, what));
+        }
+        Ok(groups)
+    }
+
+    /// The next group, which has to follow the one before; its records only if one of them is after `wanted`.
+    pub(super) fn step(&mut self, wanted: Revision, strings: &mut Interner) -> Result<Step, StoreError> {
+        let (payload, end) = match frame::next(&self.bytes, self.at) {
+            Next::Frame { payload, end } => (payload, end),
+            Next::End => return Ok(Step::End),
+            Next::Bad(what) => return Ok(Step::Bad(what)),
+        };
+        let group = decode_group(payload, wanted, strings)
+            .map_err(|error| decode_error(&self.file, self.at, error))?;
+        if group.previous != self.last || group.last < self.last {
+            let what = format!(
+                "a group is of revisions after {} to {}, expected after {}",
+                group.previous, group.last, self.last
+            );
+            return Err(self.corrupt(self.at, what));
+        }
+        (self.last, self.at) = (group.last, end);
+        Ok(Step::Group(group))
+    }
+
+    /// As [`step`](Self::step), of a log that takes no more appends and so has no torn tail.
+    pub(super) fn step_sealed(
+        &mut self,
+        wanted: Revision,
+        strings: &mut Interner,
+    ) -> Result<Option<Group>, StoreError> {
+        match self.step(wanted, strings)? {
+            Step::Group(group) => Ok(Some(group)),
+            Step::End => Ok(None),
+            Step::Bad(what) => Err(self.corrupt(self.at, what.to_owned())),
+        }
+    }
+
+    fn corrupt(&self, at: usize, what: String) -> StoreError {
+        StoreError::Corrupt { file: self.file.clone(), offset: at as u64, what }
+    }
+}
+
 /// Reads a log: checks all of it, and gives the groups that have records after `wanted`. A torn tail is an error unless
 /// this is the newest.
 pub(super) fn read_log(
@@ -105,66 +178,42 @@ pub(super) fn read_log(
     wanted: Revision,
     strings: &mut Interner,
 ) -> Result<Log, StoreError> {
-    let name = log_name(start);
-    let (bytes, file) = read(disk, &name)?;
-    let header = Header::decode(&file, Kind::Log, &bytes)?;
-    let corrupt =
-        |at: usize, what: String| StoreError::Corrupt { file: file.clone(), offset: at as u64, what };
-    if header.revision != start {
-        return Err(corrupt(32, format!("its header says that it follows revision {}", header.revision)));
-    }
-    let mut log = Log {
-        epoch: header.epoch,
-        start,
-        last: start,
-        records: Vec::new(),
-        last_frame: None,
-        end: 0,
-        size: bytes.len() as u64,
-        torn: None,
-    };
+    let mut groups = Groups::open(disk, start)?;
+    let mut records = Vec::new();
     let mut last_frame = None;
-    let mut at = HEADER;
-    loop {
-        match frame::next(&bytes, at) {
-            Next::Frame { payload, end } => {
-                let group =
-                    decode_group(payload, wanted, strings).map_err(|error| decode_error(&file, at, error))?;
-                if group.previous != log.last || group.last < log.last {
-                    let what = format!(
-                        "a group is of revisions after {} to {}, expected after {}",
-                        group.previous, group.last, log.last
-                    );
-                    return Err(corrupt(at, what));
-                }
-                log.last = group.last;
-                log.records.extend(group.records);
-                last_frame = Some(at..end);
-                at = end;
+    let torn = loop {
+        let at = groups.at;
+        match groups.step(wanted, strings)? {
+            Step::Group(group) => {
+                records.extend(group.records);
+                last_frame = Some(at..groups.at);
             }
-            Next::End => break,
-            Next::Bad(what) if !newest => return Err(corrupt(at, what.to_owned())),
-            Next::Bad(what) => {
-                if let Some(next) = frame::written_after(&bytes, at) {
-                    return Err(corrupt(
-                        at,
-                        format!("{what}, and what was written later stands at offset {next}"),
-                    ));
+            Step::End => break None,
+            Step::Bad(what) if !newest => return Err(groups.corrupt(at, what.to_owned())),
+            Step::Bad(what) => {
+                if let Some(next) = frame::written_after(&groups.bytes, at) {
+                    let what = format!("{what}, and what was written later stands at offset {next}");
+                    return Err(groups.corrupt(at, what));
                 }
-                if !frame::is_unfinished(&bytes, at) {
-                    return Err(corrupt(
-                        at,
-                        format!("{what}, and nothing of it is missing as after a write that was interrupted"),
-                    ));
+                if !frame::is_unfinished(&groups.bytes, at) {
+                    let what =
+                        format!("{what}, and nothing of it is missing as after a write that was interrupted");
+                    return Err(groups.corrupt(at, what));
                 }
-                log.torn = Some(what);
-                break;
+                break Some(what);
             }
         }
-    }
-    log.last_frame = last_frame.map(|frame| (frame.start as u64, bytes[frame].to_vec()));
-    log.end = at as u64;
-    Ok(log)
+    };
+    Ok(Log {
+        epoch: groups.epoch,
+        start,
+        last: groups.last,
+        records,
+        last_frame: last_frame.map(|frame| (frame.start as u64, groups.bytes[frame].to_vec())),
+        end: groups.at as u64,
+        size: groups.bytes.len() as u64,
+        torn,
+    })
 }
 
 /// What the groups of a log cover that takes no more appends, oldest first.
@@ -225,8 +274,13 @@ pub(super) fn read_base(
     Ok((base, header.epoch))
 }
 
-/// Writes a base; it is durable under its name when this returns. Gives its size.
-pub(super) fn write_base(disk: &dyn Disk, epoch: u128, base: &Base) -> Result<u64, StoreError> {
+/// Writes a base; it is durable under its name when this returns. Gives its size. Before each piece it calls `pause`.
+pub(super) fn write_base(
+    disk: &dyn Disk,
+    epoch: u128,
+    base: &Base,
+    mut pause: impl FnMut(),
+) -> Result<u64, StoreError> {
     const WRITE: usize = 1 << 20;
     let mut offset = 0;
     publish(disk, &base_name(base.revision), |file| {
@@ -239,6 +293,7 @@ pub(super) fn write_base(disk: &dyn Disk, epoch: u128, base: &Base) -> Result<u6
             })
             .map_err(|size| io::Error::other(format!("a part of the base has {size} bytes")))?;
             if buffer.len() >= WRITE {
+                pause();
                 file.write_at(offset, &buffer)?;
                 // Else all of it would be written at the end, and a group that is appended meanwhile would wait behind it.
                 file.sync()?;
@@ -247,6 +302,7 @@ pub(super) fn write_base(disk: &dyn Disk, epoch: u128, base: &Base) -> Result<u6
             }
             io::Result::Ok(())
         })?;
+        pause();
         file.write_at(offset, &buffer)?;
         offset += buffer.len() as u64;
         Ok(())

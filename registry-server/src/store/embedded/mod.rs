@@ -27,6 +27,7 @@
 
 mod compactor;
 mod files;
+mod gate;
 mod history;
 
 use std::{fmt, io, path::Path, sync::Arc, time::Duration};
@@ -44,8 +45,8 @@ use super::{
 use crate::core::{Base, Committed, Record, Revision};
 
 /// Folds records into a base, as the core's state does: the base's revision becomes that of the last record. Runs on
-/// the compactor's thread.
-pub type Fold = Arc<dyn Fn(Base, Vec<Committed>) -> Base + Send + Sync>;
+/// the compactor's thread; each record is read when it is asked for, so whoever keeps none needs no memory for them; it has to take all of them.
+pub type Fold = Arc<dyn Fn(Base, &mut dyn Iterator<Item = Committed>) -> Base + Send + Sync>;
 
 /// How the embedded store is opened.
 #[derive(Clone)]
@@ -103,7 +104,7 @@ const KEPT_BUFFER: usize = 1 << 18;
 /// No registry gets that far; what says that it did is damaged. Beyond it, counting would overflow some day.
 const LAST_REVISION: Revision = Revision::MAX / 2;
 
-/// Keeps records in a directory. Closing it, by dropping it, waits for a running compaction.
+/// Keeps records in a directory. Closing it, by dropping it, waits for a compaction that has begun.
 pub struct EmbeddedStore {
     disk: Arc<dyn Disk>,
     epoch: u128,
@@ -186,10 +187,18 @@ impl EmbeddedStore {
         self.compactor.settle();
     }
 
-    fn append_to_log(&mut self, group: &[Record]) -> Result<(), StoreError> {
-        if self.active.end >= self.segment_bytes.max(self.compactor.base_size()) {
+    /// Begins a new log if this one is full.
+    fn make_room(&mut self) -> Result<(), StoreError> {
+        let full = self.segment_bytes.max(self.compactor.base_size());
+        if self.active.end >= full {
             self.seal()?;
+        } else if self.active.end >= full / 2 {
+            self.compactor.press();
         }
+        Ok(())
+    }
+
+    fn append_to_log(&mut self, group: &[Record]) -> Result<(), StoreError> {
         self.buffer.clear();
         let previous = self.last;
         frame::push(&mut self.buffer, self.active.end, |out| encode_group(out, previous, group))
@@ -254,6 +263,7 @@ impl Store for EmbeddedStore {
             if group.is_empty() {
                 return Ok(Vec::new());
             }
+            store.make_room()?;
             store.append_to_log(group)?;
             store.unmarked = true;
             let first = store.last + 1;
@@ -270,6 +280,10 @@ impl Store for EmbeddedStore {
             store.compactor.fold(to.min(store.active.start));
             Ok(())
         })
+    }
+
+    fn set_busy(&mut self, busy: bool) {
+        self.compactor.set_busy(busy);
     }
 
     fn blocks(&self) -> bool {

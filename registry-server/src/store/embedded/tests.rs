@@ -47,6 +47,10 @@ impl conformance::Subject for OnFaultyDisk {
         open(&self.disk, EmbeddedOptions { new_epoch, ..self.options.clone() }).unwrap()
     }
 
+    fn settle(store: &EmbeddedStore) {
+        store.settle();
+    }
+
     fn break_next_append(&mut self) -> bool {
         self.disk.fail_at(self.fault_at, Fault::Error);
         true
@@ -77,6 +81,10 @@ impl conformance::Subject for OnRealDisk {
             ..EmbeddedOptions::new(fold(), new_epoch)
         };
         EmbeddedStore::open(&self.0.path().join("data"), options).unwrap()
+    }
+
+    fn settle(store: &EmbeddedStore) {
+        store.settle();
     }
 }
 
@@ -114,6 +122,30 @@ fn the_log_does_not_grow_for_ever() {
     assert_eq!(visible(&loaded), (0..200).map(|n| (n + 1, n)).collect::<Vec<_>>());
     assert!(loaded.tail.len() >= 4, "too little history");
     assert!(loaded.base.revision > 0, "nothing was folded");
+}
+
+/// So what folding takes of each record does not grow with the number of instances: the logs that follow a base are as large as it is.
+#[test]
+fn folding_writes_no_more_than_was_appended_and_one_base_however_much_there_is() {
+    for many in [50, 1_500] {
+        let disk = FaultyDisk::default();
+        let mut store = open(&disk, EmbeddedOptions { history_records: 0, ..options() }).unwrap();
+        let (mut appended, mut folded, mut folds) = (0, 0, 0);
+        for n in 0..many {
+            let before = (store.active.start, store.active.end, store.compactor.base_size());
+            store.append(&[record(n)]).unwrap();
+            store.settle();
+            let began = if store.active.start == before.0 { before.1 } else { frame::HEADER as u64 };
+            appended += store.active.end - began;
+            if store.compactor.base_size() != before.2 {
+                folded += store.compactor.base_size();
+                folds += 1;
+            }
+        }
+        assert!(folds > 3, "{many} records: {folds} folds are too few to show anything");
+        let before = folded - store.compactor.base_size();
+        assert!(before <= appended, "{many} records: {before} bytes of bases beside {appended} of logs");
+    }
 }
 
 /// A disk on which a base finds no room for a while, though the log does.
