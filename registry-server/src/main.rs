@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-/// A registration takes a tenth less than with the C library's, and an instance less memory (`docs/performance.md`).
+/// A registration takes a tenth less than with the C library's, and an instance less memory; and what was needed for a
+/// moment, to fold the log for example, goes back to the system (`docs/performance.md`).
 #[cfg(all(feature = "jemalloc", not(target_env = "msvc")))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -14,7 +14,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use hyper::{HeaderMap, Request, Response, body::Body as HttpBody, body::Incoming};
+use http::{HeaderMap, Request, Response};
+use http_body::Body as HttpBody;
 use prost::Message;
 use registry_proto::{
     Frame, FrameCodec,
@@ -55,7 +56,17 @@ impl Calls {
         Self { service, registry, others: others.prepare(), max_decoded }
     }
 
-    fn answer<B>(&self, request: Request<B>) -> BoxAnswer
+    /// Answers a call, or says that its deadline has passed.
+    pub(crate) fn answer<B>(&self, request: Request<B>) -> Answering
+    where
+        B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let deadline = timeout(request.headers()).map(|left| Box::pin(sleep(left)));
+        Answering { answer: self.begin(request), deadline }
+    }
+
+    fn begin<B>(&self, request: Request<B>) -> BoxAnswer
     where
         B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
@@ -118,17 +129,6 @@ impl Calls {
     }
 }
 
-impl hyper::service::Service<Request<Incoming>> for Calls {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Answering;
-
-    fn call(&self, request: Request<Incoming>) -> Answering {
-        let deadline = timeout(request.headers()).map(|left| Box::pin(sleep(left)));
-        Answering { answer: self.answer(request), deadline }
-    }
-}
-
 /// A method of the registry with one request and one answer.
 type Handler<M, A> =
     for<'a> fn(&'a RegistryService, tonic::Request<M>) -> BoxFuture<'a, Result<tonic::Response<A>, Status>>;
@@ -144,10 +144,10 @@ pub(crate) struct Answering {
 }
 
 impl Future for Answering {
-    type Output = Result<Response<Body>, Infallible>;
+    type Output = Response<Body>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Poll::Ready(answer) = self.answer.as_mut().poll(cx) {
+        if let Poll::Ready(Ok(answer)) = self.answer.as_mut().poll(cx) {
             return Poll::Ready(answer);
         }
         let passed = self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready());
@@ -156,7 +156,7 @@ impl Future for Answering {
         }
         let status =
             Status::deadline_exceeded("the call's deadline has passed; what it asked for may still be done");
-        Poll::Ready(Ok(status.into_http()))
+        Poll::Ready(status.into_http())
     }
 }
 

@@ -17,11 +17,11 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use hyper::{
+use http::{
     HeaderMap, Response,
-    body::{Body as HttpBody, Frame as HttpFrame},
     header::{CONTENT_TYPE, HeaderValue},
 };
+use http_body::{Body as HttpBody, Frame as HttpFrame};
 use prost::Message;
 use registry_proto::Frame;
 use tokio::time::timeout;
@@ -68,7 +68,7 @@ where
             if body.is_end_stream() {
                 break;
             }
-            // hyper says so of a stream that was reset for no error.
+            // A stream that was reset for no error says no more than this.
             return Err(Status::cancelled("the request broke off; nothing was done"));
         };
         let frame = frame.map_err(|error| Status::from_error(error.into()))?;

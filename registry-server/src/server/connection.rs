@@ -1,39 +1,38 @@
 //! One connection is one task: what its wire reads and writes, and all its calls, take turns in it.
 //!
 //! ```text
-//!   bytes, room to write, an answer's first part ──► wire bell ─┐
-//!   a change, the writer's answer, a deadline    ──► call bell ─┼─► Turn ──► the task, woken once
-//!   the server closes                            ──► door bell ─┘              │
-//!                       ┌── calls that were rung for ◄─────────────────────────┘
+//!   bytes, room to write, an answer's first part ──► wire bell  ─┐
+//!   a change, the writer's answer, a deadline    ──► call bell  ─┼─► Turn ──► the task, woken once
+//!   the server closes                            ──► door bell  ─┤              │
+//!   time to ping, a pong                         ──► pulse bell ─┘              │
+//!                       ┌── calls that were rung for ◄──────────────────────────┘
 //!                       └── then the wire: what they said goes out together;   until nobody rings
 //!                           what it read begins further calls
 //! ```
 //!
-//! hyper leaves calls to an executor, and commonly that makes a task of each: a change then wakes a watcher's task, which wakes
-//! its connection's, both lock what they share, and each pays for its own way through the scheduler. Here the second wake-up,
-//! the second task's memory and the lock's contention are gone, and the changes of many views on one connection are written at once.
+//! A server commonly makes a task of each call: a change then wakes a watcher's task, which wakes its connection's, both lock
+//! what they share, and each pays for its own way through the scheduler. Here the second wake-up, the second task's memory and
+//! the lock's contention are gone, and the changes of many views on one connection are written at once.
 //! The price is that the calls of one connection use one processor at a time; those of different connections do not.
 //!
-//! Owns no call's meaning; who rang is kept in [`calls`]. A call that panics ends alone, as it would in a task of its own.
+//! HTTP/2 itself is h2's. Owns no call's meaning; who rang is kept in [`calls`], how a call is answered is in [`exchange`], what it
+//! is asked in [`request`], and whether its client is still there in [`pulse`]. A call that panics ends alone, as it would in a
+//! task of its own.
 
 mod calls;
+mod exchange;
+mod pulse;
+mod request;
+mod wire;
 
 use std::{
-    convert::Infallible,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll, Waker},
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
 };
 
-use hyper::{
-    Request, Response,
-    body::Incoming,
-    rt::Executor,
-    server::conn::http2::{Builder, Connection as Http2},
-    service::Service,
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http::{Request, Response};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
@@ -41,98 +40,116 @@ use tokio::{
 use tonic::body::Body;
 use tracing::debug;
 
-use self::calls::{CALLS, Call, Calls, DOOR, Turn, WIRE};
-use super::{MAX_STREAMS_PER_CONNECTION, PING_INTERVAL, PING_TIMEOUT};
+pub(super) use self::request::RequestBody;
+use self::{
+    calls::{CALLS, Calls, DOOR, PULSE, Turn, WIRE},
+    pulse::Pulse,
+    wire::{Heard, Moved, Wire},
+};
 
 /// Rounds of calls and wire in one turn; then other tasks have theirs.
 const ROUNDS: u32 = 8;
+/// Calls that begin in one round at most.
+const BEGIN: u32 = 256;
 
 /// A connection that is served until it ends.
-pub(super) struct Connection<C, S>
-where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
-{
-    wire: Pin<Box<Http2<TokioIo<C>, S, Begun>>>,
+pub(super) struct Connection<C, S> {
+    wire: Wire<C>,
+    pulse: Pulse,
+    service: S,
     calls: Calls,
-    begun: Begun,
     /// `None`: it was asked to close.
     closing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     turn: Arc<Turn>,
     wire_bell: Waker,
     door_bell: Waker,
+    pulse_bell: Waker,
     /// Whoever closes the server waits until all of these are gone.
     _open: watch::Receiver<bool>,
 }
 
-impl<C, S> Connection<C, S>
+impl<C, S, F> Connection<C, S>
 where
-    C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Send + 'static,
-    S::Future: Send + 'static,
+    C: AsyncRead + AsyncWrite + Unpin,
+    S: Fn(Request<RequestBody>) -> F,
+    F: Future<Output = Response<Body>> + Send + 'static,
 {
     /// Serves until its client goes, or `closing` says true and all its calls have ended.
     pub(super) fn new(io: C, service: S, closing: watch::Receiver<bool>) -> Self {
-        let begun = Begun::default();
-        let mut builder = Builder::new(begun.clone());
-        builder
-            .timer(TokioTimer::new())
-            // gRPC has no use for it.
-            .auto_date_header(false)
-            .keep_alive_interval(Some(PING_INTERVAL))
-            .keep_alive_timeout(PING_TIMEOUT)
-            .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION));
-        let turn = Turn::new(WIRE | DOOR);
+        let turn = Turn::new(WIRE | DOOR | PULSE);
+        let heard = Heard::default();
         let mut told = closing.clone();
         Self {
-            wire: Box::pin(builder.serve_connection(TokioIo::new(io), service)),
+            wire: Wire::new(io, heard.clone()),
+            pulse: Pulse::new(heard),
+            service,
             calls: Calls::new(&turn),
-            begun,
             closing: Some(Box::pin(async move {
                 // An error means that nobody waits for this connection any more.
                 let _ = told.wait_for(|closing| *closing).await;
             })),
             wire_bell: turn.bell(WIRE),
             door_bell: turn.bell(DOOR),
+            pulse_bell: turn.bell(PULSE),
             turn,
             _open: closing,
         }
     }
 
-    /// Ready: the connection has ended.
+    /// Ready: the connection has ended, and calls that are not answered cannot be any more.
     fn poll_round(&mut self, mut rung: u64) -> Poll<()> {
         if rung & DOOR != 0
             && let Some(closing) = &mut self.closing
             && closing.as_mut().poll(&mut Context::from_waker(&self.door_bell)).is_ready()
         {
             self.closing = None;
-            self.wire.as_mut().graceful_shutdown();
-            rung |= WIRE;
+            self.wire.close();
+            self.pulse.close();
+            rung |= WIRE | PULSE;
         }
         if rung & CALLS != 0 {
             self.calls.poll(rung);
         }
         // What the calls have said just now goes out with this round.
         rung |= self.turn.take(WIRE);
-        if rung & WIRE != 0 {
-            let ended = self.wire.as_mut().poll(&mut Context::from_waker(&self.wire_bell));
-            if let Poll::Ready(ended) = ended {
-                if let Err(error) = ended {
-                    debug!("a connection failed: {error}");
-                }
-                // Calls that are not answered cannot be any more.
-                return Poll::Ready(());
-            }
-            self.begun.take().into_iter().for_each(|call| self.calls.begin(call));
+        if rung & WIRE != 0 && self.poll_wire().is_ready() {
+            return Poll::Ready(());
         }
+        // After the wire, which may have brought the pong.
+        rung |= self.turn.take(PULSE);
+        if rung & PULSE != 0 && self.pulse.poll(&mut Context::from_waker(&self.pulse_bell)).is_ready() {
+            debug!("a client does not answer, its connection is ended");
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    /// Reads what came and writes what was said. Ready: the connection has ended.
+    fn poll_wire(&mut self) -> Poll<()> {
+        let cx = &mut Context::from_waker(&self.wire_bell);
+        for _ in 0..BEGIN {
+            match ready!(self.wire.poll(cx)) {
+                Moved::Met(pings) => {
+                    self.pulse.met(pings);
+                    self.turn.ring(PULSE);
+                }
+                Moved::Asked(request, reply) => {
+                    let answering = (self.service)(request.map(RequestBody::new));
+                    self.calls.begin(Box::pin(exchange::exchange(answering, reply)));
+                }
+                Moved::Ended => return Poll::Ready(()),
+            }
+        }
+        self.turn.ring(WIRE);
         Poll::Pending
     }
 }
 
-impl<C, S> Future for Connection<C, S>
+impl<C, S, F> Future for Connection<C, S>
 where
-    C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Send + 'static,
-    S::Future: Send + 'static,
+    C: AsyncRead + AsyncWrite + Unpin,
+    S: Fn(Request<RequestBody>) -> F + Unpin,
+    F: Future<Output = Response<Body>> + Send + 'static,
 {
     type Output = ();
 
@@ -153,22 +170,6 @@ where
         this.turn.put_off();
         cx.waker().wake_by_ref();
         Poll::Pending
-    }
-}
-
-/// Calls that the wire has read and that have not begun yet. Only the connection's own task touches it.
-#[derive(Clone, Default)]
-struct Begun(Arc<Mutex<Vec<Call>>>);
-
-impl Begun {
-    fn take(&self) -> Vec<Call> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Begun {
-    fn execute(&self, call: F) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(call));
     }
 }
 

@@ -1,8 +1,8 @@
 //! Takes connections, each as a task of its own, until the server closes; then waits until all have ended.
 
-use std::{convert::Infallible, future::Future, io, pin::pin, time::Duration};
+use std::{future::Future, io, pin::pin, time::Duration};
 
-use hyper::{Request, Response, body::Incoming, service::Service};
+use http::{Request, Response};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
@@ -12,7 +12,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::body::Body;
 use tracing::warn;
 
-use super::connection::Connection;
+use super::connection::{Connection, RequestBody};
 use crate::runtime::Runtime;
 
 /// After a connection could not be taken, most likely for want of file descriptors, which are there again when others end.
@@ -20,7 +20,7 @@ const REST_AFTER_ERROR: Duration = Duration::from_millis(50);
 
 /// Serves whoever connects until `closing` resolves. No more are taken then, those that are there take no more calls, and
 /// when the calls in flight have ended, this returns.
-pub(super) async fn serve<I, C, S>(
+pub(super) async fn serve<I, C, S, F>(
     incoming: I,
     service: S,
     runtime: Runtime,
@@ -28,8 +28,8 @@ pub(super) async fn serve<I, C, S>(
 ) where
     I: Stream<Item = io::Result<C>> + Send,
     C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send + 'static,
+    S: Fn(Request<RequestBody>) -> F + Clone + Send + Unpin + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
 {
     let (close, closes) = watch::channel(false);
     take(incoming, service, runtime, closing, &closes).await;
@@ -39,7 +39,7 @@ pub(super) async fn serve<I, C, S>(
 }
 
 /// When this returns, nobody listens any more: whoever connects now is refused at once, and does not wait in vain.
-async fn take<I, C, S>(
+async fn take<I, C, S, F>(
     incoming: I,
     service: S,
     runtime: Runtime,
@@ -48,8 +48,8 @@ async fn take<I, C, S>(
 ) where
     I: Stream<Item = io::Result<C>> + Send,
     C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send + 'static,
+    S: Fn(Request<RequestBody>) -> F + Clone + Send + Unpin + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
 {
     let (mut incoming, mut closing) = (pin!(incoming), pin!(closing));
     loop {

@@ -41,9 +41,12 @@ use crate::{
 
 /// A request of 4 MiB, which is what the protocol allows, and room to say that a larger one is too large.
 const MAX_DECODED: usize = 8 << 20;
-/// A client that does not answer a ping this long after [`PING_INTERVAL`] is gone.
+/// A client that does not answer a ping this long after it is gone.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client is asked this often whether it is there, and has greeted by then.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// A client that has not greeted is waited for so long when the server closes.
+const GREETS_WHEN_CLOSING: Duration = Duration::from_secs(1);
 /// Calls and streams on one connection.
 const MAX_STREAMS_PER_CONNECTION: u32 = 10_000;
 
@@ -116,7 +119,8 @@ where
     let spread = config.grace / 2;
     let mut told = is_closing;
     let calls = Calls::new(service, MAX_DECODED, Routes::new(health).add_service(reflection));
-    let serving = listener::serve(incoming, calls, runtime.clone(), async move {
+    let answer = move |request| calls.answer(request);
+    let serving = listener::serve(incoming, answer, runtime.clone(), async move {
         // An error means that this function is gone, and the server with it.
         let _ = told.wait_for(|closing| *closing).await;
     });

@@ -10,11 +10,8 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use hyper::{
-    HeaderMap, Response,
-    body::{Body as HttpBody, Frame as HttpFrame},
-    header::CONTENT_TYPE,
-};
+use http::{HeaderMap, Response, header::CONTENT_TYPE};
+use http_body::{Body as HttpBody, Frame as HttpFrame};
 use registry_proto::Frame;
 use tokio_stream::Stream;
 use tonic::{Status, body::Body, metadata::GRPC_CONTENT_TYPE};

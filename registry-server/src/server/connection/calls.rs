@@ -30,8 +30,10 @@ pub(super) const CALLS: u64 = IN_PLACES | CROWD;
 pub(super) const WIRE: u64 = 1 << 59;
 /// The server may be closing.
 pub(super) const DOOR: u64 = 1 << 60;
+/// It is time to look whether the client is there.
+pub(super) const PULSE: u64 = 1 << 61;
 /// The task has its turn: it will look, nobody needs to wake it.
-const RUNNING: u64 = 1 << 61;
+const RUNNING: u64 = 1 << 62;
 
 pub(super) type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
 
