@@ -112,6 +112,14 @@ impl<B: Build> Peer for Etcd<B> {
     async fn connect(&self) -> Result<Client> {
         Ok(Client(Channel::connect(self.0.address()).await?))
     }
+
+    async fn watch(&self, service: u32) -> Result<Range> {
+        let (channel, wire) = Channel::with_wire(self.0.address()).await?;
+        let (wire, watch) = wire.drive(Client(channel).watch(service)).await;
+        let mut watch = watch?;
+        watch.events.drive(wire);
+        Ok(watch)
+    }
 }
 
 // Fields of `WatchResponse`, `Event` and `KeyValue`.

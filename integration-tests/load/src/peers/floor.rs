@@ -70,6 +70,15 @@ impl Floor {
     pub(crate) async fn connect(&self) -> Result<Client> {
         Ok(Client(Channel::connect(self.0.address()).await?))
     }
+
+    /// A follower on a connection of its own, with nothing beside it.
+    pub(crate) async fn follow(&self) -> Result<(Requests, Answers)> {
+        let (channel, wire) = Channel::with_wire(self.0.address()).await?;
+        let (wire, followed) = wire.drive(Client(channel).follow()).await;
+        let (requests, mut answers) = followed?;
+        answers.drive(wire);
+        Ok((requests, answers))
+    }
 }
 
 impl Client {

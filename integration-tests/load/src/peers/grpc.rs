@@ -5,12 +5,17 @@
 //!
 //! Owns the frames of messages and the statuses of calls; knows no message and no server.
 
-use std::net::SocketAddr;
+use std::{
+    future::poll_fn,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
+};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::{
     RecvStream, SendStream,
-    client::{Builder, ResponseFuture, SendRequest},
+    client::{Builder, Connection, ResponseFuture, SendRequest},
 };
 use http::{
     HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version,
@@ -64,6 +69,14 @@ pub(crate) struct Channel {
 impl Channel {
     /// A connection of its own.
     pub(crate) async fn connect(address: SocketAddr) -> Result<Self> {
+        let (channel, wire) = Self::with_wire(address).await?;
+        // It ends with its last stream. Why it failed its streams say.
+        clock::spawn(async move { drop(wire.0.await) });
+        Ok(channel)
+    }
+
+    /// The same, which moves only as far as it is driven.
+    pub(crate) async fn with_wire(address: SocketAddr) -> Result<(Self, Wire)> {
         let failed = || format!("cannot connect to {address}");
         let io = TcpStream::connect(address).await.during(&failed())?;
         io.set_nodelay(true).during(&failed())?;
@@ -73,10 +86,8 @@ impl Channel {
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
         let (streams, connection) = builder.handshake(io).await.during(&failed())?;
-        // It ends with its last stream. Why it failed its streams say.
-        clock::spawn(async move { drop(connection.await) });
         let authority = Authority::try_from(address.to_string()).during("an address is an authority")?;
-        Ok(Self { streams, authority })
+        Ok((Self { streams, authority }, Wire(connection)))
     }
 
     /// One framed message there, and one message back.
@@ -104,7 +115,10 @@ impl Channel {
     pub(crate) async fn open(&self, method: &'static str) -> Result<(Requests, Answers)> {
         let mut streams = self.streams.clone().ready().await.during(method)?;
         let (answer, requests) = streams.send_request(self.head(method)?, false).during(method)?;
-        Ok((Requests(requests), Answers { method, begun: Begun::Asked(answer), rest: Rest::default() }))
+        Ok((
+            Requests(requests),
+            Answers { method, begun: Begun::Asked(answer), rest: Rest::default(), wire: None },
+        ))
     }
 
     fn head(&self, method: &'static str) -> Result<Request<()>> {
@@ -120,6 +134,33 @@ impl Channel {
         request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
         Ok(request)
     }
+}
+
+/// What moves a connection: a task of its own, or whoever follows the connection's one stream. The latter is woken once where it would
+/// otherwise be woken by a task that was.
+#[derive(Debug)]
+pub(crate) struct Wire(Connection<TcpStream, Bytes>);
+
+impl Wire {
+    /// Ready: it has brought all it will, and why it ended its streams say.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.0).poll(cx).map(drop)
+    }
+
+    /// Waits for something that happens on this connection.
+    pub(crate) async fn drive<T>(self, until: impl Future<Output = T>) -> (Option<Self>, T) {
+        let mut wire = Some(self);
+        let happened = driven(&mut wire, pin!(until)).await;
+        (wire, happened)
+    }
+}
+
+async fn driven<T>(wire: &mut Option<Wire>, mut until: impl Future<Output = T> + Unpin) -> T {
+    poll_fn(|cx| {
+        wire.take_if(|wire| wire.poll(cx).is_ready());
+        Pin::new(&mut until).poll(cx)
+    })
+    .await
 }
 
 /// This side of a stream. It is open as long as this is there.
@@ -139,6 +180,8 @@ pub(crate) struct Answers {
     method: &'static str,
     begun: Begun,
     rest: Rest,
+    /// It is moved by nobody else.
+    wire: Option<Wire>,
 }
 
 #[derive(Debug)]
@@ -152,7 +195,7 @@ impl Answers {
     /// Waits until the server says that it answers.
     pub(crate) async fn begun(&mut self) -> Result<()> {
         let Begun::Asked(answer) = &mut self.begun else { return Ok(()) };
-        let answer = answer.await.during(self.method)?;
+        let answer = driven(&mut self.wire, answer).await.during(self.method)?;
         if answer.status() != StatusCode::OK {
             return Err(Failure(format!("{}: HTTP status {}", self.method, answer.status())));
         }
@@ -163,22 +206,39 @@ impl Answers {
         Ok(())
     }
 
+    /// Moves the connection from now on, whenever it is waited for an answer.
+    pub(crate) fn drive(&mut self, wire: Option<Wire>) {
+        self.wire = wire;
+    }
+
+    /// What comes next of the body, once the server answers.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<std::result::Result<Bytes, h2::Error>>> {
+        let Begun::Answering(body) = &mut self.begun else { return Poll::Ready(None) };
+        if self.wire.is_none() {
+            return body.poll_data(cx);
+        }
+        self.wire.take_if(|wire| wire.poll(cx).is_ready());
+        // Only the wire brings anything, and it was just looked at.
+        body.poll_data(&mut Context::from_waker(Waker::noop()))
+    }
+
     /// The next message; `None` when the call has ended well.
     pub(crate) async fn message(&mut self) -> Result<Option<Bytes>> {
         self.begun().await?;
         loop {
-            let Begun::Answering(body) = &mut self.begun else { return Ok(None) };
             if let Some(message) = self.rest.message().during(self.method)? {
                 return Ok(Some(message));
             }
-            match body.data().await {
+            let data = poll_fn(|cx| self.poll_data(cx)).await;
+            let Begun::Answering(body) = &mut self.begun else { return Ok(None) };
+            match data {
                 Some(data) => {
                     let data = data.during(self.method)?;
                     body.flow_control().release_capacity(data.len()).during(self.method)?;
                     self.rest.push(data);
                 }
                 None if self.rest.is_empty() => {
-                    let trailers = body.trailers().await.during(self.method)?;
+                    let trailers = driven(&mut self.wire, pin!(body.trailers())).await.during(self.method)?;
                     self.end(trailers.as_ref())?;
                 }
                 None => return Err(Failure(format!("{}: it ended within a message", self.method))),

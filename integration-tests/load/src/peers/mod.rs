@@ -86,6 +86,9 @@ pub(crate) enum News {
     Gone(u32),
 }
 
+/// A peer's watch.
+pub(crate) type WatchOf<P> = <<P as Peer>::Connection as Connection>::Watch;
+
 /// A server, started.
 pub(crate) trait Peer: Sized + Send + Sync + 'static {
     /// As in tables.
@@ -101,6 +104,10 @@ pub(crate) trait Peer: Sized + Send + Sync + 'static {
     fn process_mut(&mut self) -> &mut Process;
     /// A connection of its own.
     fn connect(&self) -> impl Future<Output = Result<Self::Connection>> + Send;
+    /// A watch on a connection of its own, with nothing beside it.
+    fn watch(&self, service: u32) -> impl Future<Output = Result<WatchOf<Self>>> + Send {
+        async move { self.connect().await?.watch(service).await }
+    }
     /// Makes services ready to have instances, where that takes anything.
     fn prepare(&self, services: u32) -> impl Future<Output = Result<()>> + Send {
         let _ = services;

@@ -51,6 +51,14 @@ impl Peer for Ours {
     async fn connect(&self) -> Result<Client> {
         Ok(Client(Channel::connect(self.0.address()).await?))
     }
+
+    async fn watch(&self, service: u32) -> Result<View> {
+        let (channel, wire) = Channel::with_wire(self.0.address()).await?;
+        let (wire, watch) = wire.drive(Client(channel).watch(service)).await;
+        let mut watch = watch?;
+        watch.changes.drive(wire);
+        Ok(watch)
+    }
 }
 
 /// A connection to our server.

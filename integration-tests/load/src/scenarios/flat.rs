@@ -33,8 +33,8 @@ const CASES: [(&str, u32, u32, u32); 6] = [
 
 pub(super) async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     for (case, services, instances, before) in CASES {
-        let server = Ours::start(&plan.setup).await?;
-        let writers = connections(&server, WRITERS as usize).await?;
+        let server = Arc::new(Ours::start(&plan.setup).await?);
+        let writers = connections(server.as_ref(), WRITERS as usize).await?;
         let (services, instances) = (plan.size(services).max(1), plan.size(instances).max(1));
         let others =
             (0..instances).map(|number| Place { service: 1 + number % services, instance: OTHERS + number });
@@ -49,7 +49,7 @@ pub(super) async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
         writers[0].register(Place { service: 0, instance: 0 }, FOR_LONG).await?;
         let changes = plan.size(CHANGES);
         let board = Board::new(changes);
-        let following = follow_all(&server, plan.many(WATCHERS), CONNECTIONS, &board).await?;
+        let following = follow_all(&plan.crowd, &server, plan.many(WATCHERS), CONNECTIONS, &board).await?;
         at_rest(server.process()).await?;
         let resident = server.process().resident()?;
         let stretch = Stretch::begin(server.process())?;

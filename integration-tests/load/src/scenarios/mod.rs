@@ -188,9 +188,13 @@ async fn at_rest(process: &Process) -> Result<()> {
 async fn join<T>(tasks: Vec<tokio::task::JoinHandle<Result<T>>>) -> Result<Vec<T>> {
     let mut results = Vec::with_capacity(tasks.len());
     for task in tasks {
-        results.push(task.await.map_err(|error| Failure(format!("a part of the load broke: {error}")))??);
+        results.push(join_one(task).await?);
     }
     Ok(results)
+}
+
+async fn join_one<T>(task: tokio::task::JoinHandle<Result<T>>) -> Result<T> {
+    task.await.map_err(|error| Failure(format!("a part of the load broke: {error}")))?
 }
 
 /// What a server did between two moments.

@@ -10,9 +10,10 @@ use std::{
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
-use super::{CALLERS, FOR_LONG, Stretch, connections, join, kib, millis, rate};
+use super::{CALLERS, FOR_LONG, Stretch, connections, join, join_one, kib, millis, rate};
 use crate::{
     Plan, clock,
+    crowd::Crowd,
     failure::{During, Failure, Result},
     peers::{
         Connection, News, Peer, Place, Watch,
@@ -63,14 +64,14 @@ pub(super) async fn peer<P: Peer>(plan: &Plan, report: &mut Report) -> Result<()
         if on < watchers && P::WATCHERS_ARE_ONE {
             continue;
         }
-        let server = P::start(&plan.setup).await?;
+        let server = Arc::new(P::start(&plan.setup).await?);
         server.prepare(1).await?;
         let writer = server.connect().await?;
         let lease = writer.register(Place { service: 0, instance: 0 }, FOR_LONG).await?;
         let empty = server.process().resident()?;
         let changes = plan.size(CHANGES);
         let board = Board::new(changes);
-        let following = follow_all(&server, watchers, on, &board).await?;
+        let following = follow_all(&plan.crowd, &server, watchers, on, &board).await?;
         let full = server.process().resident()?;
         let stretch = Stretch::begin(server.process())?;
         let write = async |change| {
@@ -90,12 +91,12 @@ pub(super) async fn peer<P: Peer>(plan: &Plan, report: &mut Report) -> Result<()
 pub(super) async fn floor(plan: &Plan, report: &mut Report) -> Result<()> {
     for (watchers, on) in CASES {
         let (watchers, on) = (plan.many(watchers), plan.many(on));
-        let server = Floor::start(&plan.setup).await?;
+        let server = Arc::new(Floor::start(&plan.setup).await?);
         let writer = server.connect().await?;
         let empty = server.process().resident()?;
         let changes = plan.size(CHANGES);
         let board = Board::new(changes);
-        let following = follow_floor(&server, watchers, on, changes, &board).await?;
+        let following = follow_floor(&plan.crowd, &server, watchers, on, changes, &board).await?;
         let full = server.process().resident()?;
         let stretch = Stretch::begin(server.process())?;
         let write = async |change| {
@@ -115,14 +116,14 @@ pub(super) async fn burst<P: Peer>(plan: &Plan, report: &mut Report) -> Result<(
     let (watchers, on) = (plan.many(BURST_WATCHERS.0), plan.many(BURST_WATCHERS.1));
     // Where watchers of one connection are one, each has its own.
     let on = if P::WATCHERS_ARE_ONE { watchers } else { on };
-    let server = P::start(&plan.setup).await?;
+    let server = Arc::new(P::start(&plan.setup).await?);
     server.prepare(1).await?;
-    let writers = connections(&server, CALLERS).await?;
+    let writers = connections(server.as_ref(), CALLERS).await?;
     let lease = writers[0].register(Place { service: 0, instance: 0 }, FOR_LONG).await?;
     drop(lease);
     let changes = plan.size(BURST);
     let board = Board::new(changes);
-    let following = follow_all(&server, watchers, on, &board).await?;
+    let following = follow_all(&plan.crowd, &server, watchers, on, &board).await?;
     let before = server.process().resident()?;
     let stretch = Stretch::begin(server.process())?;
     let callers = u32::try_from(CALLERS).unwrap_or(1);
@@ -158,11 +159,11 @@ pub(super) async fn burst<P: Peer>(plan: &Plan, report: &mut Report) -> Result<(
 /// The same number of messages, published as fast as they are taken.
 pub(super) async fn burst_floor(plan: &Plan, report: &mut Report) -> Result<()> {
     let (watchers, on) = (plan.many(BURST_WATCHERS.0), plan.many(BURST_WATCHERS.1));
-    let server = Floor::start(&plan.setup).await?;
+    let server = Arc::new(Floor::start(&plan.setup).await?);
     let writer = server.connect().await?;
     let changes = plan.size(BURST);
     let board = Board::new(changes);
-    let following = follow_floor(&server, watchers, on, changes, &board).await?;
+    let following = follow_floor(&plan.crowd, &server, watchers, on, changes, &board).await?;
     let before = server.process().resident()?;
     let stretch = Stretch::begin(server.process())?;
     for change in 1..=changes {
@@ -188,7 +189,8 @@ pub(super) type Following = JoinHandle<Result<(Latencies, Instant)>>;
 
 /// Opens watches, and returns when each has its initial state.
 pub(super) async fn follow_all<P: Peer>(
-    server: &P,
+    crowd: &Crowd,
+    server: &Arc<P>,
     watchers: usize,
     on: usize,
     board: &Arc<Board>,
@@ -197,15 +199,25 @@ pub(super) async fn follow_all<P: Peer>(
     let (ready, mut is_ready) = mpsc::channel(OPENING);
     let mut following = Vec::with_capacity(watchers);
     for watcher in 0..watchers {
-        if shared.len() < on {
-            shared.push(server.connect().await?);
-        }
-        let connection = shared[watcher % shared.len()].clone();
-        let (board, ready) = (Arc::clone(board), ready.clone());
-        following.push(clock::spawn(async move {
-            let watch = connection.watch(0).await?;
-            follow(watch, &board, Some(ready)).await
-        }));
+        let (server, board, ready) = (Arc::clone(server), Arc::clone(board), ready.clone());
+        following.push(if on == watchers {
+            crowd.spawn(watcher, async move {
+                let watch = server.watch(0).await?;
+                drop(server);
+                follow(watch, &board, Some(ready)).await
+            })
+        } else {
+            if shared.len() < on {
+                let connecting = crowd.spawn(shared.len(), async move { server.connect().await });
+                shared.push(join_one(connecting).await?);
+            }
+            let at = watcher % shared.len();
+            let connection: P::Connection = shared[at].clone();
+            crowd.spawn(at, async move {
+                let watch = connection.watch(0).await?;
+                follow(watch, &board, Some(ready)).await
+            })
+        });
         if watcher >= OPENING {
             await_ready(&mut is_ready, &mut following).await?;
         }
@@ -259,7 +271,8 @@ async fn follow(
 }
 
 async fn follow_floor(
-    server: &Floor,
+    crowd: &Crowd,
+    server: &Arc<Floor>,
     watchers: usize,
     on: usize,
     changes: u32,
@@ -268,12 +281,21 @@ async fn follow_floor(
     let mut shared: Vec<Client> = Vec::with_capacity(on);
     let mut following = Vec::with_capacity(watchers);
     for watcher in 0..watchers {
-        if shared.len() < on {
-            shared.push(server.connect().await?);
-        }
-        let (requests, mut told) = shared[watcher % shared.len()].follow().await?;
+        let server = Arc::clone(server);
+        let (at, opening) = if on == watchers {
+            (watcher, crowd.spawn(watcher, async move { server.follow().await }))
+        } else {
+            if shared.len() < on {
+                let connecting = crowd.spawn(shared.len(), async move { server.connect().await });
+                shared.push(join_one(connecting).await?);
+            }
+            let at = watcher % shared.len();
+            let connection = shared[at].clone();
+            (at, crowd.spawn(at, async move { connection.follow().await }))
+        };
+        let (requests, mut told) = join_one(opening).await?;
         let board = Arc::clone(board);
-        following.push(clock::spawn(async move {
+        following.push(crowd.spawn(at, async move {
             // Kept: a stream that is let go of ends.
             let _requests = requests;
             let mut latencies = Latencies::with_room(changes as usize);
