@@ -10,9 +10,12 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+use tokio::sync::OnceCell;
+
 use super::{
     Connection, News, Peer, Place, Renewals, Setup, Watch,
-    grpc::{Answers, Channel, Requests, frame},
+    grpc::{Answers, Channel, Feed, Requests, frame},
     instance_number,
     reader::{self, LENGTH, Message, Problem},
     service_name,
@@ -69,7 +72,12 @@ pub(crate) fn bundled() -> Option<PathBuf> {
 
 /// An etcd server.
 #[derive(Debug)]
-pub(crate) struct Etcd<B>(Process, PhantomData<B>);
+pub(crate) struct Etcd<B> {
+    process: Process,
+    /// What watchers with a connection of their own read the beginning by.
+    ranges: OnceCell<Client>,
+    build: PhantomData<B>,
+}
 
 impl<B: Build> Peer for Etcd<B> {
     const NAME: &'static str = B::NAME;
@@ -98,27 +106,25 @@ impl<B: Build> Peer for Etcd<B> {
             arguments.push(directory.join("data").into());
             Ok(Recipe { name: Self::NAME, program: program.to_owned(), arguments, address })
         });
-        Ok(Self(process.await?, PhantomData))
+        Ok(Self { process: process.await?, ranges: OnceCell::new(), build: PhantomData })
     }
 
     fn process(&self) -> &Process {
-        &self.0
+        &self.process
     }
 
     fn process_mut(&mut self) -> &mut Process {
-        &mut self.0
+        &mut self.process
     }
 
     async fn connect(&self) -> Result<Client> {
-        Ok(Client(Channel::connect(self.0.address()).await?))
+        Ok(Client(Channel::connect(self.process.address()).await?))
     }
 
     async fn watch(&self, service: u32) -> Result<Range> {
-        let (channel, wire) = Channel::with_wire(self.0.address()).await?;
-        let (wire, watch) = wire.drive(Client(channel).watch(service)).await;
-        let mut watch = watch?;
-        watch.events.drive(wire);
-        Ok(watch)
+        let events = Feed::alone(self.process.address(), WATCH, Some(create(service)?)).await?;
+        let ranges = self.ranges.get_or_try_init(|| self.connect()).await?;
+        Range::after(events, ranges, service).await
     }
 }
 
@@ -131,6 +137,8 @@ const DELETE: u64 = 1;
 
 /// Reads keys.
 const RANGE: &str = "/etcdserverpb.KV/Range";
+/// Opens watches.
+const WATCH: &str = "/etcdserverpb.Watch/Watch";
 
 /// A connection to etcd.
 #[derive(Clone, Debug)]
@@ -173,16 +181,8 @@ impl Connection for Client {
     }
 
     async fn watch(&self, service: u32) -> Result<Range> {
-        let (key, range_end) = range(service);
-        let create = wire::WatchCreate { key: key.clone(), range_end: range_end.clone(), start_revision: 0 };
-        let first = wire::Watch { create: Some(create) };
-        let (mut requests, mut events) = self.0.open("/etcdserverpb.Watch/Watch").await?;
-        requests.send(frame(&first)?)?;
-        // Created; what comes from here on is told.
-        events.message().await?;
-        let range: wire::Found = self.0.ask(RANGE, &wire::Range { key, range_end }).await?;
-        let first = range.kvs.iter().filter_map(|kv| number(&kv.key)).map(News::There).collect();
-        Ok(Range { events, first, _requests: requests })
+        let events = Feed::among(&self.0, WATCH, Some(create(service)?)).await?;
+        Range::after(events, self, service).await
     }
 }
 
@@ -211,9 +211,25 @@ impl Renewals<i64> for KeepAlive {
 /// A watched range of keys.
 #[derive(Debug)]
 pub(crate) struct Range {
-    events: Answers,
+    events: Feed,
     first: Vec<News>,
-    _requests: Requests,
+}
+
+impl Range {
+    /// What is there once these events are told, and then they.
+    async fn after(mut events: Feed, client: &Client, service: u32) -> Result<Self> {
+        // Created; what comes from here on is told.
+        events.message().await?;
+        let (key, range_end) = range(service);
+        let range: wire::Found = client.0.ask(RANGE, &wire::Range { key, range_end }).await?;
+        let first = range.kvs.iter().filter_map(|kv| number(&kv.key)).map(News::There).collect();
+        Ok(Self { events, first })
+    }
+}
+
+fn create(service: u32) -> Result<Bytes> {
+    let (key, range_end) = range(service);
+    frame(&wire::Watch { create: Some(wire::WatchCreate { key, range_end, start_revision: 0 }) })
 }
 
 impl Watch for Range {
@@ -223,7 +239,6 @@ impl Watch for Range {
             return Ok(());
         }
         let message = self.events.message().await?;
-        let message = message.ok_or_else(|| Failure("etcd: a watch has ended".to_owned()))?;
         told(&message, news).during("etcd: a watch says something that is no message")
     }
 }

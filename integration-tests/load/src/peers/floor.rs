@@ -26,7 +26,7 @@ use tonic::{
 
 use super::{
     Setup,
-    grpc::{Answers, Channel, Requests, frame_bytes},
+    grpc::{Answers, Channel, Feed, Requests, frame_bytes},
 };
 use crate::{
     failure::{During, Failure, Result},
@@ -35,6 +35,8 @@ use crate::{
 
 /// The tool's argument that makes it the floor.
 pub(crate) const SERVE: &str = "serve-floor";
+/// Streams what is published.
+const FOLLOW: &str = "/floor.Floor/Follow";
 /// Messages that wait for one follower at most.
 const QUEUE: usize = 8_192;
 
@@ -72,12 +74,10 @@ impl Floor {
     }
 
     /// A follower on a connection of its own, with nothing beside it.
-    pub(crate) async fn follow(&self) -> Result<(Requests, Answers)> {
-        let (channel, wire) = Channel::with_wire(self.0.address()).await?;
-        let (wire, followed) = wire.drive(Client(channel).follow()).await;
-        let (requests, mut answers) = followed?;
-        answers.drive(wire);
-        Ok((requests, answers))
+    pub(crate) async fn follow(&self) -> Result<Feed> {
+        let mut feed = Feed::alone(self.0.address(), FOLLOW, None).await?;
+        feed.begun().await?;
+        Ok(feed)
     }
 }
 
@@ -93,10 +93,10 @@ impl Client {
     }
 
     /// Follows what is published, from when this has returned.
-    pub(crate) async fn follow(&self) -> Result<(Requests, Answers)> {
-        let (requests, mut answers) = self.0.open("/floor.Floor/Follow").await?;
-        answers.begun().await?;
-        Ok((requests, answers))
+    pub(crate) async fn follow(&self) -> Result<Feed> {
+        let mut feed = Feed::among(&self.0, FOLLOW, None).await?;
+        feed.begun().await?;
+        Ok(feed)
     }
 
     /// A stream that is echoed.
@@ -168,7 +168,7 @@ impl tower::Service<http::Request<Body>> for Service {
                     });
                     grpc.unary(publish, request).await
                 }
-                "/floor.Floor/Follow" => {
+                FOLLOW => {
                     let follow = tower::service_fn(move |_: Request<Streaming<Bytes>>| {
                         let (follower, told) = mpsc::channel(QUEUE);
                         followers.lock().unwrap_or_else(PoisonError::into_inner).push(follower);

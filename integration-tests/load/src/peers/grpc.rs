@@ -1,21 +1,19 @@
 //! gRPC for a client that measures: messages are bytes, a connection is one task, and a call is a stream of it, with nothing in between.
+//! A watcher that has a connection to itself reads it by itself ([`alone`]).
 //!
 //! Load and servers share a machine. What a channel does for its users beyond that (reconnecting, queues, limits, interceptors)
 //! would take the processor from the server that is measured. All that speak gRPC are driven by this, the floor too.
 //!
 //! Owns the frames of messages and the statuses of calls; knows no message and no server.
 
-use std::{
-    future::poll_fn,
-    net::SocketAddr,
-    pin::{Pin, pin},
-    task::{Context, Poll, Waker},
-};
+mod alone;
+
+use std::net::SocketAddr;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::{
     RecvStream, SendStream,
-    client::{Builder, Connection, ResponseFuture, SendRequest},
+    client::{Builder, ResponseFuture, SendRequest},
 };
 use http::{
     HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version,
@@ -25,6 +23,7 @@ use http::{
 use prost::Message;
 use tokio::net::TcpStream;
 
+use self::alone::Alone;
 use crate::{
     clock,
     failure::{During, Failure, Result},
@@ -69,14 +68,6 @@ pub(crate) struct Channel {
 impl Channel {
     /// A connection of its own.
     pub(crate) async fn connect(address: SocketAddr) -> Result<Self> {
-        let (channel, wire) = Self::with_wire(address).await?;
-        // It ends with its last stream. Why it failed its streams say.
-        clock::spawn(async move { drop(wire.0.await) });
-        Ok(channel)
-    }
-
-    /// The same, which moves only as far as it is driven.
-    pub(crate) async fn with_wire(address: SocketAddr) -> Result<(Self, Wire)> {
         let failed = || format!("cannot connect to {address}");
         let io = TcpStream::connect(address).await.during(&failed())?;
         io.set_nodelay(true).during(&failed())?;
@@ -86,8 +77,10 @@ impl Channel {
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
         let (streams, connection) = builder.handshake(io).await.during(&failed())?;
+        // It ends with its last stream. Why it failed its streams say.
+        clock::spawn(async move { drop(connection.await) });
         let authority = Authority::try_from(address.to_string()).during("an address is an authority")?;
-        Ok((Self { streams, authority }, Wire(connection)))
+        Ok(Self { streams, authority })
     }
 
     /// One framed message there, and one message back.
@@ -115,10 +108,7 @@ impl Channel {
     pub(crate) async fn open(&self, method: &'static str) -> Result<(Requests, Answers)> {
         let mut streams = self.streams.clone().ready().await.during(method)?;
         let (answer, requests) = streams.send_request(self.head(method)?, false).during(method)?;
-        Ok((
-            Requests(requests),
-            Answers { method, begun: Begun::Asked(answer), rest: Rest::default(), wire: None },
-        ))
+        Ok((Requests(requests), Answers { method, begun: Begun::Asked(answer), rest: Rest::default() }))
     }
 
     fn head(&self, method: &'static str) -> Result<Request<()>> {
@@ -134,33 +124,6 @@ impl Channel {
         request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
         Ok(request)
     }
-}
-
-/// What moves a connection: a task of its own, or whoever follows the connection's one stream. The latter is woken once where it would
-/// otherwise be woken by a task that was.
-#[derive(Debug)]
-pub(crate) struct Wire(Connection<TcpStream, Bytes>);
-
-impl Wire {
-    /// Ready: it has brought all it will, and why it ended its streams say.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.0).poll(cx).map(drop)
-    }
-
-    /// Waits for something that happens on this connection.
-    pub(crate) async fn drive<T>(self, until: impl Future<Output = T>) -> (Option<Self>, T) {
-        let mut wire = Some(self);
-        let happened = driven(&mut wire, pin!(until)).await;
-        (wire, happened)
-    }
-}
-
-async fn driven<T>(wire: &mut Option<Wire>, mut until: impl Future<Output = T> + Unpin) -> T {
-    poll_fn(|cx| {
-        wire.take_if(|wire| wire.poll(cx).is_ready());
-        Pin::new(&mut until).poll(cx)
-    })
-    .await
 }
 
 /// This side of a stream. It is open as long as this is there.
@@ -180,8 +143,6 @@ pub(crate) struct Answers {
     method: &'static str,
     begun: Begun,
     rest: Rest,
-    /// It is moved by nobody else.
-    wire: Option<Wire>,
 }
 
 #[derive(Debug)]
@@ -195,7 +156,7 @@ impl Answers {
     /// Waits until the server says that it answers.
     pub(crate) async fn begun(&mut self) -> Result<()> {
         let Begun::Asked(answer) = &mut self.begun else { return Ok(()) };
-        let answer = driven(&mut self.wire, answer).await.during(self.method)?;
+        let answer = answer.await.during(self.method)?;
         if answer.status() != StatusCode::OK {
             return Err(Failure(format!("{}: HTTP status {}", self.method, answer.status())));
         }
@@ -206,22 +167,6 @@ impl Answers {
         Ok(())
     }
 
-    /// Moves the connection from now on, whenever it is waited for an answer.
-    pub(crate) fn drive(&mut self, wire: Option<Wire>) {
-        self.wire = wire;
-    }
-
-    /// What comes next of the body, once the server answers.
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<std::result::Result<Bytes, h2::Error>>> {
-        let Begun::Answering(body) = &mut self.begun else { return Poll::Ready(None) };
-        if self.wire.is_none() {
-            return body.poll_data(cx);
-        }
-        self.wire.take_if(|wire| wire.poll(cx).is_ready());
-        // Only the wire brings anything, and it was just looked at.
-        body.poll_data(&mut Context::from_waker(Waker::noop()))
-    }
-
     /// The next message; `None` when the call has ended well.
     pub(crate) async fn message(&mut self) -> Result<Option<Bytes>> {
         self.begun().await?;
@@ -229,16 +174,15 @@ impl Answers {
             if let Some(message) = self.rest.message().during(self.method)? {
                 return Ok(Some(message));
             }
-            let data = poll_fn(|cx| self.poll_data(cx)).await;
             let Begun::Answering(body) = &mut self.begun else { return Ok(None) };
-            match data {
+            match body.data().await {
                 Some(data) => {
                     let data = data.during(self.method)?;
                     body.flow_control().release_capacity(data.len()).during(self.method)?;
                     self.rest.push(data);
                 }
                 None if self.rest.is_empty() => {
-                    let trailers = driven(&mut self.wire, pin!(body.trailers())).await.during(self.method)?;
+                    let trailers = body.trailers().await.during(self.method)?;
                     self.end(trailers.as_ref())?;
                 }
                 None => return Err(Failure(format!("{}: it ended within a message", self.method))),
@@ -246,11 +190,15 @@ impl Answers {
         }
     }
 
-    /// The same, decoded; that there is none is a failure.
-    pub(crate) async fn answer<A: Message + Default>(&mut self) -> Result<A> {
+    /// The same; that there is none is a failure.
+    async fn expected(&mut self) -> Result<Bytes> {
         let message = self.message().await?;
-        let message = message.ok_or_else(|| Failure(format!("{}: the stream has ended", self.method)))?;
-        A::decode(message).during(self.method)
+        message.ok_or_else(|| Failure(format!("{}: the server has ended the stream", self.method)))
+    }
+
+    /// The same, decoded.
+    pub(crate) async fn answer<A: Message + Default>(&mut self) -> Result<A> {
+        A::decode(self.expected().await?).during(self.method)
     }
 
     fn end(&mut self, trailers: Option<&HeaderMap>) -> Result<()> {
@@ -264,6 +212,60 @@ impl Answers {
                 code.unwrap_or("missing"),
                 said("grpc-message").unwrap_or_default()
             ))),
+        }
+    }
+}
+
+/// What is followed.
+#[derive(Debug)]
+pub(crate) struct Feed(Way);
+
+#[derive(Debug)]
+enum Way {
+    /// A stream among others of a connection.
+    Among {
+        answers: Answers,
+        /// Kept: a stream that is let go of ends.
+        _requests: Requests,
+    },
+    /// A stream that has a connection to itself, read by whoever follows it.
+    Alone(Alone),
+}
+
+impl Feed {
+    /// Opens one on this connection, and asks a framed question if there is one.
+    pub(crate) async fn among(
+        channel: &Channel,
+        method: &'static str,
+        question: Option<Bytes>,
+    ) -> Result<Self> {
+        let (mut requests, answers) = channel.open(method).await?;
+        question.map_or(Ok(()), |question| requests.send(question))?;
+        Ok(Self(Way::Among { answers, _requests: requests }))
+    }
+
+    /// The same on a connection of its own.
+    pub(crate) async fn alone(
+        address: SocketAddr,
+        method: &'static str,
+        question: Option<Bytes>,
+    ) -> Result<Self> {
+        Ok(Self(Way::Alone(Alone::open(address, method, question).await?)))
+    }
+
+    /// Waits until the server says that it answers.
+    pub(crate) async fn begun(&mut self) -> Result<()> {
+        match &mut self.0 {
+            Way::Among { answers, .. } => answers.begun().await,
+            Way::Alone(alone) => alone.begun().await,
+        }
+    }
+
+    /// The next message; that there is none is a failure.
+    pub(crate) async fn message(&mut self) -> Result<Bytes> {
+        match &mut self.0 {
+            Way::Among { answers, .. } => answers.expected().await,
+            Way::Alone(alone) => alone.message().await,
         }
     }
 }

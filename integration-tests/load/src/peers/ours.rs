@@ -4,11 +4,12 @@ mod told;
 
 use std::{ffi::OsString, time::Duration};
 
+use bytes::Bytes;
 use registry_proto::v1::{self, KeepAliveRequest, KeepAliveResponse, SubscribeRequest};
 
 use super::{
     Connection, News, Peer, Place, Renewals, Setup, Watch,
-    grpc::{Answers, Channel, Requests, frame},
+    grpc::{Answers, Channel, Feed, Requests, frame},
     service_name,
 };
 use crate::{
@@ -16,6 +17,8 @@ use crate::{
     process::{Process, Recipe, free_address},
 };
 
+/// Opens views.
+const SUBSCRIBE: &str = "/registry.v1.Registry/Subscribe";
 /// The tool's argument that makes it our server.
 pub(crate) const SERVE: &str = "serve-registry";
 
@@ -53,11 +56,7 @@ impl Peer for Ours {
     }
 
     async fn watch(&self, service: u32) -> Result<View> {
-        let (channel, wire) = Channel::with_wire(self.0.address()).await?;
-        let (wire, watch) = wire.drive(Client(channel).watch(service)).await;
-        let mut watch = watch?;
-        watch.changes.drive(wire);
-        Ok(watch)
+        Feed::alone(self.0.address(), SUBSCRIBE, Some(subscribe(service)?)).await.map(View)
     }
 }
 
@@ -119,16 +118,18 @@ impl Connection for Client {
     }
 
     async fn watch(&self, service: u32) -> Result<View> {
-        let watch = v1::WatchRequest {
-            scope: Some(v1::watch_request::Scope::Key(key(service))),
-            ..v1::WatchRequest::default()
-        };
-        let view = v1::SubscribeView { view_id: 1, watch: Some(watch) };
-        let subscribe = SubscribeRequest { request: Some(v1::subscribe_request::Request::Subscribe(view)) };
-        let (mut requests, changes) = self.0.open("/registry.v1.Registry/Subscribe").await?;
-        requests.send(frame(&subscribe)?)?;
-        Ok(View { changes, _requests: requests })
+        Feed::among(&self.0, SUBSCRIBE, Some(subscribe(service)?)).await.map(View)
     }
+}
+
+/// The one view of a stream.
+fn subscribe(service: u32) -> Result<Bytes> {
+    let watch = v1::WatchRequest {
+        scope: Some(v1::watch_request::Scope::Key(key(service))),
+        ..v1::WatchRequest::default()
+    };
+    let view = v1::SubscribeView { view_id: 1, watch: Some(watch) };
+    frame(&SubscribeRequest { request: Some(v1::subscribe_request::Request::Subscribe(view)) })
 }
 
 /// A lease, and what its registrant says of itself.
@@ -164,16 +165,11 @@ impl Renewals<Lease> for Stream {
 
 /// A `Subscribe` stream with one view.
 #[derive(Debug)]
-pub(crate) struct View {
-    changes: Answers,
-    /// Kept: a client that says it has nothing more to ask may be leaving.
-    _requests: Requests,
-}
+pub(crate) struct View(Feed);
 
 impl Watch for View {
     async fn next(&mut self, news: &mut Vec<News>) -> Result<()> {
-        let message = self.changes.message().await?;
-        let message = message.ok_or_else(|| Failure("ours: a watch has ended".to_owned()))?;
+        let message = self.0.message().await?;
         told::read(&message, news).during("ours: a watch says something that is no message")
     }
 }

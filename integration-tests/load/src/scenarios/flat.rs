@@ -64,12 +64,12 @@ pub(super) async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
             })
         });
         join(writing.collect()).await?;
-        let (mut latencies, _) = collect(following).await?;
+        let mut told = collect(following).await?;
         let cpu = stretch.cpu_each(server.process(), changes as usize)?;
         let grown = server.process().resident()?.saturating_sub(resident);
         let mut sheet = report.sheet("flat", case, Ours::NAME);
         sheet.note("server CPU a change", "µs", cpu)?;
-        sheet.note("p99", "ms", super::millis(latencies.percentile(99)))?;
+        sheet.note("p99", "ms", super::millis(told.latencies.percentile(99)))?;
         sheet.note("memory grown a change", "KiB", kib(grown, changes as usize))?;
     }
     Ok(())

@@ -16,8 +16,9 @@ use crate::{
     crowd::Crowd,
     failure::{During, Failure, Result},
     peers::{
-        Connection, News, Peer, Place, Watch,
+        Connection, News, Peer, Place, Watch, WatchOf,
         floor::{Client, Floor},
+        grpc::Feed,
     },
     process::Process,
     report::Report,
@@ -79,10 +80,10 @@ pub(super) async fn peer<P: Peer>(plan: &Plan, report: &mut Report) -> Result<()
             writer.register_under(Place { service: 0, instance: change }, &lease).await
         };
         let paced = pace(changes, write).await?;
-        let (latencies, _) = collect(following).await?;
+        let told = collect(following).await?;
         let case = case(watchers, on);
         let memory = kib(full.saturating_sub(empty), watchers);
-        note(report, case, P::NAME, &stretch, server.process(), paced, latencies, memory)?;
+        note(report, case, P::NAME, &stretch, server.process(), paced, told, memory)?;
     }
     Ok(())
 }
@@ -104,10 +105,10 @@ pub(super) async fn floor(plan: &Plan, report: &mut Report) -> Result<()> {
             writer.publish(&event(change)).await
         };
         let paced = pace(changes, write).await?;
-        let (latencies, _) = collect(following).await?;
+        let told = collect(following).await?;
         let memory = kib(full.saturating_sub(empty), watchers);
         let case = case(watchers, on);
-        note(report, case, Floor::NAME, &stretch, server.process(), paced, latencies, memory)?;
+        note(report, case, Floor::NAME, &stretch, server.process(), paced, told, memory)?;
     }
     Ok(())
 }
@@ -144,15 +145,15 @@ pub(super) async fn burst<P: Peer>(plan: &Plan, report: &mut Report) -> Result<(
     });
     let answered = join(writing.collect()).await?.into_iter().max().unwrap_or_else(clock::now);
     let writes = rate(changes as usize, answered.saturating_duration_since(stretch.began));
-    let (latencies, told) = collect(following).await?;
+    let told = collect(following).await?;
     burst_note(
         report,
         burst_case(watchers, changes),
         P::NAME,
         &stretch,
         server.process(),
-        (writes, answered, told, before),
-        &latencies,
+        (writes, answered, before),
+        &told,
     )
 }
 
@@ -172,20 +173,29 @@ pub(super) async fn burst_floor(plan: &Plan, report: &mut Report) -> Result<()> 
     }
     let answered = clock::now();
     let writes = stretch.rate(changes as usize);
-    let (latencies, told) = collect(following).await?;
+    let told = collect(following).await?;
     burst_note(
         report,
         burst_case(watchers, changes),
         Floor::NAME,
         &stretch,
         server.process(),
-        (writes, answered, told, before),
-        &latencies,
+        (writes, answered, before),
+        &told,
     )
 }
 
 /// A watcher that follows until it was told all.
-pub(super) type Following = JoinHandle<Result<(Latencies, Instant)>>;
+pub(super) type Following<W> = JoinHandle<Result<Told<W>>>;
+
+/// One was told all, or all were.
+pub(super) struct Told<W> {
+    pub(super) latencies: Latencies,
+    /// When.
+    all: Instant,
+    /// Still open: to close it takes time from whoever is told last.
+    watch: W,
+}
 
 /// Opens watches, and returns when each has its initial state.
 pub(super) async fn follow_all<P: Peer>(
@@ -194,7 +204,7 @@ pub(super) async fn follow_all<P: Peer>(
     watchers: usize,
     on: usize,
     board: &Arc<Board>,
-) -> Result<Vec<Following>> {
+) -> Result<Vec<Following<WatchOf<P>>>> {
     let mut shared = Vec::with_capacity(on);
     let (ready, mut is_ready) = mpsc::channel(OPENING);
     let mut following = Vec::with_capacity(watchers);
@@ -229,7 +239,7 @@ pub(super) async fn follow_all<P: Peer>(
 }
 
 /// One more is ready, or it will be said why it is not.
-async fn await_ready(is_ready: &mut mpsc::Receiver<()>, following: &mut Vec<Following>) -> Result<()> {
+async fn await_ready<W>(is_ready: &mut mpsc::Receiver<()>, following: &mut Vec<Following<W>>) -> Result<()> {
     if let Ok(Some(())) = timeout(PATIENCE, is_ready.recv()).await {
         return Ok(());
     }
@@ -241,11 +251,11 @@ async fn await_ready(is_ready: &mut mpsc::Receiver<()>, following: &mut Vec<Foll
     Err(Failure(format!("a watcher has no initial state after {PATIENCE:?}")))
 }
 
-async fn follow(
-    mut watch: impl Watch,
+async fn follow<W: Watch>(
+    mut watch: W,
     board: &Board,
     mut ready: Option<mpsc::Sender<()>>,
-) -> Result<(Latencies, Instant)> {
+) -> Result<Told<W>> {
     let mut latencies = Latencies::with_room(board.0.len());
     // Its own set of instances.
     let mut there = vec![false; board.0.len()];
@@ -267,7 +277,7 @@ async fn follow(
             ready.send(()).await.during("the load has ended")?;
         }
     }
-    Ok((latencies, clock::now()))
+    Ok(Told { latencies, all: clock::now(), watch })
 }
 
 async fn follow_floor(
@@ -277,7 +287,7 @@ async fn follow_floor(
     on: usize,
     changes: u32,
     board: &Arc<Board>,
-) -> Result<Vec<Following>> {
+) -> Result<Vec<Following<Feed>>> {
     let mut shared: Vec<Client> = Vec::with_capacity(on);
     let mut following = Vec::with_capacity(watchers);
     for watcher in 0..watchers {
@@ -293,20 +303,17 @@ async fn follow_floor(
             let connection = shared[at].clone();
             (at, crowd.spawn(at, async move { connection.follow().await }))
         };
-        let (requests, mut told) = join_one(opening).await?;
+        let mut told = join_one(opening).await?;
         let board = Arc::clone(board);
         following.push(crowd.spawn(at, async move {
-            // Kept: a stream that is let go of ends.
-            let _requests = requests;
             let mut latencies = Latencies::with_room(changes as usize);
             for _ in 0..changes {
-                let event = told.message().await?;
-                let mut event = event.ok_or_else(|| Failure("the floor left a watcher behind".to_owned()))?;
+                let mut event = told.message().await?;
                 if let Some(latency) = board.since(event.get_u32(), clock::now()) {
                     latencies.push(latency);
                 }
             }
-            Ok((latencies, clock::now()))
+            Ok(Told { latencies, all: clock::now(), watch: told })
         }));
     }
     Ok(following)
@@ -332,15 +339,18 @@ async fn pace(changes: u32, mut write: impl AsyncFnMut(u32) -> Result<()>) -> Re
 }
 
 /// What all were told, and when the last was.
-pub(super) async fn collect(following: Vec<Following>) -> Result<(Latencies, Instant)> {
-    let all = timeout(PATIENCE, join(following)).await;
-    let all = all.map_err(|_| Failure(format!("watchers were not told everything after {PATIENCE:?}")))??;
-    let told = all.iter().map(|(_, told)| *told).max().unwrap_or_else(clock::now);
-    let mut latencies = Latencies::with_room(all.iter().map(|(some, _)| some.count()).sum());
-    for (some, _) in all {
-        latencies.append(some);
+pub(super) async fn collect<W>(following: Vec<Following<W>>) -> Result<Told<Vec<W>>> {
+    let each = timeout(PATIENCE, join(following)).await;
+    let each =
+        each.map_err(|_| Failure(format!("watchers were not told everything after {PATIENCE:?}")))??;
+    let mut latencies = Latencies::with_room(each.iter().map(|one| one.latencies.count()).sum());
+    let all = each.iter().map(|one| one.all).max().unwrap_or_else(clock::now);
+    let mut watch = Vec::with_capacity(each.len());
+    for one in each {
+        latencies.append(one.latencies);
+        watch.push(one.watch);
     }
-    Ok((latencies, told))
+    Ok(Told { latencies, all, watch })
 }
 
 fn case(watchers: usize, on: usize) -> String {
@@ -356,16 +366,17 @@ fn burst_case(watchers: usize, changes: u32) -> String {
 }
 
 #[allow(clippy::too_many_arguments)] // the figures of one row
-fn note(
+fn note<W>(
     report: &mut Report,
     case: String,
     peer: &'static str,
     stretch: &Stretch,
     process: &Process,
     paced: f64,
-    mut latencies: Latencies,
+    told: Told<W>,
     memory: f64,
 ) -> Result<()> {
+    let mut latencies = told.latencies;
     let cpu = stretch.cpu_each(process, latencies.count())?;
     let mut sheet = report.sheet("watch", case, peer);
     sheet.note("changes", "/s", paced)?;
@@ -375,23 +386,27 @@ fn note(
     sheet.note("memory a watcher", "KiB", memory)
 }
 
-fn burst_note(
+fn burst_note<W>(
     report: &mut Report,
     case: String,
     peer: &'static str,
     stretch: &Stretch,
     process: &Process,
-    (writes, answered, told, before): (f64, Instant, Instant, u64),
-    latencies: &Latencies,
+    (writes, answered, before): (f64, Instant, u64),
+    told: &Told<W>,
 ) -> Result<()> {
-    let events = latencies.count();
-    let rate = rate(events, told.saturating_duration_since(stretch.began));
+    let events = told.latencies.count();
+    let rate = rate(events, told.all.saturating_duration_since(stretch.began));
     let cpu = stretch.cpu_each(process, events)?;
     let after = process.resident()?;
     let mut sheet = report.sheet("burst", case, peer);
     sheet.note("writes", "/s", writes)?;
     sheet.note("events", "/s", rate)?;
     sheet.note("server CPU an event", "µs", cpu)?;
-    sheet.note("all told after the last answer", "ms", millis(told.saturating_duration_since(answered)))?;
+    sheet.note(
+        "all told after the last answer",
+        "ms",
+        millis(told.all.saturating_duration_since(answered)),
+    )?;
     sheet.note("memory grown", "MiB", kib(after.saturating_sub(before), 1024))
 }
