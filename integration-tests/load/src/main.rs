@@ -12,7 +12,6 @@
 //! | [`process`] | server processes, their processor time and memory |
 //! | [`report`] | figures: JSON lines, and the table |
 //! | [`stats`] | percentiles and medians |
-//! | [`crowd`] | the threads that watchers live on |
 //! | [`clock`] | the real clock |
 //! | [`failure`] | what went wrong, for people |
 //!
@@ -21,7 +20,6 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a command, which prints
 
 mod clock;
-mod crowd;
 mod failure;
 mod peers;
 mod process;
@@ -29,12 +27,11 @@ mod report;
 mod scenarios;
 mod stats;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum};
 
 use crate::{
-    crowd::Crowd,
     failure::{Failure, Result},
     peers::Setup,
     report::Report,
@@ -95,7 +92,6 @@ const SHORTEST_TTL: Duration = Duration::from_secs(4);
 struct Plan {
     setup: Setup,
     less: u32,
-    crowd: Arc<Crowd>,
 }
 
 impl Plan {
@@ -181,7 +177,7 @@ async fn measure(args: Args) -> Result<()> {
     }
     let scenarios =
         if args.scenarios.is_empty() { Scenario::value_variants().to_vec() } else { args.scenarios };
-    let plan = Plan { setup, less: args.less, crowd: Arc::new(Crowd::start()?) };
+    let plan = Plan { setup, less: args.less };
     for run in 1..=args.runs {
         report.begin(run);
         for scenario in &scenarios {

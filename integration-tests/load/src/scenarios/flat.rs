@@ -49,7 +49,7 @@ pub(super) async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
         writers[0].register(Place { service: 0, instance: 0 }, FOR_LONG).await?;
         let changes = plan.size(CHANGES);
         let board = Board::new(changes);
-        let following = follow_all(&plan.crowd, &server, plan.many(WATCHERS), CONNECTIONS, &board).await?;
+        let following = follow_all(&server, plan.many(WATCHERS), CONNECTIONS, &board).await?;
         at_rest(server.process()).await?;
         let resident = server.process().resident()?;
         let stretch = Stretch::begin(server.process())?;

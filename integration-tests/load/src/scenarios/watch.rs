@@ -10,10 +10,9 @@ use std::{
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
-use super::{CALLERS, FOR_LONG, Stretch, connections, join, join_one, kib, millis, rate};
+use super::{CALLERS, FOR_LONG, Stretch, connections, join, kib, millis, rate};
 use crate::{
     Plan, clock,
-    crowd::Crowd,
     failure::{During, Failure, Result},
     peers::{
         Connection, News, Peer, Place, Watch, WatchOf,
@@ -72,7 +71,7 @@ pub(super) async fn peer<P: Peer>(plan: &Plan, report: &mut Report) -> Result<()
         let empty = server.process().resident()?;
         let changes = plan.size(CHANGES);
         let board = Board::new(changes);
-        let following = follow_all(&plan.crowd, &server, watchers, on, &board).await?;
+        let following = follow_all(&server, watchers, on, &board).await?;
         let full = server.process().resident()?;
         let stretch = Stretch::begin(server.process())?;
         let write = async |change| {
@@ -92,12 +91,12 @@ pub(super) async fn peer<P: Peer>(plan: &Plan, report: &mut Report) -> Result<()
 pub(super) async fn floor(plan: &Plan, report: &mut Report) -> Result<()> {
     for (watchers, on) in CASES {
         let (watchers, on) = (plan.many(watchers), plan.many(on));
-        let server = Arc::new(Floor::start(&plan.setup).await?);
+        let server = Floor::start(&plan.setup).await?;
         let writer = server.connect().await?;
         let empty = server.process().resident()?;
         let changes = plan.size(CHANGES);
         let board = Board::new(changes);
-        let following = follow_floor(&plan.crowd, &server, watchers, on, changes, &board).await?;
+        let following = follow_floor(&server, watchers, on, changes, &board).await?;
         let full = server.process().resident()?;
         let stretch = Stretch::begin(server.process())?;
         let write = async |change| {
@@ -124,7 +123,7 @@ pub(super) async fn burst<P: Peer>(plan: &Plan, report: &mut Report) -> Result<(
     drop(lease);
     let changes = plan.size(BURST);
     let board = Board::new(changes);
-    let following = follow_all(&plan.crowd, &server, watchers, on, &board).await?;
+    let following = follow_all(&server, watchers, on, &board).await?;
     let before = server.process().resident()?;
     let stretch = Stretch::begin(server.process())?;
     let callers = u32::try_from(CALLERS).unwrap_or(1);
@@ -160,11 +159,11 @@ pub(super) async fn burst<P: Peer>(plan: &Plan, report: &mut Report) -> Result<(
 /// The same number of messages, published as fast as they are taken.
 pub(super) async fn burst_floor(plan: &Plan, report: &mut Report) -> Result<()> {
     let (watchers, on) = (plan.many(BURST_WATCHERS.0), plan.many(BURST_WATCHERS.1));
-    let server = Arc::new(Floor::start(&plan.setup).await?);
+    let server = Floor::start(&plan.setup).await?;
     let writer = server.connect().await?;
     let changes = plan.size(BURST);
     let board = Board::new(changes);
-    let following = follow_floor(&plan.crowd, &server, watchers, on, changes, &board).await?;
+    let following = follow_floor(&server, watchers, on, changes, &board).await?;
     let before = server.process().resident()?;
     let stretch = Stretch::begin(server.process())?;
     for change in 1..=changes {
@@ -199,7 +198,6 @@ pub(super) struct Told<W> {
 
 /// Opens watches, and returns when each has its initial state.
 pub(super) async fn follow_all<P: Peer>(
-    crowd: &Crowd,
     server: &Arc<P>,
     watchers: usize,
     on: usize,
@@ -211,19 +209,17 @@ pub(super) async fn follow_all<P: Peer>(
     for watcher in 0..watchers {
         let (server, board, ready) = (Arc::clone(server), Arc::clone(board), ready.clone());
         following.push(if on == watchers {
-            crowd.spawn(watcher, async move {
+            clock::spawn(async move {
                 let watch = server.watch(0).await?;
                 drop(server);
                 follow(watch, &board, Some(ready)).await
             })
         } else {
             if shared.len() < on {
-                let connecting = crowd.spawn(shared.len(), async move { server.connect().await });
-                shared.push(join_one(connecting).await?);
+                shared.push(server.connect().await?);
             }
-            let at = watcher % shared.len();
-            let connection: P::Connection = shared[at].clone();
-            crowd.spawn(at, async move {
+            let connection: P::Connection = shared[watcher % shared.len()].clone();
+            clock::spawn(async move {
                 let watch = connection.watch(0).await?;
                 follow(watch, &board, Some(ready)).await
             })
@@ -281,8 +277,7 @@ async fn follow<W: Watch>(
 }
 
 async fn follow_floor(
-    crowd: &Crowd,
-    server: &Arc<Floor>,
+    server: &Floor,
     watchers: usize,
     on: usize,
     changes: u32,
@@ -291,21 +286,16 @@ async fn follow_floor(
     let mut shared: Vec<Client> = Vec::with_capacity(on);
     let mut following = Vec::with_capacity(watchers);
     for watcher in 0..watchers {
-        let server = Arc::clone(server);
-        let (at, opening) = if on == watchers {
-            (watcher, crowd.spawn(watcher, async move { server.follow().await }))
+        let mut told = if on == watchers {
+            server.follow().await?
         } else {
             if shared.len() < on {
-                let connecting = crowd.spawn(shared.len(), async move { server.connect().await });
-                shared.push(join_one(connecting).await?);
+                shared.push(server.connect().await?);
             }
-            let at = watcher % shared.len();
-            let connection = shared[at].clone();
-            (at, crowd.spawn(at, async move { connection.follow().await }))
+            shared[watcher % shared.len()].follow().await?
         };
-        let mut told = join_one(opening).await?;
         let board = Arc::clone(board);
-        following.push(crowd.spawn(at, async move {
+        following.push(clock::spawn(async move {
             let mut latencies = Latencies::with_room(changes as usize);
             for _ in 0..changes {
                 let mut event = told.message().await?;
