@@ -74,7 +74,8 @@ pub(crate) fn bundled() -> Option<PathBuf> {
 #[derive(Debug)]
 pub(crate) struct Etcd<B> {
     process: Process,
-    /// What watchers with a connection of their own read the beginning by.
+    /// By this, watchers with a connection to themselves read what is there at the start. It does not outlive a restart of the
+    /// server.
     ranges: OnceCell<Client>,
     build: PhantomData<B>,
 }

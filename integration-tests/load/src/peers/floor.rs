@@ -37,7 +37,7 @@ use crate::{
 pub(crate) const SERVE: &str = "serve-floor";
 /// Streams what is published.
 const FOLLOW: &str = "/floor.Floor/Follow";
-/// Messages that wait for one follower at most.
+/// Messages that wait for one follower at most. One that is further behind is let go of: its stream ends.
 const QUEUE: usize = 8_192;
 
 /// The floor, started.

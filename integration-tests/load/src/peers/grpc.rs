@@ -32,6 +32,8 @@ use crate::{
 /// What a server may send on a stream, and on all, before it is told to go on: what hyper's clients allow.
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 5 << 20;
+/// Memory that is kept for the rest of a message at most, before it comes.
+const AT_ONCE: usize = 4 << 20;
 /// In front of a message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
@@ -154,7 +156,7 @@ enum Begun {
 
 impl Answers {
     /// Waits until the server says that it answers.
-    pub(crate) async fn begun(&mut self) -> Result<()> {
+    async fn begun(&mut self) -> Result<()> {
         let Begun::Asked(answer) = &mut self.begun else { return Ok(()) };
         let answer = answer.await.during(self.method)?;
         if answer.status() != StatusCode::OK {
@@ -295,8 +297,9 @@ impl Rest {
             return;
         }
         if self.grown.is_empty() {
-            let whole = length(&self.front).unwrap_or_default().max(self.front.len() + data.len());
-            self.grown.reserve(whole);
+            // At once, unless a server announces more than anybody would send.
+            let whole = length(&self.front).unwrap_or_default().min(AT_ONCE);
+            self.grown.reserve(whole.max(self.front.len() + data.len()));
             self.grown.put(std::mem::take(&mut self.front));
         }
         self.grown.put(data);

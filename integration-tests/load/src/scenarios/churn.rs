@@ -59,7 +59,7 @@ pub(super) async fn peer<P: Peer>(plan: &Plan, report: &mut Report) -> Result<()
                     }
                 }
             }
-            Ok(latencies)
+            Ok((latencies, watch))
         }));
     }
     for _ in 0..following.len() {
@@ -96,10 +96,14 @@ pub(super) async fn peer<P: Peer>(plan: &Plan, report: &mut Report) -> Result<()
     let told =
         told.map_err(|_| Failure(format!("watchers were not told everything after {PATIENCE:?}")))??;
     let mut latencies = Latencies::default();
-    for some in told {
+    // Kept until the figures are taken: to close a watch takes time from whoever is told last.
+    let mut open = Vec::with_capacity(told.len());
+    for (some, watch) in told {
         latencies.append(some);
+        open.push(watch);
     }
     let cpu = stretch.cpu_each(server.process(), replaced as usize)?;
+    drop(open);
     let case = format!("{instances} instances of {services} services");
     let mut sheet = report.sheet("churn", case, P::NAME);
     sheet.note("replaced", "/s", rate)?;

@@ -190,10 +190,10 @@ pub(super) type Following<W> = JoinHandle<Result<Told<W>>>;
 /// One was told all, or all were.
 pub(super) struct Told<W> {
     pub(super) latencies: Latencies,
-    /// When.
-    all: Instant,
-    /// Still open: to close it takes time from whoever is told last.
-    watch: W,
+    /// When the last of it was told.
+    at: Instant,
+    /// Kept until the figures are taken: to close it takes time from whoever is told last.
+    open: W,
 }
 
 /// Opens watches, and returns when each has its initial state.
@@ -273,7 +273,7 @@ async fn follow<W: Watch>(
             ready.send(()).await.during("the load has ended")?;
         }
     }
-    Ok(Told { latencies, all: clock::now(), watch })
+    Ok(Told { latencies, at: clock::now(), open: watch })
 }
 
 async fn follow_floor(
@@ -286,7 +286,7 @@ async fn follow_floor(
     let mut shared: Vec<Client> = Vec::with_capacity(on);
     let mut following = Vec::with_capacity(watchers);
     for watcher in 0..watchers {
-        let mut told = if on == watchers {
+        let mut feed = if on == watchers {
             server.follow().await?
         } else {
             if shared.len() < on {
@@ -298,12 +298,13 @@ async fn follow_floor(
         following.push(clock::spawn(async move {
             let mut latencies = Latencies::with_room(changes as usize);
             for _ in 0..changes {
-                let mut event = told.message().await?;
-                if let Some(latency) = board.since(event.get_u32(), clock::now()) {
+                let change =
+                    feed.message().await?.try_get_u32().during("the floor's events have their number")?;
+                if let Some(latency) = board.since(change, clock::now()) {
                     latencies.push(latency);
                 }
             }
-            Ok(Told { latencies, all: clock::now(), watch: told })
+            Ok(Told { latencies, at: clock::now(), open: feed })
         }));
     }
     Ok(following)
@@ -334,13 +335,13 @@ pub(super) async fn collect<W>(following: Vec<Following<W>>) -> Result<Told<Vec<
     let each =
         each.map_err(|_| Failure(format!("watchers were not told everything after {PATIENCE:?}")))??;
     let mut latencies = Latencies::with_room(each.iter().map(|one| one.latencies.count()).sum());
-    let all = each.iter().map(|one| one.all).max().unwrap_or_else(clock::now);
-    let mut watch = Vec::with_capacity(each.len());
+    let at = each.iter().map(|one| one.at).max().unwrap_or_else(clock::now);
+    let mut open = Vec::with_capacity(each.len());
     for one in each {
         latencies.append(one.latencies);
-        watch.push(one.watch);
+        open.push(one.open);
     }
-    Ok(Told { latencies, all, watch })
+    Ok(Told { latencies, at, open })
 }
 
 fn case(watchers: usize, on: usize) -> String {
@@ -386,7 +387,7 @@ fn burst_note<W>(
     told: &Told<W>,
 ) -> Result<()> {
     let events = told.latencies.count();
-    let rate = rate(events, told.all.saturating_duration_since(stretch.began));
+    let rate = rate(events, told.at.saturating_duration_since(stretch.began));
     let cpu = stretch.cpu_each(process, events)?;
     let after = process.resident()?;
     let mut sheet = report.sheet("burst", case, peer);
@@ -396,7 +397,7 @@ fn burst_note<W>(
     sheet.note(
         "all told after the last answer",
         "ms",
-        millis(told.all.saturating_duration_since(answered)),
+        millis(told.at.saturating_duration_since(answered)),
     )?;
     sheet.note("memory grown", "MiB", kib(after.saturating_sub(before), 1024))
 }

@@ -3,7 +3,8 @@
 //! A library for HTTP/2 is made for many streams: it finds the stream of each frame, queues what came and wakes who waits, which
 //! is most of what a watcher would do with an event. Here whoever waits reads the socket itself.
 //!
-//! Owns the frames of such a connection. Headers are not read: that a stream ends is all that is known of why.
+//! Owns the frames of such a connection. Headers are not read, so of a call's status nothing is known but that the stream has
+//! ended. A server that is measured does not shut down: one that says so has failed.
 
 use std::net::SocketAddr;
 
@@ -55,7 +56,7 @@ pub(super) struct Alone {
     rest: Rest,
     /// The server said that it answers.
     begun: bool,
-    /// Bytes of frames that the server does not know to be read.
+    /// Bytes of data, padding included, that the server was not yet told are read.
     taken: u32,
 }
 
@@ -94,7 +95,7 @@ impl Alone {
         Ok(())
     }
 
-    /// The next message.
+    /// The next message. Not to be dropped half-way: what this side says meanwhile may be cut.
     pub(super) async fn message(&mut self) -> Result<Bytes> {
         loop {
             if let Some(message) = self.rest.message().during(self.method)? {
@@ -109,8 +110,8 @@ impl Alone {
         let Frame { kind, flags, stream, mut payload } = self.frame().await?;
         match (kind, stream) {
             (DATA, STREAM) => {
-                // A frame is under 16 MiB.
-                self.taken += u32::try_from(payload.len()).unwrap_or(u32::MAX);
+                // A frame is 16 KiB at most.
+                self.taken = self.taken.saturating_add(u32::try_from(payload.len()).unwrap_or(u32::MAX));
                 if flags & PADDED != 0 {
                     let padding = usize::from(payload.try_get_u8().during(self.method)?);
                     let length = payload.len().checked_sub(padding);
@@ -128,8 +129,14 @@ impl Alone {
             (HEADERS, STREAM) => self.begun = true,
             (SETTINGS, 0) if flags & ACK == 0 => self.say(SETTINGS, ACK, 0, &[]).await?,
             (PING, 0) if flags & ACK == 0 => self.say(PING, ACK, 0, &payload).await?,
-            (RST_STREAM, STREAM) => return Err(self.failure("has reset the stream")),
-            (GOAWAY, 0) => return Err(self.failure("closes the connection")),
+            (RST_STREAM, STREAM) => {
+                return Err(self.failure(&format!("has reset the stream ({})", code(&payload))));
+            }
+            (GOAWAY, 0) => {
+                // Behind the last stream that it serves.
+                let code = code(payload.get(4..).unwrap_or_default());
+                return Err(self.failure(&format!("closes the connection ({code})")));
+            }
             // The rest of headers, of which nothing is read; what it may be sent; what an extension says.
             _ => {}
         }
@@ -141,8 +148,8 @@ impl Alone {
 
     async fn frame(&mut self) -> Result<Frame> {
         loop {
-            if let Some(frame) = Frame::take(&mut self.read) {
-                return frame.ok_or_else(|| self.failure("sends a frame that is too long"));
+            if let Some(frame) = Frame::take(&mut self.read).during(self.method)? {
+                return Ok(frame);
             }
             self.read.reserve(READ);
             if self.io.read_buf(&mut self.read).await.during(self.method)? == 0 {
@@ -170,33 +177,47 @@ struct Frame {
     payload: Bytes,
 }
 
+/// A server goes beyond what it was allowed.
+#[derive(Debug, thiserror::Error)]
+#[error("the server sends a frame of {0} bytes, of {MAX_FRAME} allowed")]
+struct TooLong(usize);
+
 impl Frame {
-    /// The first frame, if all of it is there. `Some(None)`: it is longer than allowed.
-    #[allow(clippy::option_option)] // there is none yet, or there cannot be one
-    fn take(read: &mut BytesMut) -> Option<Option<Self>> {
-        let &[l0, l1, l2, kind, flags, s0, s1, s2, s3] = read.first_chunk::<HEAD>()?;
+    /// The first frame, if all of it is there.
+    fn take(read: &mut BytesMut) -> std::result::Result<Option<Self>, TooLong> {
+        let Some(&[l0, l1, l2, kind, flags, s0, s1, s2, s3]) = read.first_chunk::<HEAD>() else {
+            return Ok(None);
+        };
         let length = u32::from_be_bytes([0, l0, l1, l2]) as usize;
         if length > MAX_FRAME {
-            return Some(None);
+            return Err(TooLong(length));
         }
         if read.len() < HEAD + length {
-            return None;
+            return Ok(None);
         }
         read.advance(HEAD);
         let payload = read.split_to(length).freeze();
         // The first bit of a stream's number means nothing.
         let stream = u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]);
-        Some(Some(Self { kind, flags, stream, payload }))
+        Ok(Some(Self { kind, flags, stream, payload }))
     }
 }
 
 fn put_frame(into: &mut BytesMut, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-    // What is sent here is a few dozen bytes.
+    // What is said here is a few dozen bytes, and a ping's answer no longer than its frame was.
     into.put_uint(payload.len() as u64, 3);
     into.put_u8(kind);
     into.put_u8(flags);
     into.put_u32(stream);
     into.put_slice(payload);
+}
+
+/// Of an error, as a word of the protocol where it is one that servers say (RFC 9113, 7).
+fn code(mut payload: &[u8]) -> String {
+    match payload.try_get_u32() {
+        Ok(code) => h2::Reason::from(code).to_string(),
+        Err(_) => "it does not say why".to_owned(),
+    }
 }
 
 /// What a gRPC call begins with, each field as it is and to be remembered by nobody (RFC 7541, 6.2.2).
@@ -221,85 +242,4 @@ fn headers(method: &str, authority: &str) -> BytesMut {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{future::poll_fn, time::Duration};
-
-    use h2::server;
-    use http::{HeaderMap, Response};
-    use tokio::{net::TcpListener, time::timeout};
-
-    use super::*;
-    use crate::{clock, peers::grpc::frame_bytes};
-
-    /// A server of a library that holds its clients to the protocol: answers the question with itself and with these, and pings once.
-    async fn serve(listener: TcpListener, messages: Vec<Bytes>) -> std::result::Result<(), h2::Error> {
-        let (io, _) = listener.accept().await.expect("a client");
-        let mut connection = server::handshake(io).await?;
-        let mut pings = connection.ping_pong().expect("asked for once");
-        let (request, mut reply) = connection.accept().await.expect("a call")?;
-        assert_eq!(
-            (request.uri().path(), &request.headers()["te"]),
-            ("/a.B/C", &"trailers".parse().unwrap())
-        );
-        let mut asked = request.into_body();
-        let call = async {
-            let mut stream = reply.send_response(Response::new(()), false)?;
-            let question = asked.data().await.expect("a question")?;
-            pings.ping(h2::Ping::opaque()).await?;
-            for mut message in [question].into_iter().chain(messages) {
-                while !message.is_empty() {
-                    stream.reserve_capacity(message.len());
-                    let room = poll_fn(|cx| stream.poll_capacity(cx)).await.expect("a client that reads")?;
-                    stream.send_data(message.split_to(room.min(message.len())), false)?;
-                }
-            }
-            stream.send_trailers(HeaderMap::new())
-        };
-        let mut call = std::pin::pin!(call);
-        let mut answered = false;
-        poll_fn(|cx| {
-            answered = answered || call.as_mut().poll(cx)?.is_ready();
-            connection.poll_closed(cx)
-        })
-        .await
-    }
-
-    #[tokio::test]
-    async fn what_a_server_says_is_read_pings_are_answered_and_windows_refilled() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let question = frame_bytes(b"what").expect("short");
-        // More than all windows together, in messages that lie in many frames, and short ones after them.
-        let lengths = [1 << 20, 3 << 20, 5 << 20, 70_000, 0, 3, 0];
-        let messages = lengths.map(|length| frame_bytes(&vec![7; length]).expect("not too long"));
-        let serving = clock::spawn(serve(listener, messages.into()));
-        let reading = async {
-            let mut alone = Alone::open(address, "/a.B/C", Some(question)).await.expect("a server");
-            alone.begun().await.expect("an answer");
-            assert_eq!(&alone.message().await.expect("itself")[..], b"what");
-            for length in lengths {
-                let message = alone.message().await.expect("a message");
-                assert!(message.len() == length && message.iter().all(|byte| *byte == 7), "of {length}");
-            }
-            let ended = alone.message().await.expect_err("it has ended").to_string();
-            assert_eq!(ended, "/a.B/C: the server has ended the stream");
-        };
-        timeout(Duration::from_mins(1), reading).await.expect("nothing hangs");
-        serving.await.expect("no panic").expect("a client that keeps to the protocol");
-    }
-
-    #[test]
-    fn a_frame_is_taken_whole_or_not_at_all_and_too_long_ones_are_refused() {
-        let mut wire = BytesMut::new();
-        put_frame(&mut wire, DATA, END_STREAM, STREAM, b"abc");
-        let whole = wire.len();
-        let mut part = wire.split_to(whole - 1);
-        assert!(Frame::take(&mut part).is_none() && part.len() == whole - 1);
-        part.unsplit(wire);
-        let frame = Frame::take(&mut part).flatten().expect("a frame");
-        assert_eq!((frame.kind, frame.flags, frame.stream), (DATA, END_STREAM, STREAM));
-        assert_eq!(&frame.payload[..], b"abc");
-        let mut long = BytesMut::from(&[0, 0x40, 1, DATA, 0, 0, 0, 0, 1][..]);
-        assert!(Frame::take(&mut long).is_some_and(|frame| frame.is_none()));
-    }
-}
+mod tests;

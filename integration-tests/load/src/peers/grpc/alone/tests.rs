@@ -1,0 +1,166 @@
+//! A stream alone on its connection, beside a server that holds it to the protocol and servers that do not keep to it.
+
+use std::{future::poll_fn, time::Duration};
+
+use h2::server;
+use http::{HeaderMap, Response};
+use tokio::{net::TcpListener, time::timeout};
+
+use super::*;
+use crate::{clock, peers::grpc::frame_bytes};
+
+/// A server of a library that holds its clients to the protocol: answers the question with itself and with these, and pings once.
+async fn serve(listener: TcpListener, messages: Vec<Bytes>) -> std::result::Result<(), h2::Error> {
+    let (io, _) = listener.accept().await.expect("a client");
+    let mut connection = server::handshake(io).await?;
+    let mut pings = connection.ping_pong().expect("asked for once");
+    let (request, mut reply) = connection.accept().await.expect("a call")?;
+    assert_eq!((request.uri().path(), &request.headers()["te"]), ("/a.B/C", &"trailers".parse().unwrap()));
+    let mut asked = request.into_body();
+    let call = async {
+        let mut stream = reply.send_response(Response::new(()), false)?;
+        let question = asked.data().await.expect("a question")?;
+        pings.ping(h2::Ping::opaque()).await?;
+        for mut message in [question].into_iter().chain(messages) {
+            while !message.is_empty() {
+                stream.reserve_capacity(message.len());
+                let room = poll_fn(|cx| stream.poll_capacity(cx)).await.expect("a client that reads")?;
+                stream.send_data(message.split_to(room.min(message.len())), false)?;
+            }
+        }
+        stream.send_trailers(HeaderMap::new())
+    };
+    let mut call = std::pin::pin!(call);
+    let mut answered = false;
+    poll_fn(|cx| {
+        answered = answered || call.as_mut().poll(cx)?.is_ready();
+        connection.poll_closed(cx)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_a_server_says_is_read_pings_are_answered_and_windows_refilled() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let question = frame_bytes(b"what").expect("short");
+    // More than all windows together, in messages that lie in many frames, and short ones after them.
+    let lengths = [1 << 20, 3 << 20, 5 << 20, 70_000, 0, 3, 0];
+    let messages = lengths.map(|length| frame_bytes(&vec![7; length]).expect("not too long"));
+    let serving = clock::spawn(serve(listener, messages.into()));
+    let reading = async {
+        let mut alone = Alone::open(address, "/a.B/C", Some(question)).await.expect("a server");
+        alone.begun().await.expect("an answer");
+        assert_eq!(&alone.message().await.expect("itself")[..], b"what");
+        for length in lengths {
+            let message = alone.message().await.expect("a message");
+            assert!(message.len() == length && message.iter().all(|byte| *byte == 7), "of {length}");
+        }
+        let ended = alone.message().await.expect_err("it has ended").to_string();
+        assert_eq!(ended, "/a.B/C: the server has ended the stream");
+    };
+    let both = async { tokio::join!(serving, reading).0 };
+    let served = timeout(Duration::from_mins(1), both).await.expect("nothing hangs");
+    served.expect("no panic").expect("a client that keeps to the protocol");
+}
+
+/// What a client of these frames is told in the end, and what it said after its hello.
+async fn told(frames: &[(u8, u8, u32, &[u8])]) -> (Vec<Bytes>, String, BytesMut) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let mut said = BytesMut::new();
+    for (kind, flags, stream, payload) in frames {
+        put_frame(&mut said, *kind, *flags, *stream, payload);
+    }
+    let serving = async {
+        let (mut io, _) = listener.accept().await.expect("a client");
+        io.write_all(&said).await.expect("a client that reads");
+        io.shutdown().await.expect("a client that reads");
+        let mut heard = BytesMut::new();
+        while io.read_buf(&mut heard).await.is_ok_and(|read| read > 0) {}
+        heard
+    };
+    let reading = async {
+        let mut alone = Alone::open(address, "/a.B/C", None).await.expect("a server");
+        let mut messages = Vec::new();
+        loop {
+            match alone.message().await {
+                Ok(message) => messages.push(message),
+                Err(failure) => return (messages, failure.to_string()),
+            }
+        }
+    };
+    let both = async { tokio::join!(serving, reading) };
+    let (mut heard, (messages, end)) = timeout(Duration::from_mins(1), both).await.expect("nothing hangs");
+    let mut hello = heard.split_to(PREFACE.len());
+    assert_eq!(&hello.split()[..], PREFACE);
+    for kind in [SETTINGS, WINDOW_UPDATE, HEADERS] {
+        assert_eq!(Frame::take(&mut heard).expect("not too long").expect("a frame").kind, kind);
+    }
+    (messages, end, heard)
+}
+
+#[tokio::test]
+async fn what_a_server_may_say_besides_is_answered_or_passed_over() {
+    const UNKNOWN: u8 = 0x20;
+    let message = frame_bytes(b"yes").expect("short");
+    let padded = [&[2], &message[..], &[0, 0]].concat();
+    let (messages, end, mut heard) = told(&[
+        (SETTINGS, 0, 0, &[]),
+        (SETTINGS, ACK, 0, &[]),
+        (UNKNOWN, 0xff, 0, b"whatever"),
+        (HEADERS, END_HEADERS, STREAM, &[0x88]),
+        (PING, 0, 0, b"are you?"),
+        (PING, ACK, 0, b"not ours"),
+        (DATA, PADDED, STREAM, &padded),
+        (DATA, 0, STREAM, &message),
+    ])
+    .await;
+    assert_eq!(messages, [&b"yes"[..], b"yes"]);
+    assert_eq!(end, "/a.B/C: the server has closed the connection");
+    let mut said = Vec::new();
+    while let Some(frame) = Frame::take(&mut heard).expect("not too long") {
+        said.push((frame.kind, frame.flags, frame.payload));
+    }
+    assert_eq!(said, [(SETTINGS, ACK, Bytes::new()), (PING, ACK, Bytes::from_static(b"are you?"))]);
+}
+
+#[tokio::test]
+async fn how_a_server_ends_it_is_said() {
+    let refused = 7_u32.to_be_bytes();
+    let away = [&[0, 0, 0, 1][..], &11_u32.to_be_bytes(), b"too much"].concat();
+    for (frame, end) in [
+        ((DATA, PADDED, STREAM, &[9, 1, 2][..]), "the server sends more padding than data"),
+        (
+            (RST_STREAM, 0, STREAM, &refused),
+            "the server has reset the stream (refused stream before processing any application logic)",
+        ),
+        ((RST_STREAM, 0, STREAM, &[]), "the server has reset the stream (it does not say why)"),
+        (
+            (GOAWAY, 0, 0, &away),
+            "the server closes the connection (detected excessive load generating behavior)",
+        ),
+        ((HEADERS, END_HEADERS | END_STREAM, STREAM, &[0x88]), "the server has ended the stream"),
+    ] {
+        assert_eq!(told(&[frame]).await.1, format!("/a.B/C: {end}"));
+    }
+    assert!(
+        told(&[(DATA, PADDED, STREAM, &[])]).await.1.starts_with("/a.B/C: "),
+        "padding without its length"
+    );
+}
+
+#[test]
+fn a_frame_is_taken_whole_or_not_at_all_and_one_too_long_is_refused() {
+    let mut wire = BytesMut::new();
+    put_frame(&mut wire, DATA, END_STREAM, STREAM, b"abc");
+    let whole = wire.len();
+    let mut part = wire.split_to(whole - 1);
+    assert!(Frame::take(&mut part).is_ok_and(|frame| frame.is_none()) && part.len() == whole - 1);
+    part.unsplit(wire);
+    let frame = Frame::take(&mut part).expect("not too long").expect("a frame");
+    assert_eq!((frame.kind, frame.flags, frame.stream), (DATA, END_STREAM, STREAM));
+    assert_eq!(&frame.payload[..], b"abc");
+    let mut long = BytesMut::from(&[0, 0x40, 1, DATA, 0, 0, 0, 0, 1][..]);
+    assert!(Frame::take(&mut long).is_err_and(|TooLong(length)| length == 0x4001));
+}
