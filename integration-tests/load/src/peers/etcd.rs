@@ -16,7 +16,6 @@ use tokio::sync::OnceCell;
 use super::{
     Connection, News, Peer, Place, Renewals, Setup, Watch,
     grpc::{Answers, Channel, Feed, Requests, frame},
-    instance_number,
     reader::{self, LENGTH, Message, Problem},
     service_name,
 };
@@ -129,7 +128,8 @@ impl<B: Build> Peer for Etcd<B> {
     }
 }
 
-// Fields of `WatchResponse`, `Event` and `KeyValue`.
+// Fields of `RangeResponse`, `WatchResponse`, `Event` and `KeyValue`.
+const KVS: u64 = 2;
 const EVENTS: u64 = 11;
 const EVENT_TYPE: u64 = 1;
 const EVENT_KV: u64 = 2;
@@ -144,6 +144,15 @@ const WATCH: &str = "/etcdserverpb.Watch/Watch";
 /// A connection to etcd.
 #[derive(Clone, Debug)]
 pub(crate) struct Client(Channel);
+
+impl Client {
+    /// Reads what is in a service now.
+    async fn read(&self, service: u32, news: &mut Vec<News>) -> Result<()> {
+        let (key, range_end) = range(service);
+        let found = self.0.unary(RANGE, frame(&wire::Range { key, range_end })?).await?;
+        read_range(&found, news).during(RANGE)
+    }
+}
 
 impl Connection for Client {
     type Lease = i64;
@@ -171,9 +180,9 @@ impl Connection for Client {
     }
 
     async fn discover(&self, service: u32) -> Result<usize> {
-        let (key, range_end) = range(service);
-        let range: wire::Found = self.0.ask(RANGE, &wire::Range { key, range_end }).await?;
-        Ok(range.kvs.len())
+        let mut news = Vec::new();
+        self.read(service, &mut news).await?;
+        Ok(news.len())
     }
 
     async fn renewals(&self) -> Result<KeepAlive> {
@@ -221,9 +230,8 @@ impl Range {
     async fn after(mut events: Feed, client: &Client, service: u32) -> Result<Self> {
         // Created; what comes from here on is told.
         events.message().await?;
-        let (key, range_end) = range(service);
-        let range: wire::Found = client.0.ask(RANGE, &wire::Range { key, range_end }).await?;
-        let first = range.kvs.iter().filter_map(|kv| number(&kv.key)).map(News::There).collect();
+        let mut first = Vec::new();
+        client.read(service, &mut first).await?;
         Ok(Self { events, first })
     }
 }
@@ -242,6 +250,19 @@ impl Watch for Range {
         let message = self.events.message().await?;
         told(&message, news).during("etcd: a watch says something that is no message")
     }
+}
+
+/// Reads a `RangeResponse`.
+fn read_range(message: &[u8], news: &mut Vec<News>) -> std::result::Result<(), Problem> {
+    let mut message = Message(message);
+    while let Some((field, wire)) = message.field()? {
+        if field == KVS {
+            news.extend(keys_number(Message(message.bytes()?))?.map(News::There));
+        } else {
+            message.skip(wire)?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads a `WatchResponse`.
@@ -285,10 +306,6 @@ fn key(place: Place) -> String {
 fn range(service: u32) -> (Vec<u8>, Vec<u8>) {
     let name = service_name(service);
     (format!("/services/{name}/").into_bytes(), format!("/services/{name}0").into_bytes())
-}
-
-fn number(key: &[u8]) -> Option<u32> {
-    instance_number(std::str::from_utf8(key).ok()?)
 }
 
 /// The messages, by etcd's published field numbers.
@@ -348,18 +365,6 @@ mod wire {
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
-    pub(crate) struct Found {
-        #[prost(message, repeated, tag = "2")]
-        pub(crate) kvs: Vec<KeyValue>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(crate) struct KeyValue {
-        #[prost(bytes = "vec", tag = "1")]
-        pub(crate) key: Vec<u8>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
     pub(crate) struct Watch {
         #[prost(message, optional, tag = "1")]
         pub(crate) create: Option<WatchCreate>,
@@ -381,7 +386,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_watch_says_is_read_from_its_bytes_and_half_of_it_is_refused() {
+    fn what_a_watch_and_a_range_say_is_read_from_their_bytes_and_half_of_it_is_refused() {
         let kv = |number: u32| {
             let key = format!("/services/service-000001/i-{number:08}");
             [&[10, u8::try_from(key.len()).unwrap()], key.as_bytes(), &[16, 200, 1, 42, 2, b'v', b'v']]
@@ -399,5 +404,15 @@ mod tests {
         told(&message, &mut news).unwrap();
         assert_eq!(news, [News::There(7), News::Gone(12_345_678), News::There(9)]);
         assert!(told(&message[..message.len() - 1], &mut news).is_err());
+
+        let found = |number| {
+            let kv = kv(number);
+            [&[18, u8::try_from(kv.len()).unwrap()], &kv[..]].concat()
+        };
+        let message = [&[10, 2, 8, 1][..], &found(5), &found(6), &[32, 2]].concat();
+        let mut news = Vec::new();
+        read_range(&message, &mut news).unwrap();
+        assert_eq!(news, [News::There(5), News::There(6)]);
+        assert!(read_range(&message[..message.len() - 3], &mut news).is_err());
     }
 }

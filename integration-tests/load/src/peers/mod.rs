@@ -8,7 +8,7 @@
 //! | [`floor`] | gRPC itself, by tonic's own server | bytes that are answered | bytes that are streamed |
 //!
 //! Every peer is driven in the cheapest way that its protocol has, by a client that does little else, since load and
-//! servers share the machine: those that speak gRPC by [`grpc`], and what their watches tell is read where it lies ([`reader`]).
+//! servers share the machine: those that speak gRPC by [`grpc`], and what they tell is read where it lies ([`reader`]).
 
 pub(crate) mod etcd;
 pub(crate) mod floor;

@@ -17,6 +17,8 @@ use crate::{
     process::{Process, Recipe, free_address},
 };
 
+/// Reads a service.
+const DISCOVER: &str = "/registry.v1.Registry/Discover";
 /// Opens views.
 const SUBSCRIBE: &str = "/registry.v1.Registry/Subscribe";
 /// The tool's argument that makes it our server.
@@ -100,15 +102,15 @@ impl Connection for Client {
     }
 
     async fn discover(&self, service: u32) -> Result<usize> {
-        let mut instances = 0;
+        let mut news = Vec::new();
         let mut request = v1::DiscoverRequest { key: Some(key(service)), ..v1::DiscoverRequest::default() };
         loop {
-            let page: v1::DiscoverResponse = self.0.ask("/registry.v1.Registry/Discover", &request).await?;
-            instances += page.change.map_or(0, |change| change.all.len());
-            if page.next_page_token.is_empty() {
-                return Ok(instances);
+            let page = self.0.unary(DISCOVER, frame(&request)?).await?;
+            let next = told::read_page(&page, &mut news).during(DISCOVER)?;
+            if next.is_empty() {
+                return Ok(news.len());
             }
-            request.page_token = page.next_page_token;
+            request.page_token = String::from_utf8(next.to_vec()).during(DISCOVER)?;
         }
     }
 

@@ -1,11 +1,12 @@
-//! What a watcher is told, read where it lies: of each instance its id, and whether it is held.
+//! What a watcher or a reader is told, read where it lies: of each instance its id, and whether it is held.
 
 use super::super::{
     News,
     reader::{LENGTH, Message, Problem, number},
 };
 
-// Fields of `SubscribeResponse`, `Change`, `Instance` and `Removed`.
+// Fields of `SubscribeResponse` and `DiscoverResponse`, `Change`, `Instance` and `Removed`.
+const NEXT_PAGE_TOKEN: u64 = 1;
 const CHANGE: u64 = 2;
 const ALL: u64 = 6;
 const ADDED: u64 = 7;
@@ -26,6 +27,19 @@ pub(super) fn read(message: &[u8], news: &mut Vec<News>) -> Result<(), Problem> 
         }
     }
     Ok(())
+}
+
+/// Reads a `DiscoverResponse`; says which page is next, and nothing after the last.
+pub(super) fn read_page<'a>(message: &'a [u8], news: &mut Vec<News>) -> Result<&'a [u8], Problem> {
+    let (mut message, mut next) = (Message(message), &[][..]);
+    while let Some((field, wire)) = message.field()? {
+        match field {
+            NEXT_PAGE_TOKEN => next = message.bytes()?,
+            CHANGE => change(Message(message.bytes()?), news)?,
+            _ => message.skip(wire)?,
+        }
+    }
+    Ok(next)
 }
 
 fn change(mut change: Message<'_>, news: &mut Vec<News>) -> Result<(), Problem> {
@@ -87,7 +101,7 @@ mod tests {
             removed: vec![v1::Removed { id: "i-00000004".to_owned(), create_revision: 300 }],
             ..v1::Change::default()
         };
-        let response = Some(v1::subscribe_response::Response::Change(change));
+        let response = Some(v1::subscribe_response::Response::Change(change.clone()));
         let bytes = v1::SubscribeResponse { view_id: 300, response }.encode_to_vec();
         let mut news = Vec::new();
         read(&bytes, &mut news).expect("a message");
@@ -95,6 +109,12 @@ mod tests {
         for length in 4..bytes.len() {
             assert!(read(&bytes[..length], &mut Vec::new()).is_err(), "{length} bytes of {}", bytes.len());
         }
+        let page = v1::DiscoverResponse { next_page_token: "the next".to_owned(), change: Some(change) };
+        let bytes = page.encode_to_vec();
+        let mut paged = Vec::new();
+        assert!(read_page(&bytes, &mut paged).is_ok_and(|next| next == b"the next"));
+        assert_eq!(paged, news);
+        assert!(read_page(&bytes[..bytes.len() - 1], &mut paged).is_err(), "not all of it");
         let error = v1::subscribe_response::Response::ViewError(v1::ViewError::default());
         let bytes = v1::SubscribeResponse { view_id: 1, response: Some(error) }.encode_to_vec();
         assert!(matches!(read(&bytes, &mut news), Err(Problem::Refused)));
