@@ -43,7 +43,12 @@ impl Gate {
         self.0.1.notify_all();
     }
 
+    /// What the thread's other tasks have to do is done by other threads meanwhile.
     fn pass(&self) {
+        tokio::task::block_in_place(|| self.pass_blocking());
+    }
+
+    fn pass_blocking(&self) {
         let (lock, told) = &*self.0;
         let mut state = lock.lock().expect("not poisoned");
         state.1 += 1;
