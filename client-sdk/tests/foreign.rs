@@ -18,7 +18,7 @@ use client_sdk::{
         Balanced, Balancer, Driver, LoadBalance, LoadBalanceError, Pick, PickContext, PickError, Picker,
         Policy, RoundRobin,
     },
-    discover::{Discover, StaticDiscover, follow},
+    discover::{Discover, Follower, StaticDiscover, follow},
     model::{Address, Change, Endpoint, Instance, InstanceList},
     runtime::Runtime,
 };
@@ -229,6 +229,46 @@ async fn a_driver_feeds_a_foreign_load_balance_and_ends_with_its_owner() {
     drop(driver);
     pass().await;
     assert_eq!((Arc::strong_count(&table), Arc::strong_count(&smallest)), (1, 1));
+}
+
+/// Whoever is asked for the view from then on is waited for by acks; nothing else has had a turn meanwhile.
+#[tokio::test]
+async fn c4_what_a_driver_tracks_is_followed_before_it_returns() {
+    struct Followed(AtomicUsize);
+    impl Discover for Followed {
+        type Key = String;
+        type Error = NoRow;
+        async fn discover(&self, _: &Endpoint) -> Result<Vec<Arc<Instance>>, NoRow> {
+            std::future::pending().await
+        }
+        fn key(&self, endpoint: &Endpoint) -> String {
+            endpoint.service.to_string()
+        }
+        fn watch(&self) -> Option<async_broadcast::Receiver<Change<String>>> {
+            None
+        }
+        fn follower(&self, _: &Endpoint) -> Option<Follower> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            None
+        }
+    }
+    struct Idle;
+    impl LoadBalance<Followed> for Idle {
+        type InstanceIter = std::iter::Empty<Address>;
+        async fn get_picker(
+            &self,
+            _: &Endpoint,
+            discover: &Followed,
+        ) -> Result<Self::InstanceIter, LoadBalanceError> {
+            assert_eq!(discover.0.load(Ordering::Relaxed), 1, "before it is asked for");
+            Ok(std::iter::empty())
+        }
+        fn rebalance(&self, _: Change<String>) {}
+    }
+    let discover = Arc::new(Followed(AtomicUsize::new(0)));
+    let balanced = Balanced::new(Arc::clone(&discover), Arc::new(Idle), &Runtime::tokio());
+    assert!(balanced.get(&Endpoint::new("s")).await.is_ok());
+    assert_eq!(discover.0.load(Ordering::Relaxed), 1, "once");
 }
 
 #[tokio::test(start_paused = true)]

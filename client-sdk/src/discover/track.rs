@@ -14,7 +14,7 @@
 use std::{collections::HashMap, error::Error, future::pending, sync::Arc, time::Duration};
 
 use async_broadcast::{Receiver, RecvError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{Discover, Follower, View, ViewReceiver};
 use crate::{
@@ -81,8 +81,17 @@ pub(crate) enum Put {
 /// A running tracker. Dropping it ends its task, and all reads that are under way.
 #[derive(Debug)]
 pub(crate) struct Tracker<K> {
-    orders: mpsc::Sender<(K, Endpoint)>,
+    orders: mpsc::Sender<Order<K>>,
     _task: Task,
+}
+
+/// A key is to be tracked.
+#[derive(Debug)]
+struct Order<K> {
+    key: K,
+    endpoint: Endpoint,
+    /// Told when it is.
+    tracked: oneshot::Sender<()>,
 }
 
 impl<K: Send + 'static> Tracker<K> {
@@ -122,9 +131,11 @@ impl<K: Send + 'static> Tracker<K> {
     }
 
     /// Tracks the key: it is read, and read again where that is needed. If it is tracked already, the sink is told once
-    /// more what is known. False: the tracker's task is gone.
+    /// more what is known. Returns when it is tracked, so that whoever is asked for the view from then on is waited for by
+    /// acks (C4). False: the tracker's task is gone.
     pub(crate) async fn track(&self, key: K, endpoint: Endpoint) -> bool {
-        self.orders.send((key, endpoint)).await.is_ok()
+        let (tracked, is_tracked) = oneshot::channel();
+        self.orders.send(Order { key, endpoint, tracked }).await.is_ok() && is_tracked.await.is_ok()
     }
 
     /// Waits until the tracker's task is gone, with its runtime for example.
@@ -212,7 +223,7 @@ impl<K: Clone> Drop for Report<K> {
 impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
     async fn run(
         mut self,
-        mut inbox: mpsc::Receiver<(D::Key, Endpoint)>,
+        mut inbox: mpsc::Receiver<Order<D::Key>>,
         mut answers: mpsc::Receiver<Answer<D::Key>>,
     ) {
         loop {
@@ -222,7 +233,7 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
             tokio::select! {
                 biased;
                 order = inbox.recv() => match order {
-                    Some((key, endpoint)) => self.track(key, endpoint),
+                    Some(order) => self.take(order),
                     None => return,
                 },
                 Some(answer) = answers.recv() => self.answered(answer),
@@ -231,8 +242,8 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
                     Ok(change) => self.change(change),
                     Err(RecvError::Overflowed(_)) => {
                         // Whoever ordered before a change was lost must be read again.
-                        while let Ok((key, endpoint)) = inbox.try_recv() {
-                            self.track(key, endpoint);
+                        while let Ok(order) = inbox.try_recv() {
+                            self.take(order);
                         }
                         self.overflowed();
                     }
@@ -241,6 +252,12 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
                 },
             }
         }
+    }
+
+    fn take(&mut self, Order { key, endpoint, tracked }: Order<D::Key>) {
+        self.track(key, endpoint);
+        // Whoever ordered it may have gone.
+        _ = tracked.send(());
     }
 
     fn track(&mut self, key: D::Key, endpoint: Endpoint) {
