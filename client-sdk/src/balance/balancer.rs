@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     discover::{
-        Discover, Follower, View,
-        track::{Put, SharedError, Sink, Tracker},
+        Discover, Follower, SharedError, View,
+        track::{Put, Sink, Tracker},
     },
     model::{Change, Endpoint, Instance},
     runtime::{Runtime, Task},

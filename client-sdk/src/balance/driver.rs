@@ -20,8 +20,8 @@ use dashmap::DashMap;
 use super::{LoadBalance, LoadBalanceError, cache::IDLE};
 use crate::{
     discover::{
-        Discover, Follower,
-        track::{Put, SharedError, Sink, Tracker},
+        Discover, Follower, SharedError,
+        track::{Put, Sink, Tracker},
     },
     model::{Address, Change, Endpoint},
     runtime::Runtime,

@@ -28,7 +28,7 @@ use super::{
     shape::State,
     way::{Signpost, Way},
 };
-use crate::discover::{Follower, View, track::SharedError};
+use crate::discover::{Follower, SharedError, View};
 
 /// A picker and what it was built over.
 pub(crate) struct Built<P: Policy> {

@@ -25,7 +25,7 @@ use tower::discover::Change as TowerChange;
 
 use crate::{
     backoff::Backoff,
-    discover::{Discover, View, ViewReceiver, ViewState, broadcast::Broadcast, track::SharedError},
+    discover::{Discover, SharedError, View, ViewReceiver, ViewState, broadcast::Broadcast},
     model::{Change, Endpoint, Instance, InstanceList, Selector},
     runtime::{Runtime, Task},
 };

@@ -8,8 +8,8 @@ use std::{any::Any, sync::Arc};
 use tokio::sync::watch;
 
 use super::{
-    Discover, Follower, View, ViewReceiver, ViewState,
-    track::{Put, SharedError, Sink, Tracker},
+    Discover, Follower, SharedError, View, ViewReceiver, ViewState,
+    track::{Put, Sink, Tracker},
 };
 use crate::{
     model::{Change, Endpoint, Instance},

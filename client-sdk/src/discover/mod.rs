@@ -7,6 +7,7 @@ mod applied;
 pub(crate) mod broadcast;
 pub(crate) mod cache_file;
 mod follow;
+mod read;
 mod registry;
 mod static_discover;
 pub(crate) mod track;
@@ -14,6 +15,7 @@ pub(crate) mod track;
 pub use applied::Follower;
 pub(crate) use follow::follow_to_apply;
 pub use follow::{Followed, follow};
+pub(crate) use read::SharedError;
 pub use registry::{RegistryDiscover, RegistryDiscoverBuilder, RegistryDiscoverError};
 pub use static_discover::{StaticDiscover, WeightedStaticDiscover};
 

@@ -11,20 +11,20 @@
 //! versions, a change that arrives while a read is under way beats its answer. A failed read keeps what is known (C1). A
 //! read runs as a task of its own, so that one that hangs delays no other key and no change.
 
-use std::{collections::HashMap, error::Error, future::pending, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::pending, sync::Arc, time::Duration};
 
 use async_broadcast::{Receiver, RecvError};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Discover, Follower, View, ViewReceiver};
+use super::{
+    Discover, Follower, SharedError, View, ViewReceiver,
+    read::{Answer, Read},
+};
 use crate::{
     backoff::Bounds,
     model::{Change, Endpoint},
     runtime::{Runtime, Task},
 };
-
-/// An error that many see.
-pub(crate) type SharedError = Arc<dyn Error + Send + Sync>;
 
 /// After an overflow reads start spread over so long for each key, and over a second at most.
 const SPREAD_PER_KEY: Duration = Duration::from_millis(1);
@@ -177,49 +177,6 @@ struct Tracked {
     follower: Option<Arc<Follower>>,
 }
 
-/// A read that is under way.
-struct Read {
-    number: u64,
-    /// A change arrived since it began.
-    superseded: bool,
-    /// Changes were lost since it began: its answer may be too old.
-    again: bool,
-    _task: Task,
-}
-
-struct Answer<K> {
-    key: K,
-    read: u64,
-    result: Result<View, SharedError>,
-}
-
-/// What a read reports to. A discovery that panics must not leave its key without an answer.
-struct Report<K: Clone> {
-    to: mpsc::Sender<Answer<K>>,
-    key: K,
-    read: u64,
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("the discovery panicked; its panic says where")]
-struct DiscoverPanicked;
-
-impl<K: Clone> Report<K> {
-    async fn tell(self, result: Result<View, SharedError>) {
-        // An error means that the tracker is gone: nobody to tell.
-        let _ = self.to.send(Answer { key: self.key.clone(), read: self.read, result }).await;
-    }
-}
-
-impl<K: Clone> Drop for Report<K> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let result = Err(Arc::new(DiscoverPanicked) as SharedError);
-            let _ = self.to.try_send(Answer { key: self.key.clone(), read: self.read, result });
-        }
-    }
-}
-
 impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
     async fn run(
         mut self,
@@ -294,13 +251,15 @@ impl<D: Discover, S: Sink<D::Key>> Loop<D, S> {
     fn read(&mut self, key: &D::Key) {
         let Some(tracked) = self.tracked.get_mut(key) else { return };
         self.reads += 1;
-        let report = Report { to: self.report.clone(), key: key.clone(), read: self.reads };
         let (discover, endpoint) = (Arc::clone(&self.discover), tracked.endpoint.clone());
-        let task = self.runtime.spawn(async move {
-            let result = discover.discover_versioned(&endpoint).await;
-            report.tell(result.map_err(|error| Arc::new(error) as SharedError)).await;
-        });
-        tracked.read = Some(Read { number: self.reads, superseded: false, again: false, _task: task });
+        tracked.read = Some(Read::begin(
+            self.reads,
+            key.clone(),
+            discover,
+            endpoint,
+            self.report.clone(),
+            &self.runtime,
+        ));
         tracked.due = None;
     }
 

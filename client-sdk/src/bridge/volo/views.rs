@@ -27,8 +27,9 @@ use super::{
 };
 use crate::{
     discover::{
+        SharedError,
         broadcast::Broadcast,
-        track::{Put, SharedError, Sink},
+        track::{Put, Sink},
     },
     model::Change,
     runtime::Runtime,
