@@ -265,6 +265,21 @@ impl Server {
         kib * 1024
     }
 
+    /// How many of its threads are kept to one processor, of how many there are.
+    pub fn pinned_threads(&self) -> (usize, usize) {
+        let threads = format!("/proc/{}/task", self.pid.as_raw_nonzero());
+        let threads = std::fs::read_dir(Path::new(&threads)).expect("Linux tells a process's threads");
+        // One that ends meanwhile counts no more.
+        let processors = threads.filter_map(|thread| {
+            let status = std::fs::read_to_string(thread.ok()?.path().join("status")).ok()?;
+            let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+            Some(line.trim().to_owned())
+        });
+        let processors: Vec<_> = processors.collect();
+        let one = processors.iter().filter(|list| list.chars().all(|digit| digit.is_ascii_digit()));
+        (one.count(), processors.len())
+    }
+
     fn signal(&self, signal: Signal) {
         kill_process(self.pid, signal).expect("the server is running");
     }

@@ -54,6 +54,26 @@ async fn it_says_at_its_start_what_it_found_and_where_it_listens() {
 }
 
 #[tokio::test]
+async fn its_workers_keep_to_a_processor_each_only_where_that_was_asked_for() {
+    let processors = std::thread::available_parallelism().expect("a count").get();
+    if processors == 1 {
+        return; // of one, nobody can tell who keeps to it
+    }
+    let server = server_setup!().with("--pin-workers", "on").start().await;
+    // So that threads for the disk, which workers start, are among them.
+    let answer = server.client().await.register(register(1, SERVICE, vec![instance("a")])).await;
+    answer.expect("a registration");
+    let (pinned, threads) = server.pinned_threads();
+    assert!(
+        pinned == processors && threads > pinned,
+        "{pinned} of {threads} threads, {processors} processors"
+    );
+
+    let (pinned, threads) = server_setup!().start().await.pinned_threads();
+    assert!(pinned == 0 && threads > processors, "{pinned} of {threads} threads");
+}
+
+#[tokio::test]
 async fn each_line_of_a_json_log_is_json() {
     let server = server_setup!().with("--log-format", "json").with("--grace", "1s").start().await;
     let listening = format!("listening on {}", server.address());

@@ -10,6 +10,7 @@
 //! | [`grpc`] | the wire: decode, validate, call, encode. The only home of `Status` | W7, bounds |
 //! | [`server`] | wires and joins everything: `run(config, listener, runtime, shutdown)` | |
 //! | [`runtime`] | clock, randomness and spawning, injected | |
+//! | [`workers`] | the threads that all this runs on | |
 //! | [`cli`] | the binary's body: flags, log, signals | |
 //!
 //! Dependencies point one way: `server → grpc → registry → {core, store, hub}` and `grpc → applied → hub`; `core` knows nobody.
@@ -27,3 +28,4 @@ pub mod registry;
 pub mod runtime;
 pub mod server;
 pub mod store;
+pub mod workers;

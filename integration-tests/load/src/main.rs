@@ -27,12 +27,13 @@ mod report;
 mod scenarios;
 mod stats;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum};
+use registry_server::workers;
 
 use crate::{
-    failure::{Failure, Result},
+    failure::{During, Failure, Result},
     peers::Setup,
     report::Report,
     scenarios::{Scenario, Who},
@@ -70,6 +71,11 @@ struct Args {
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     dir: PathBuf,
 
+    /// Whether the threads of this tool, of the registry and of the floor each keep to a processor of their own (Linux); etcd and
+    /// ZooKeeper have no such setting
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    pin_workers: Switch,
+
     /// The program of etcd
     #[arg(long, default_value = "/usr/bin/etcd")]
     etcd: PathBuf,
@@ -82,6 +88,12 @@ struct Args {
     /// The archive of ZooKeeper; it needs `java`
     #[arg(long, default_value = "/usr/share/java/zookeeper.jar")]
     zookeeper: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
 }
 
 /// Servers give leases in seconds; and in less, nobody has registered and renewed anything.
@@ -135,29 +147,39 @@ fn main() -> ExitCode {
         rest[0] = program;
         return registry_server::cli::main_with(rest);
     }
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return refuse(&format!("cannot start threads: {error}")),
-    };
-    let done = if told == peers::floor::SERVE {
-        let address = rest.get(1).and_then(|text| text.to_str()?.parse::<SocketAddr>().ok());
-        match address {
-            Some(address) => runtime.block_on(peers::floor::serve(address)),
-            None => Err(Failure("the floor wants an address".to_owned())),
-        }
-    } else {
-        runtime.block_on(measure(Args::parse()))
-    };
-    match done {
+    let floor = told == peers::floor::SERVE;
+    match if floor { serve_floor(&rest[1..]) } else { run(Args::parse()) } {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => refuse(&failure.to_string()),
     }
 }
 
+fn run(args: Args) -> Result<()> {
+    let runtime = workers::start(args.pin_workers == Switch::On).during("cannot run")?;
+    runtime.block_on(measure(args))
+}
+
+/// Where to listen, and whether its threads are pinned.
+fn serve_floor(arguments: &[OsString]) -> Result<()> {
+    let [address, pinned] = arguments else {
+        return Err(Failure("the floor wants an address, and whether to pin its threads".to_owned()));
+    };
+    let address = address.to_str().and_then(|text| text.parse::<SocketAddr>().ok());
+    let address = address.ok_or_else(|| Failure("the floor wants an address".to_owned()))?;
+    let runtime = workers::start(pinned == "on").during("cannot run")?;
+    runtime.block_on(peers::floor::serve(address))
+}
+
 async fn measure(args: Args) -> Result<()> {
     let newer_etcd = args.newer_etcd.or_else(peers::etcd::bundled);
-    let setup =
-        Setup { directory: args.dir, etcd: args.etcd, newer_etcd, zookeeper: args.zookeeper, hold: false };
+    let setup = Setup {
+        directory: args.dir,
+        etcd: args.etcd,
+        newer_etcd,
+        zookeeper: args.zookeeper,
+        pinned: args.pin_workers == Switch::On,
+        hold: false,
+    };
     let mut report = Report::new(args.json.as_deref())?;
     let mut peers = args.peers;
     for (who, name, program) in [

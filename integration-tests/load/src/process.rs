@@ -143,5 +143,18 @@ fn spawn(recipe: &Recipe, directory: &Path) -> Result<(Child, u32)> {
         .spawn()
         .during(&format!("cannot start {} ({})", recipe.name, recipe.program.display()))?;
     let id = child.id().ok_or_else(|| Failure(format!("{} ended at once", recipe.name)))?;
+    // A program may run where the thread that starts it may, and this tool's workers are pinned.
+    let processors = processors(&id.to_string())?;
+    if processors != self::processors("self")? {
+        return Err(Failure(format!("{} has fewer processors than this tool: {processors}", recipe.name)));
+    }
     Ok((child, id))
+}
+
+/// Where a process may run, as the system says it.
+fn processors(id: &str) -> Result<String> {
+    let status =
+        std::fs::read_to_string(format!("/proc/{id}/status")).during("a server has ended at once")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    Ok(line.unwrap_or_default().trim().to_owned())
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::*;
 
 /// Each flag with a value that is not its default. A flag that is not here fails the test.
-const FLAGS: [(&str, &str); 17] = [
+const FLAGS: [(&str, &str); 18] = [
     ("listen", "127.0.0.2:7401"),
     ("storage", "memory"),
     ("data-dir", "elsewhere/data"),
@@ -21,6 +21,7 @@ const FLAGS: [(&str, &str); 17] = [
     ("segment-bytes", "65537"),
     ("max-streams", "89"),
     ("grace", "1500ms"),
+    ("pin-workers", "on"),
     ("log-format", "json"),
     ("log", "warn,registry_server::hub=debug"),
 ];
@@ -56,6 +57,7 @@ fn every_flag_is_listed_here_with_a_value_that_is_not_its_default() {
 fn every_flag_reaches_its_setting() {
     let args = parsed(&FLAGS).expect("all of them are good");
     assert_eq!(args.listen, SocketAddr::from(([127, 0, 0, 2], 7401)));
+    assert!(matches!(args.pin_workers, Switch::On));
     assert!(matches!(args.log_format, LogFormat::Json));
     assert_eq!(args.log, "warn,registry_server::hub=debug");
 

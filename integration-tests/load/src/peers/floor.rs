@@ -56,7 +56,8 @@ impl Floor {
     pub(crate) async fn start(setup: &Setup) -> Result<Self> {
         let process = Process::start(&setup.directory, |_| {
             let address = free_address()?;
-            let arguments = [SERVE, &address.to_string()].map(OsString::from).into();
+            let pinned = if setup.pinned { "on" } else { "off" };
+            let arguments = [SERVE, &address.to_string(), pinned].map(OsString::from).into();
             let program = std::env::current_exe().during("cannot find this program")?;
             Ok(Recipe { name: Self::NAME, program, arguments, address })
         });

@@ -32,6 +32,8 @@ pub(crate) struct Setup {
     pub(crate) newer_etcd: Option<PathBuf>,
     /// The archive of ZooKeeper.
     pub(crate) zookeeper: PathBuf,
+    /// Whether the workers of our server and of the floor each keep to a processor of their own.
+    pub(crate) pinned: bool,
     /// Whether our server may hold what expires.
     pub(crate) hold: bool,
 }

@@ -38,7 +38,9 @@ impl Peer for Ours {
             let mut arguments: Vec<OsString> =
                 [SERVE, "--listen", &address.to_string(), "--data-dir"].map(OsString::from).into();
             arguments.push(directory.join("data").into());
-            arguments.extend(["--hold", if setup.hold { "on" } else { "off" }].map(OsString::from));
+            let on_off = |on| if on { "on" } else { "off" };
+            arguments.extend(["--hold", on_off(setup.hold)].map(OsString::from));
+            arguments.extend(["--pin-workers", on_off(setup.pinned)].map(OsString::from));
             let program = std::env::current_exe().during("cannot find this program")?;
             Ok(Recipe { name: Self::NAME, program, arguments, address })
         });
