@@ -118,7 +118,7 @@ impl<B: Build> Peer for Etcd<B> {
     }
 
     async fn connect(&self) -> Result<Client> {
-        Ok(Client(Channel::connect(self.process.address()).await?))
+        Ok(Client(Channel::to(self.process.address())))
     }
 
     async fn watch(&self, service: u32) -> Result<Range> {
@@ -146,10 +146,9 @@ const WATCH: &str = "/etcdserverpb.Watch/Watch";
 pub(crate) struct Client(Channel);
 
 impl Client {
-    /// Reads what is in a service now.
+    /// Reads what is in a service now, beside watches.
     async fn read(&self, service: u32, news: &mut Vec<News>) -> Result<()> {
-        let (key, range_end) = range(service);
-        let found = self.0.unary(RANGE, frame(&wire::Range { key, range_end })?).await?;
+        let found = self.0.unary_among(RANGE, all_of(service)?).await?;
         read_range(&found, news).during(RANGE)
     }
 }
@@ -181,7 +180,8 @@ impl Connection for Client {
 
     async fn discover(&self, service: u32) -> Result<usize> {
         let mut news = Vec::new();
-        self.read(service, &mut news).await?;
+        let found = self.0.unary(RANGE, all_of(service)?).await?;
+        read_range(&found, &mut news).during(RANGE)?;
         Ok(news.len())
     }
 
@@ -250,6 +250,12 @@ impl Watch for Range {
         let message = self.events.message().await?;
         told(&message, news).during("etcd: a watch says something that is no message")
     }
+}
+
+/// Asks for what is in a service.
+fn all_of(service: u32) -> Result<Bytes> {
+    let (key, range_end) = range(service);
+    frame(&wire::Range { key, range_end })
 }
 
 /// Reads a `RangeResponse`.

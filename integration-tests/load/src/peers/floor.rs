@@ -70,8 +70,8 @@ impl Floor {
     }
 
     /// A connection of its own.
-    pub(crate) async fn connect(&self) -> Result<Client> {
-        Ok(Client(Channel::connect(self.0.address()).await?))
+    pub(crate) fn connect(&self) -> Client {
+        Client(Channel::to(self.0.address()))
     }
 
     /// A follower on a connection of its own, with nothing beside it.

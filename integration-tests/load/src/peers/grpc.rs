@@ -1,5 +1,5 @@
 //! gRPC for a client that measures: messages are bytes, a connection is one task, and a call is a stream of it, with nothing in between.
-//! A watcher that has a connection to itself reads it by itself ([`alone`]).
+//! Who has a connection to himself, a watcher or one who calls once at a time, reads it by himself ([`alone`]).
 //!
 //! Load and servers share a machine. What a channel does for its users beyond that (reconnecting, queues, limits, interceptors)
 //! would take the processor from the server that is measured. All that speak gRPC are driven by this, the floor too.
@@ -8,7 +8,7 @@
 
 mod alone;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::{
@@ -21,7 +21,10 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 use prost::Message;
-use tokio::net::TcpStream;
+use tokio::{
+    net::TcpStream,
+    sync::{Mutex, OnceCell},
+};
 
 use self::alone::Alone;
 use crate::{
@@ -60,16 +63,23 @@ fn put_prefix(framed: &mut BytesMut, length: usize) -> Result<()> {
     Ok(())
 }
 
-/// A connection. Clones share it.
+/// A connection for calls that are made one after the other, and one for streams, each opened when it is first used. Clones share
+/// them.
 #[derive(Clone, Debug)]
 pub(crate) struct Channel {
-    streams: SendRequest<Bytes>,
+    address: SocketAddr,
+    calls: Arc<Mutex<Option<Alone>>>,
+    streams: Arc<OnceCell<Streams>>,
+}
+
+#[derive(Clone, Debug)]
+struct Streams {
+    send: SendRequest<Bytes>,
     authority: Authority,
 }
 
-impl Channel {
-    /// A connection of its own.
-    pub(crate) async fn connect(address: SocketAddr) -> Result<Self> {
+impl Streams {
+    async fn connect(address: SocketAddr) -> Result<Self> {
         let failed = || format!("cannot connect to {address}");
         let io = TcpStream::connect(address).await.during(&failed())?;
         io.set_nodelay(true).during(&failed())?;
@@ -78,15 +88,46 @@ impl Channel {
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
-        let (streams, connection) = builder.handshake(io).await.during(&failed())?;
+        let (send, connection) = builder.handshake(io).await.during(&failed())?;
         // It ends with its last stream. Why it failed its streams say.
         clock::spawn(async move { drop(connection.await) });
         let authority = Authority::try_from(address.to_string()).during("an address is an authority")?;
-        Ok(Self { streams, authority })
+        Ok(Self { send, authority })
     }
 
-    /// One framed message there, and one message back.
+    fn head(&self, method: &'static str) -> Result<Request<()>> {
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(Scheme::HTTP);
+        parts.authority = Some(self.authority.clone());
+        parts.path_and_query = Some(PathAndQuery::from_static(method));
+        let mut request = Request::new(());
+        *request.uri_mut() = Uri::from_parts(parts).during("a method makes a URI")?;
+        *request.method_mut() = Method::POST;
+        *request.version_mut() = Version::HTTP_2;
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+        Ok(request)
+    }
+}
+
+impl Channel {
+    /// A client of its own.
+    pub(crate) fn to(address: SocketAddr) -> Self {
+        Self { address, calls: Arc::default(), streams: Arc::default() }
+    }
+
+    /// One framed message there, and one message back. Who else calls by this channel has to wait.
     pub(crate) async fn unary(&self, method: &'static str, framed: Bytes) -> Result<Bytes> {
+        let mut calls = self.calls.lock().await;
+        let alone = match &mut *calls {
+            Some(alone) => alone,
+            none => none.insert(Alone::connect(self.address).await?),
+        };
+        alone.unary(method, framed).await
+    }
+
+    /// The same beside the channel's streams, so that nobody has to wait, and no connection is opened for it.
+    pub(crate) async fn unary_among(&self, method: &'static str, framed: Bytes) -> Result<Bytes> {
         let (mut requests, mut answers) = self.open(method).await?;
         requests.0.send_data(framed, true).during(method)?;
         let answer = answers.message().await?;
@@ -108,23 +149,10 @@ impl Channel {
 
     /// Opens a stream.
     pub(crate) async fn open(&self, method: &'static str) -> Result<(Requests, Answers)> {
-        let mut streams = self.streams.clone().ready().await.during(method)?;
-        let (answer, requests) = streams.send_request(self.head(method)?, false).during(method)?;
+        let streams = self.streams.get_or_try_init(|| Streams::connect(self.address)).await?;
+        let mut send = streams.send.clone().ready().await.during(method)?;
+        let (answer, requests) = send.send_request(streams.head(method)?, false).during(method)?;
         Ok((Requests(requests), Answers { method, begun: Begun::Asked(answer), rest: Rest::default() }))
-    }
-
-    fn head(&self, method: &'static str) -> Result<Request<()>> {
-        let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(Scheme::HTTP);
-        parts.authority = Some(self.authority.clone());
-        parts.path_and_query = Some(PathAndQuery::from_static(method));
-        let mut request = Request::new(());
-        *request.uri_mut() = Uri::from_parts(parts).during("a method makes a URI")?;
-        *request.method_mut() = Method::POST;
-        *request.version_mut() = Version::HTTP_2;
-        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
-        Ok(request)
     }
 }
 
@@ -252,7 +280,9 @@ impl Feed {
         method: &'static str,
         question: Option<Bytes>,
     ) -> Result<Self> {
-        Ok(Self(Way::Alone(Alone::open(address, method, question).await?)))
+        let mut alone = Alone::connect(address).await?;
+        alone.ask(method, question, false).await?;
+        Ok(Self(Way::Alone(alone)))
     }
 
     /// Waits until the server says that it answers.
@@ -267,7 +297,10 @@ impl Feed {
     pub(crate) async fn message(&mut self) -> Result<Bytes> {
         match &mut self.0 {
             Way::Among { answers, .. } => answers.expected().await,
-            Way::Alone(alone) => alone.message().await,
+            Way::Alone(alone) => {
+                let message = alone.message().await?;
+                message.ok_or_else(|| alone.failure("has ended the stream"))
+            }
         }
     }
 }

@@ -56,7 +56,7 @@ impl Peer for Ours {
     }
 
     async fn connect(&self) -> Result<Client> {
-        Ok(Client(Channel::connect(self.0.address()).await?))
+        Ok(Client(Channel::to(self.0.address())))
     }
 
     async fn watch(&self, service: u32) -> Result<View> {

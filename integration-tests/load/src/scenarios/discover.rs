@@ -53,7 +53,7 @@ pub(super) async fn floor(plan: &Plan, report: &mut Report) -> Result<()> {
     let server = Floor::start(&plan.setup).await?;
     let mut callers = Vec::new();
     for _ in 0..CALLERS {
-        callers.push(server.connect().await?);
+        callers.push(server.connect());
     }
     for size in SIZES {
         let size = plan.size(size).max(1);

@@ -49,7 +49,7 @@ pub(super) async fn floor(plan: &Plan, report: &mut Report) -> Result<()> {
     for (case, callers, calls) in [(ONE, 1, plan.size(BY_ONE) as usize), (MANY, CALLERS, calls)] {
         let mut clients = Vec::new();
         for _ in 0..callers {
-            clients.push(server.connect().await?);
+            clients.push(server.connect());
         }
         let stretch = Stretch::begin(server.process())?;
         let tasks = clients.into_iter().map(|client| {

@@ -62,7 +62,7 @@ pub(super) async fn floor(plan: &Plan, report: &mut Report) -> Result<()> {
     let end = clock::now() + plan.time(STRETCH);
     let mut tasks = Vec::new();
     for _ in 0..CALLERS {
-        let (mut requests, mut answers) = server.connect().await?.echo().await?;
+        let (mut requests, mut answers) = server.connect().echo().await?;
         tasks.push(clock::spawn(async move {
             let mut echoed = 0;
             let message = frame_bytes(&[b'x'; 18])?;

@@ -92,7 +92,7 @@ pub(super) async fn floor(plan: &Plan, report: &mut Report) -> Result<()> {
     for (watchers, on) in CASES {
         let (watchers, on) = (plan.many(watchers), plan.many(on));
         let server = Floor::start(&plan.setup).await?;
-        let writer = server.connect().await?;
+        let writer = server.connect();
         let empty = server.process().resident()?;
         let changes = plan.size(CHANGES);
         let board = Board::new(changes);
@@ -160,7 +160,7 @@ pub(super) async fn burst<P: Peer>(plan: &Plan, report: &mut Report) -> Result<(
 pub(super) async fn burst_floor(plan: &Plan, report: &mut Report) -> Result<()> {
     let (watchers, on) = (plan.many(BURST_WATCHERS.0), plan.many(BURST_WATCHERS.1));
     let server = Floor::start(&plan.setup).await?;
-    let writer = server.connect().await?;
+    let writer = server.connect();
     let changes = plan.size(BURST);
     let board = Board::new(changes);
     let following = follow_floor(&server, watchers, on, changes, &board).await?;
@@ -290,7 +290,7 @@ async fn follow_floor(
             server.follow().await?
         } else {
             if shared.len() < on {
-                shared.push(server.connect().await?);
+                shared.push(server.connect());
             }
             shared[watcher % shared.len()].follow().await?
         };

@@ -1,10 +1,12 @@
-//! One stream that has a connection to itself, read frame by frame where the frames lie (RFC 9113).
+//! One stream at a time on a connection, read frame by frame where the frames lie (RFC 9113).
 //!
 //! A library for HTTP/2 is made for many streams: it finds the stream of each frame, queues what came and wakes who waits, which
-//! is most of what a watcher would do with an event. Here whoever waits reads the socket itself.
+//! is most of what a watcher would do with an event, and a caller with an answer. Here whoever waits reads the socket itself.
 //!
 //! Owns the frames of such a connection. Headers are not read, so of a call's status nothing is known but that the stream has
-//! ended. A server that is measured does not shut down: one that says so has failed.
+//! ended, with a message or without. A server that is measured does not shut down: one that says so has failed.
+
+mod headers;
 
 use std::net::SocketAddr;
 
@@ -14,6 +16,7 @@ use tokio::{
     net::TcpStream,
 };
 
+use self::headers::Headers;
 use super::{CONNECTION_WINDOW, Rest, STREAM_WINDOW};
 use crate::failure::{During, Failure, Result};
 
@@ -24,8 +27,8 @@ const FIRST_WINDOW: u32 = 65_535;
 const MAX_FRAME: usize = 16_384;
 /// Before each frame: its length, type, flags and stream.
 const HEAD: usize = 9;
-/// The one stream.
-const STREAM: u32 = 1;
+/// What a server keeps of headers at least, unless it says that it keeps less.
+const HEADER_TABLE: u32 = 4_096;
 /// Bytes that are read at once, where there is room for no more.
 const READ: usize = 2 << 10;
 
@@ -43,30 +46,43 @@ const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 
+const HEADER_TABLE_SIZE: u16 = 1;
 const ENABLE_PUSH: u16 = 2;
 const INITIAL_WINDOW_SIZE: u16 = 4;
 
-/// A stream of answers.
+/// A connection, and the stream that was opened last.
 #[derive(Debug)]
 pub(super) struct Alone {
-    method: &'static str,
     io: TcpStream,
+    headers: Headers,
     /// What was read and belongs to no message yet.
     read: BytesMut,
+    /// Bytes that the server takes of all streams together.
+    room: i64,
+    /// Bytes that the server takes of a stream at first.
+    first_room: u32,
+    /// Bytes of data, padding included, that the server was not yet told are read: of the connection.
+    taken: u32,
+    stream: Stream,
+}
+
+#[derive(Debug)]
+struct Stream {
+    /// For messages.
+    method: &'static str,
+    number: u32,
     rest: Rest,
     /// The server said that it answers.
     begun: bool,
-    /// Bytes of data, padding included, that the server was not yet told are read.
+    /// The server says nothing more.
+    ended: bool,
+    /// Of the bytes that were not yet told of, those of this stream.
     taken: u32,
 }
 
 impl Alone {
-    /// Connects, opens the stream, and asks a framed question if there is one.
-    pub(super) async fn open(
-        address: SocketAddr,
-        method: &'static str,
-        question: Option<Bytes>,
-    ) -> Result<Self> {
+    /// Connects.
+    pub(super) async fn connect(address: SocketAddr) -> Result<Self> {
         let failed = || format!("cannot connect to {address}");
         let mut io = TcpStream::connect(address).await.during(&failed())?;
         io.set_nodelay(true).during(&failed())?;
@@ -79,27 +95,81 @@ impl Alone {
         put_frame(&mut hello, SETTINGS, 0, 0, &settings);
         let more = CONNECTION_WINDOW - FIRST_WINDOW;
         put_frame(&mut hello, WINDOW_UPDATE, 0, 0, &more.to_be_bytes());
-        put_frame(&mut hello, HEADERS, END_HEADERS, STREAM, &headers(method, &address.to_string()));
-        if let Some(question) = question {
-            put_frame(&mut hello, DATA, 0, STREAM, &question);
-        }
         io.write_all(&hello).await.during(&failed())?;
-        Ok(Self { method, io, read: BytesMut::new(), rest: Rest::default(), begun: false, taken: 0 })
+        // A number that no stream of a client's has, and nothing can come of it.
+        let stream =
+            Stream { method: "", number: 0, rest: Rest::default(), begun: false, ended: true, taken: 0 };
+        Ok(Self {
+            io,
+            headers: Headers::new(address.to_string()),
+            read: BytesMut::new(),
+            room: FIRST_WINDOW.into(),
+            first_room: FIRST_WINDOW,
+            taken: 0,
+            stream,
+        })
+    }
+
+    /// Opens a stream in place of the one before, which has ended, and asks a framed question if there is one. `over`: nothing else
+    /// will be asked.
+    pub(super) async fn ask(
+        &mut self,
+        method: &'static str,
+        question: Option<Bytes>,
+        over: bool,
+    ) -> Result<()> {
+        let number = match self.stream.number {
+            0 => 1,
+            last => last + 2,
+        };
+        self.stream = Stream { method, number, rest: Rest::default(), begun: false, ended: false, taken: 0 };
+        let mut said = BytesMut::new();
+        put_frame(&mut said, HEADERS, END_HEADERS, number, &self.headers.of(method));
+        if let Some(question) = question {
+            if question.len() > MAX_FRAME.min(self.first_room as usize) {
+                return Err(Failure(format!(
+                    "{method}: the question is longer than the server takes at once"
+                )));
+            }
+            let length = i64::try_from(question.len()).during(method)?;
+            while self.room < length {
+                self.hear().await?;
+            }
+            self.room -= length;
+            put_frame(&mut said, DATA, if over { END_STREAM } else { 0 }, number, &question);
+        }
+        self.io.write_all(&said).await.during(method)
+    }
+
+    /// One framed message there, and one message back.
+    pub(super) async fn unary(&mut self, method: &'static str, framed: Bytes) -> Result<Bytes> {
+        self.ask(method, Some(framed), true).await?;
+        let answer = self.message().await?;
+        let answer = answer.ok_or_else(|| self.failure("has answered without a message, so not well"))?;
+        match self.message().await? {
+            None => Ok(answer),
+            Some(_) => Err(self.failure("has answered more than once")),
+        }
     }
 
     /// Waits until the server says that it answers.
     pub(super) async fn begun(&mut self) -> Result<()> {
-        while !self.begun {
+        while !self.stream.begun {
             self.hear().await?;
         }
         Ok(())
     }
 
-    /// The next message. Not to be dropped half-way: what this side says meanwhile may be cut.
-    pub(super) async fn message(&mut self) -> Result<Bytes> {
+    /// The next message; `None` when the stream has ended. Not to be dropped half-way: what this side says meanwhile may be cut.
+    pub(super) async fn message(&mut self) -> Result<Option<Bytes>> {
         loop {
-            if let Some(message) = self.rest.message().during(self.method)? {
-                return Ok(message);
+            let stream = &mut self.stream;
+            if let Some(message) = stream.rest.message().during(stream.method)? {
+                return Ok(Some(message));
+            }
+            if stream.ended {
+                let whole = stream.rest.is_empty();
+                return if whole { Ok(None) } else { Err(self.failure("has ended it within a message")) };
             }
             self.hear().await?;
         }
@@ -108,28 +178,41 @@ impl Alone {
     /// Takes in one frame.
     async fn hear(&mut self) -> Result<()> {
         let Frame { kind, flags, stream, mut payload } = self.frame().await?;
+        let ours = stream == self.stream.number;
         match (kind, stream) {
-            (DATA, STREAM) => {
+            (DATA, _) if ours => {
                 // A frame is 16 KiB at most.
-                self.taken = self.taken.saturating_add(u32::try_from(payload.len()).unwrap_or(u32::MAX));
+                let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+                self.taken = self.taken.saturating_add(length);
+                self.stream.taken = self.stream.taken.saturating_add(length);
                 if flags & PADDED != 0 {
-                    let padding = usize::from(payload.try_get_u8().during(self.method)?);
+                    let padding = usize::from(payload.try_get_u8().during(self.stream.method)?);
                     let length = payload.len().checked_sub(padding);
                     payload.truncate(length.ok_or_else(|| self.failure("sends more padding than data"))?);
                 }
                 if !payload.is_empty() {
-                    self.rest.push(payload);
+                    self.stream.rest.push(payload);
                 }
                 if self.taken >= STREAM_WINDOW / 2 {
                     let taken = std::mem::take(&mut self.taken).to_be_bytes();
                     self.say(WINDOW_UPDATE, 0, 0, &taken).await?;
-                    self.say(WINDOW_UPDATE, 0, STREAM, &taken).await?;
+                }
+                if self.stream.taken >= STREAM_WINDOW / 2 {
+                    let taken = std::mem::take(&mut self.stream.taken).to_be_bytes();
+                    self.say(WINDOW_UPDATE, 0, stream, &taken).await?;
                 }
             }
-            (HEADERS, STREAM) => self.begun = true,
-            (SETTINGS, 0) if flags & ACK == 0 => self.say(SETTINGS, ACK, 0, &[]).await?,
+            (HEADERS, _) if ours => self.stream.begun = true,
+            (SETTINGS, 0) if flags & ACK == 0 => {
+                self.settle(payload)?;
+                self.say(SETTINGS, ACK, 0, &[]).await?;
+            }
             (PING, 0) if flags & ACK == 0 => self.say(PING, ACK, 0, &payload).await?,
-            (RST_STREAM, STREAM) => {
+            (WINDOW_UPDATE, 0) => {
+                let more = payload.try_get_u32().during(self.stream.method)?;
+                self.room = self.room.saturating_add((more & 0x7fff_ffff).into());
+            }
+            (RST_STREAM, _) if ours => {
                 return Err(self.failure(&format!("has reset the stream ({})", code(&payload))));
             }
             (GOAWAY, 0) => {
@@ -137,22 +220,41 @@ impl Alone {
                 let code = code(payload.get(4..).unwrap_or_default());
                 return Err(self.failure(&format!("closes the connection ({code})")));
             }
-            // The rest of headers, of which nothing is read; what it may be sent; what an extension says.
+            // The rest of headers, of which nothing is read; what a stream may be sent further; what an extension says.
             _ => {}
         }
-        if matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0 {
-            return Err(self.failure("has ended the stream"));
+        if ours && matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0 {
+            self.stream.ended = true;
+        }
+        Ok(())
+    }
+
+    /// What the server says of itself.
+    fn settle(&mut self, mut settings: Bytes) -> Result<()> {
+        while settings.has_remaining() {
+            let (Ok(setting), Ok(value)) = (settings.try_get_u16(), settings.try_get_u32()) else {
+                return Err(self.failure("sends half a setting"));
+            };
+            match setting {
+                HEADER_TABLE_SIZE if value < HEADER_TABLE => {
+                    return Err(
+                        self.failure("keeps less of headers than is usual, which this tool cannot do")
+                    );
+                }
+                INITIAL_WINDOW_SIZE => self.first_room = value,
+                _ => {}
+            }
         }
         Ok(())
     }
 
     async fn frame(&mut self) -> Result<Frame> {
         loop {
-            if let Some(frame) = Frame::take(&mut self.read).during(self.method)? {
+            if let Some(frame) = Frame::take(&mut self.read).during(self.stream.method)? {
                 return Ok(frame);
             }
             self.read.reserve(READ);
-            if self.io.read_buf(&mut self.read).await.during(self.method)? == 0 {
+            if self.io.read_buf(&mut self.read).await.during(self.stream.method)? == 0 {
                 return Err(self.failure("has closed the connection"));
             }
         }
@@ -161,11 +263,11 @@ impl Alone {
     async fn say(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Result<()> {
         let mut frame = BytesMut::with_capacity(HEAD + payload.len());
         put_frame(&mut frame, kind, flags, stream, payload);
-        self.io.write_all(&frame).await.during(self.method)
+        self.io.write_all(&frame).await.during(self.stream.method)
     }
 
-    fn failure(&self, what: &str) -> Failure {
-        Failure(format!("{}: the server {what}", self.method))
+    pub(super) fn failure(&self, what: &str) -> Failure {
+        Failure(format!("{}: the server {what}", self.stream.method))
     }
 }
 
@@ -218,27 +320,6 @@ fn code(mut payload: &[u8]) -> String {
         Ok(code) => h2::Reason::from(code).to_string(),
         Err(_) => "it does not say why".to_owned(),
     }
-}
-
-/// What a gRPC call begins with, each field as it is and to be remembered by nobody (RFC 7541, 6.2.2).
-fn headers(method: &str, authority: &str) -> BytesMut {
-    let mut block = BytesMut::new();
-    for (name, value) in [
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", method),
-        (":authority", authority),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-    ] {
-        block.put_u8(0);
-        for text in [name, value] {
-            // Under 127 bytes, so the length is one byte.
-            block.put_u8(u8::try_from(text.len()).unwrap_or_default() & 0x7f);
-            block.put_slice(text.as_bytes());
-        }
-    }
-    block
 }
 
 #[cfg(test)]
