@@ -1,5 +1,5 @@
 //! gRPC for a client that measures: messages are bytes, a connection is one task, and a call is a stream of it, with nothing in between.
-//! Who has a connection to himself, a watcher or one who calls once at a time, reads it by himself ([`alone`]).
+//! Who has a connection to himself, a watcher or one who makes one call at a time, reads it by himself ([`alone`]).
 //!
 //! Load and servers share a machine. What a channel does for its users beyond that (reconnecting, queues, limits, interceptors)
 //! would take the processor from the server that is measured. All that speak gRPC are driven by this, the floor too.
@@ -123,7 +123,14 @@ impl Channel {
             Some(alone) => alone,
             none => none.insert(Alone::connect(self.address).await?),
         };
-        alone.unary(method, framed).await
+        if let Some(answer) = alone.unary(method, framed.clone()).await? {
+            return Ok(answer);
+        }
+        // Why not is in headers, which are read only here.
+        match self.unary_among(method, framed).await {
+            Err(why) => Err(why),
+            Ok(_) => Err(alone.failure("has answered without a message, and well when it was asked again")),
+        }
     }
 
     /// The same beside the channel's streams, so that nobody has to wait, and no connection is opened for it.
@@ -384,6 +391,26 @@ mod tests {
             assert!(rest.is_empty(), "cut at {cut}");
             assert_eq!(found, messages, "cut at {cut}");
         }
+    }
+
+    #[tokio::test]
+    async fn why_a_call_went_wrong_is_said() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let channel = Channel::to(listener.local_addr().unwrap());
+        let refusing = async {
+            // It is asked on a connection for calls, and once more on one for streams, of which headers are read.
+            for _ in 0..2 {
+                let (io, _) = listener.accept().await.unwrap();
+                let mut connection = h2::server::handshake(io).await.unwrap();
+                let (_, mut reply) = connection.accept().await.unwrap().unwrap();
+                let refusal =
+                    http::Response::builder().header("grpc-status", "5").header("grpc-message", "nobody");
+                reply.send_response(refusal.body(()).unwrap(), true).unwrap();
+                clock::spawn(async move { while connection.accept().await.is_some() {} });
+            }
+        };
+        let (refused, ()) = tokio::join!(channel.unary("/a.B/C", frame_bytes(b"who").unwrap()), refusing);
+        assert_eq!(refused.unwrap_err().to_string(), "/a.B/C: status 5: nobody");
     }
 
     #[test]

@@ -141,13 +141,12 @@ impl Alone {
         self.io.write_all(&said).await.during(method)
     }
 
-    /// One framed message there, and one message back.
-    pub(super) async fn unary(&mut self, method: &'static str, framed: Bytes) -> Result<Bytes> {
+    /// One framed message there, and one message back. `None`: there was none, so it did not go well.
+    pub(super) async fn unary(&mut self, method: &'static str, framed: Bytes) -> Result<Option<Bytes>> {
         self.ask(method, Some(framed), true).await?;
-        let answer = self.message().await?;
-        let answer = answer.ok_or_else(|| self.failure("has answered without a message, so not well"))?;
+        let Some(answer) = self.message().await? else { return Ok(None) };
         match self.message().await? {
-            None => Ok(answer),
+            None => Ok(Some(answer)),
             Some(_) => Err(self.failure("has answered more than once")),
         }
     }
