@@ -26,7 +26,8 @@ pub enum StartError {
     Pins(#[source] io::Error),
 }
 
-/// Starts them; as many as `TOKIO_WORKER_THREADS` says, if it is set and they are not pinned. What else is run, by threads that may
+/// Starts them. Pinned, they are as many as processors, and fewer where the process has a quota of their time; else as many as
+/// `TOKIO_WORKER_THREADS` says, if it is set. What else is run, by threads that may
 /// wait for a disk, runs on any processor.
 pub fn start(pinned: bool) -> Result<Runtime, StartError> {
     if !pinned {

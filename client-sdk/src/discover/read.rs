@@ -1,4 +1,4 @@
-//! One read of a view while it is under way: a task of its own, and an answer that comes whatever becomes of it.
+//! One read of a view while it is under way: a task of its own, and its answer.
 
 use std::{error::Error, sync::Arc};
 

@@ -71,8 +71,8 @@ struct Args {
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     dir: PathBuf,
 
-    /// Whether the threads of this tool, of the registry and of the floor each keep to a processor of their own (Linux); etcd and
-    /// ZooKeeper have no such setting
+    /// Whether the threads of the registry and of the floor each keep to a processor of their own (Linux), and those of this tool
+    /// beside them; etcd and ZooKeeper have no such setting, and beside them this tool's run anywhere
     #[arg(long, value_enum, default_value_t = Switch::On)]
     pin_workers: Switch,
 
@@ -148,15 +148,10 @@ fn main() -> ExitCode {
         return registry_server::cli::main_with(rest);
     }
     let floor = told == peers::floor::SERVE;
-    match if floor { serve_floor(&rest[1..]) } else { run(Args::parse()) } {
+    match if floor { serve_floor(&rest[1..]) } else { measure(Args::parse()) } {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => refuse(&failure.to_string()),
     }
-}
-
-fn run(args: Args) -> Result<()> {
-    let runtime = workers::start(args.pin_workers == Switch::On).during("cannot run")?;
-    runtime.block_on(measure(args))
 }
 
 /// Where to listen, and whether its threads are pinned.
@@ -170,7 +165,10 @@ fn serve_floor(arguments: &[OsString]) -> Result<()> {
     runtime.block_on(peers::floor::serve(address))
 }
 
-async fn measure(args: Args) -> Result<()> {
+fn measure(args: Args) -> Result<()> {
+    // A load that is pinned beside a server that is not would be in its way.
+    let free = workers::start(false).during("cannot run")?;
+    let pinned = workers::start(args.pin_workers == Switch::On).during("cannot run")?;
     let newer_etcd = args.newer_etcd.or_else(peers::etcd::bundled);
     let setup = Setup {
         directory: args.dir,
@@ -204,7 +202,8 @@ async fn measure(args: Args) -> Result<()> {
         report.begin(run);
         for scenario in &scenarios {
             for who in &peers {
-                if let Err(failure) = scenarios::run(*scenario, *who, &plan, &mut report).await {
+                let runtime = if who.may_be_pinned() { &pinned } else { &free };
+                if let Err(failure) = runtime.block_on(scenarios::run(*scenario, *who, &plan, &mut report)) {
                     report.broke(&format!("{scenario:?} {who:?}").to_lowercase(), &failure);
                 }
             }

@@ -146,7 +146,7 @@ fn spawn(recipe: &Recipe, directory: &Path) -> Result<(Child, u32)> {
     // A program may run where the thread that starts it may, and this tool's workers are pinned.
     let processors = processors(&id.to_string())?;
     if processors != self::processors("self")? {
-        return Err(Failure(format!("{} has fewer processors than this tool: {processors}", recipe.name)));
+        return Err(Failure(format!("{} may not run where this tool may, but on {processors}", recipe.name)));
     }
     Ok((child, id))
 }

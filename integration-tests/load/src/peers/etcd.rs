@@ -158,6 +158,10 @@ impl Connection for Client {
     type Renewals = KeepAlive;
     type Watch = Range;
 
+    async fn ready_to_call(&self) -> Result<()> {
+        self.0.ready_to_call().await
+    }
+
     async fn register(&self, place: Place, ttl: Duration) -> Result<i64> {
         let grant = wire::LeaseGrant { ttl: i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX), id: 0 };
         let granted: wire::LeaseGranted = self.0.ask("/etcdserverpb.Lease/LeaseGrant", &grant).await?;

@@ -69,9 +69,16 @@ impl Floor {
         &self.0
     }
 
-    /// A connection of its own.
+    /// A connection of its own, for streams.
     pub(crate) fn connect(&self) -> Client {
         Client(Channel::to(self.0.address()))
+    }
+
+    /// One for calls, open already.
+    pub(crate) async fn caller(&self) -> Result<Client> {
+        let client = self.connect();
+        client.0.ready_to_call().await?;
+        Ok(client)
     }
 
     /// A follower on a connection of its own, with nothing beside it.

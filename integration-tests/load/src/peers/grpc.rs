@@ -1,4 +1,4 @@
-//! gRPC for a client that measures: messages are bytes, a connection is one task, and a call is a stream of it, with nothing in between.
+//! gRPC for a client that measures: messages are bytes, a connection of streams is one task, and nothing is in between.
 //! Who has a connection to himself, a watcher or one who makes one call at a time, reads it by himself ([`alone`]).
 //!
 //! Load and servers share a machine. What a channel does for its users beyond that (reconnecting, queues, limits, interceptors)
@@ -8,7 +8,11 @@
 
 mod alone;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::{
@@ -37,6 +41,8 @@ const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 5 << 20;
 /// Memory that is kept for the rest of a message at most, before it comes.
 const AT_ONCE: usize = 4 << 20;
+/// A connection that nobody reads for longer is given up: servers ask whether anybody is there, some after 20 s.
+const UNHEARD: Duration = Duration::from_secs(10);
 /// In front of a message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
@@ -68,7 +74,8 @@ fn put_prefix(framed: &mut BytesMut, length: usize) -> Result<()> {
 #[derive(Clone, Debug)]
 pub(crate) struct Channel {
     address: SocketAddr,
-    calls: Arc<Mutex<Option<Alone>>>,
+    /// And when it was used last.
+    calls: Arc<Mutex<Option<(Alone, Instant)>>>,
     streams: Arc<OnceCell<Streams>>,
 }
 
@@ -116,20 +123,26 @@ impl Channel {
         Self { address, calls: Arc::default(), streams: Arc::default() }
     }
 
+    /// Opens the connection for calls, so that the first does not wait for it.
+    pub(crate) async fn ready_to_call(&self) -> Result<()> {
+        *self.calls.lock().await = Some((Alone::connect(self.address).await?, clock::now()));
+        Ok(())
+    }
+
     /// One framed message there, and one message back. Who else calls by this channel has to wait.
     pub(crate) async fn unary(&self, method: &'static str, framed: Bytes) -> Result<Bytes> {
         let mut calls = self.calls.lock().await;
-        let alone = match &mut *calls {
-            Some(alone) => alone,
-            none => none.insert(Alone::connect(self.address).await?),
+        // Only one on which a call went to its end is used again, and only soon: nobody hears it meanwhile.
+        let mut alone = match calls.take() {
+            Some((alone, used)) if clock::now().saturating_duration_since(used) < UNHEARD => alone,
+            _ => Alone::connect(self.address).await?,
         };
-        if let Some(answer) = alone.unary(method, framed.clone()).await? {
-            return Ok(answer);
-        }
-        // Why not is in headers, which are read only here.
-        match self.unary_among(method, framed).await {
-            Err(why) => Err(why),
-            Ok(_) => Err(alone.failure("has answered without a message, and well when it was asked again")),
+        let answer = alone.unary(method, framed.clone()).await?;
+        *calls = Some((alone, clock::now()));
+        match answer {
+            Some(answer) => Ok(answer),
+            // Why there is none is in headers, which are read where it is asked once more.
+            None => self.unary_among(method, framed).await,
         }
     }
 

@@ -128,6 +128,10 @@ pub(crate) trait Connection: Clone + Send + Sync + 'static {
     /// A watch.
     type Watch: Watch;
 
+    /// Opens what calls go by, so that the first does not wait for it. By default it is open from the start.
+    fn ready_to_call(&self) -> impl Future<Output = Result<()>> + Send {
+        async { Ok(()) }
+    }
     /// Registers an instance, durably, under a lease of its own where there are such.
     fn register(&self, place: Place, ttl: Duration) -> impl Future<Output = Result<Self::Lease>> + Send;
     /// Registers a further instance under a lease that is there, durably.

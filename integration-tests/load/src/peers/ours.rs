@@ -73,6 +73,10 @@ impl Connection for Client {
     type Renewals = Stream;
     type Watch = View;
 
+    async fn ready_to_call(&self) -> Result<()> {
+        self.0.ready_to_call().await
+    }
+
     async fn register(&self, place: Place, ttl: Duration) -> Result<Lease> {
         let lease = Lease { id: fastrand::u128(..).to_be_bytes(), registrant: place.instance, ttl };
         self.register_under(place, &lease).await?;

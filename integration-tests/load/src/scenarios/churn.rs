@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, time::timeout};
 
-use super::{CALLERS, FOR_LONG, Stretch, at_rest, connections, join, millis, places, register_all};
+use super::{CALLERS, FOR_LONG, Stretch, at_rest, callers, connections, join, millis, places, register_all};
 use crate::{
     Plan, clock,
     failure::{During, Failure, Result},
@@ -29,7 +29,7 @@ pub(super) async fn peer<P: Peer>(plan: &Plan, report: &mut Report) -> Result<()
     let replaced = (instances / 100).max(1) * seconds;
     let server = P::start(&plan.setup).await?;
     server.prepare(services).await?;
-    let callers = connections(&server, CALLERS).await?;
+    let callers = callers(&server, CALLERS).await?;
     let (registered, _) = register_all(&callers, places(instances, services), FOR_LONG).await?;
 
     // What is replaced, in the order in which it is; the new ones' numbers come after the old ones'.

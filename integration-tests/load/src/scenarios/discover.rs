@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{FOR_LONG, Stretch, at_rest, connections, join, register_all};
+use super::{FOR_LONG, Stretch, at_rest, callers, join, register_all};
 use crate::{
     Plan, clock,
     failure::{Failure, Result},
@@ -19,7 +19,7 @@ const BYTES: u32 = 64;
 pub(super) async fn peer<P: Peer>(plan: &Plan, report: &mut Report) -> Result<()> {
     let server = P::start(&plan.setup).await?;
     server.prepare(u32::try_from(SIZES.len()).unwrap_or(u32::MAX)).await?;
-    let callers = connections(&server, CALLERS).await?;
+    let callers = callers(&server, CALLERS).await?;
     let mut first = 0;
     for (service, size) in (0..).zip(SIZES) {
         let size = plan.size(size).max(1);
@@ -53,7 +53,7 @@ pub(super) async fn floor(plan: &Plan, report: &mut Report) -> Result<()> {
     let server = Floor::start(&plan.setup).await?;
     let mut callers = Vec::new();
     for _ in 0..CALLERS {
-        callers.push(server.connect());
+        callers.push(server.caller().await?);
     }
     for size in SIZES {
         let size = plan.size(size).max(1);

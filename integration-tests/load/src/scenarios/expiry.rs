@@ -9,7 +9,7 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::{CALLERS, FOR_LONG, connections, join, millis};
+use super::{CALLERS, FOR_LONG, callers, join, millis};
 use crate::{
     Plan, clock,
     failure::{Failure, Result},
@@ -59,7 +59,7 @@ async fn expire<P: Peer>(
     let services = plan.size(SERVICES).min(leases / 10).max(1);
     let server = P::start(setup).await?;
     server.prepare(services + 1).await?;
-    let callers = connections(&server, CALLERS).await?;
+    let callers = callers(&server, CALLERS).await?;
     // Registered for good where that can be: what counts is the last renewal.
     let renewals: Arc<Mutex<HashMap<u32, Renewed>>> = Arc::default();
     let tasks = (0..).zip(&callers).map(|(caller, connection)| {
@@ -120,7 +120,9 @@ async fn expire<P: Peer>(
     });
     let kept = join(tasks.collect()).await?;
     let writes: Arc<Mutex<Latencies>> = Arc::default();
-    let writing = clock::spawn(write(callers[0].clone(), services, leases, Arc::clone(&writes)));
+    let writer = server.connect().await?;
+    writer.ready_to_call().await?;
+    let writing = clock::spawn(write(writer, services, leases, Arc::clone(&writes)));
     let ends = timeout(ttl + PATIENCE, join(following)).await;
     let ends =
         ends.map_err(|_| Failure(format!("{}: leases did not end within {PATIENCE:?}", P::NAME)))??;

@@ -84,6 +84,13 @@ pub(crate) enum Who {
     Floor,
 }
 
+impl Who {
+    /// Whether it is a server whose threads can keep to a processor each.
+    pub(crate) fn may_be_pinned(self) -> bool {
+        matches!(self, Self::Ours | Self::Floor)
+    }
+}
+
 /// Runs one scenario against one peer.
 pub(crate) async fn run(scenario: Scenario, who: Who, plan: &Plan, report: &mut Report) -> Result<()> {
     match who {
@@ -125,6 +132,15 @@ async fn peer<P: Peer>(scenario: Scenario, plan: &Plan, report: &mut Report) -> 
 /// Instances of a service each in turn.
 fn places(instances: u32, services: u32) -> Vec<Place> {
     (0..instances).map(|instance| Place { service: instance % services, instance }).collect()
+}
+
+/// Connections that are ready to be called by.
+async fn callers<P: Peer>(server: &P, count: usize) -> Result<Vec<P::Connection>> {
+    let callers = connections(server, count).await?;
+    for caller in &callers {
+        caller.ready_to_call().await?;
+    }
+    Ok(callers)
 }
 
 async fn connections<P: Peer>(server: &P, count: usize) -> Result<Vec<P::Connection>> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{CALLERS, FOR_LONG, Stretch, connections, places, register_all};
+use super::{CALLERS, FOR_LONG, Stretch, callers, places, register_all};
 use crate::{
     Plan, clock,
     failure::Result,
@@ -24,13 +24,13 @@ const MANY: &str = "64 callers";
 pub(super) async fn peer<P: Peer>(plan: &Plan, report: &mut Report) -> Result<()> {
     let server = P::start(&plan.setup).await?;
     server.prepare(SERVICES).await?;
-    let one = connections(&server, 1).await?;
+    let one = callers(&server, 1).await?;
     let stretch = Stretch::begin(server.process())?;
     let few = plan.size(BY_ONE);
     let (_, latencies) = register_all(&one, places(few, SERVICES), FOR_LONG).await?;
     note(report, ONE, P::NAME, &stretch, server.process(), latencies)?;
 
-    let many = connections(&server, CALLERS).await?;
+    let many = callers(&server, CALLERS).await?;
     let mut others = places(few + plan.size(INSTANCES), SERVICES);
     let others = others.split_off(few as usize);
     let stretch = Stretch::begin(server.process())?;
@@ -49,7 +49,7 @@ pub(super) async fn floor(plan: &Plan, report: &mut Report) -> Result<()> {
     for (case, callers, calls) in [(ONE, 1, plan.size(BY_ONE) as usize), (MANY, CALLERS, calls)] {
         let mut clients = Vec::new();
         for _ in 0..callers {
-            clients.push(server.connect());
+            clients.push(server.caller().await?);
         }
         let stretch = Stretch::begin(server.process())?;
         let tasks = clients.into_iter().map(|client| {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{CALLERS, FOR_LONG, Stretch, connections, join, places, register_all};
+use super::{CALLERS, FOR_LONG, Stretch, callers, join, places, register_all};
 use crate::{
     Plan, clock,
     failure::{Failure, Result},
@@ -22,19 +22,22 @@ pub(super) async fn peer<P: Peer>(plan: &Plan, report: &mut Report) -> Result<()
     for leases in LEASES.iter().take(if batches { 2 } else { 1 }) {
         let server = P::start(&plan.setup).await?;
         server.prepare(SERVICES).await?;
-        let connections = connections(&server, CALLERS).await?;
+        let connections = callers(&server, CALLERS).await?;
         let (registered, _) =
             register_all(&connections, places(plan.size(*leases), SERVICES), FOR_LONG).await?;
         let leases: Vec<_> = registered.into_iter().map(|(_, lease)| lease).collect();
         let ways: &[(&str, usize)] = &[(SINGLY, 1), ("1,000 a message", A_MESSAGE)];
         for (way, at_once) in ways.iter().take(if batches { 2 } else { 1 }) {
             let case = format!("{} leases, {way}", leases.len());
+            let mut streams = Vec::new();
+            for connection in &connections {
+                streams.push(connection.renewals().await?);
+            }
+            let share = leases.len().div_ceil(CALLERS);
             let stretch = Stretch::begin(server.process())?;
             let end = clock::now() + plan.time(STRETCH);
-            let share = leases.len().div_ceil(CALLERS);
             let mut tasks = Vec::new();
-            for (connection, leases) in connections.iter().zip(leases.chunks(share)) {
-                let mut renewals = connection.renewals().await?;
+            for (mut renewals, leases) in streams.into_iter().zip(leases.chunks(share)) {
                 let (leases, at_once) = (leases.to_vec(), *at_once);
                 tasks.push(clock::spawn(async move {
                     let mut renewed = 0;
@@ -58,11 +61,14 @@ pub(super) async fn peer<P: Peer>(plan: &Plan, report: &mut Report) -> Result<()
 /// A message each way on a stream.
 pub(super) async fn floor(plan: &Plan, report: &mut Report) -> Result<()> {
     let server = Floor::start(&plan.setup).await?;
+    let mut streams = Vec::new();
+    for _ in 0..CALLERS {
+        streams.push(server.connect().echo().await?);
+    }
     let stretch = Stretch::begin(server.process())?;
     let end = clock::now() + plan.time(STRETCH);
     let mut tasks = Vec::new();
-    for _ in 0..CALLERS {
-        let (mut requests, mut answers) = server.connect().echo().await?;
+    for (mut requests, mut answers) in streams {
         tasks.push(clock::spawn(async move {
             let mut echoed = 0;
             let message = frame_bytes(&[b'x'; 18])?;

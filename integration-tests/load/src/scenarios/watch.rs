@@ -10,7 +10,7 @@ use std::{
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
-use super::{CALLERS, FOR_LONG, Stretch, connections, join, kib, millis, rate};
+use super::{CALLERS, FOR_LONG, Stretch, callers, join, kib, millis, rate};
 use crate::{
     Plan, clock,
     failure::{During, Failure, Result},
@@ -67,6 +67,7 @@ pub(super) async fn peer<P: Peer>(plan: &Plan, report: &mut Report) -> Result<()
         let server = Arc::new(P::start(&plan.setup).await?);
         server.prepare(1).await?;
         let writer = server.connect().await?;
+        writer.ready_to_call().await?;
         let lease = writer.register(Place { service: 0, instance: 0 }, FOR_LONG).await?;
         let empty = server.process().resident()?;
         let changes = plan.size(CHANGES);
@@ -92,7 +93,7 @@ pub(super) async fn floor(plan: &Plan, report: &mut Report) -> Result<()> {
     for (watchers, on) in CASES {
         let (watchers, on) = (plan.many(watchers), plan.many(on));
         let server = Floor::start(&plan.setup).await?;
-        let writer = server.connect();
+        let writer = server.caller().await?;
         let empty = server.process().resident()?;
         let changes = plan.size(CHANGES);
         let board = Board::new(changes);
@@ -118,7 +119,7 @@ pub(super) async fn burst<P: Peer>(plan: &Plan, report: &mut Report) -> Result<(
     let on = if P::WATCHERS_ARE_ONE { watchers } else { on };
     let server = Arc::new(P::start(&plan.setup).await?);
     server.prepare(1).await?;
-    let writers = connections(server.as_ref(), CALLERS).await?;
+    let writers = callers(server.as_ref(), CALLERS).await?;
     let lease = writers[0].register(Place { service: 0, instance: 0 }, FOR_LONG).await?;
     drop(lease);
     let changes = plan.size(BURST);
@@ -160,7 +161,7 @@ pub(super) async fn burst<P: Peer>(plan: &Plan, report: &mut Report) -> Result<(
 pub(super) async fn burst_floor(plan: &Plan, report: &mut Report) -> Result<()> {
     let (watchers, on) = (plan.many(BURST_WATCHERS.0), plan.many(BURST_WATCHERS.1));
     let server = Floor::start(&plan.setup).await?;
-    let writer = server.connect();
+    let writer = server.caller().await?;
     let changes = plan.size(BURST);
     let board = Board::new(changes);
     let following = follow_floor(&server, watchers, on, changes, &board).await?;

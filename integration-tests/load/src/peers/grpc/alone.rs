@@ -118,6 +118,10 @@ impl Alone {
         question: Option<Bytes>,
         over: bool,
     ) -> Result<()> {
+        let longest = MAX_FRAME.min(self.first_room as usize);
+        if question.as_ref().is_some_and(|question| question.len() > longest) {
+            return Err(Failure(format!("{method}: the question is longer than the server takes at once")));
+        }
         let number = match self.stream.number {
             0 => 1,
             last => last + 2,
@@ -126,11 +130,6 @@ impl Alone {
         let mut said = BytesMut::new();
         put_frame(&mut said, HEADERS, END_HEADERS, number, &self.headers.of(method));
         if let Some(question) = question {
-            if question.len() > MAX_FRAME.min(self.first_room as usize) {
-                return Err(Failure(format!(
-                    "{method}: the question is longer than the server takes at once"
-                )));
-            }
             let length = i64::try_from(question.len()).during(method)?;
             while self.room < length {
                 self.hear().await?;
@@ -305,7 +304,7 @@ impl Frame {
 }
 
 fn put_frame(into: &mut BytesMut, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-    // What is said here is a few dozen bytes, and a ping's answer no longer than its frame was.
+    // A frame is 16 KiB at most, whoever says it.
     into.put_uint(payload.len() as u64, 3);
     into.put_u8(kind);
     into.put_u8(flags);
