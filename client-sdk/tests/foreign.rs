@@ -22,6 +22,7 @@ use client_sdk::{
     model::{Address, Change, Endpoint, Instance, InstanceList},
     runtime::Runtime,
 };
+use tokio::{sync::Semaphore, task::JoinSet};
 
 /// Reads a table that somebody writes, as one over a file or DNS would.
 struct Table {
@@ -291,6 +292,48 @@ async fn a_foreign_discover_that_panics_is_asked_again() {
     assert!(error.to_string().contains("the discovery panicked"), "{error}");
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(balancer.handle(&Endpoint::new("s")).await.is_ok());
+}
+
+/// More at once than answers may wait.
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_a_foreign_discover_that_panics_is_told_however_many_ask() {
+    const KEYS: usize = 200;
+    struct Panics {
+        asked: AtomicUsize,
+        gate: Semaphore,
+    }
+    impl Discover for Panics {
+        type Key = String;
+        type Error = NoRow;
+        async fn discover(&self, _: &Endpoint) -> Result<Vec<Arc<Instance>>, NoRow> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let closed = self.gate.acquire().await.is_err();
+            assert!(!closed, "as the test wants");
+            Ok(Vec::new())
+        }
+        fn key(&self, endpoint: &Endpoint) -> String {
+            endpoint.service.to_string()
+        }
+        fn watch(&self) -> Option<async_broadcast::Receiver<Change<String>>> {
+            None
+        }
+    }
+    let discover = Arc::new(Panics { asked: AtomicUsize::new(0), gate: Semaphore::new(0) });
+    let balancer = Arc::new(Balancer::builder(Arc::clone(&discover), First).build());
+    let mut callers = JoinSet::new();
+    for key in 0..KEYS {
+        let balancer = Arc::clone(&balancer);
+        callers.spawn(async move { balancer.handle(&Endpoint::new(format!("s-{key}"))).await.map(drop) });
+    }
+    while discover.asked.load(Ordering::Relaxed) < KEYS {
+        tokio::task::yield_now().await;
+    }
+    discover.gate.close();
+    let all = tokio::time::timeout(Duration::from_mins(1), callers.join_all()).await;
+    for told in all.expect("nobody waits for an answer that is lost") {
+        let error = told.unwrap_err().to_string();
+        assert!(error.contains("the discovery panicked"), "{error}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

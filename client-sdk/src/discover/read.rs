@@ -1,6 +1,13 @@
-//! One read of a view while it is under way: a task of its own, and its answer.
+//! One read of a view while it is under way: a task of its own, and an answer, also of a discovery that panics.
 
-use std::{error::Error, sync::Arc};
+use std::{
+    error::Error,
+    future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+};
 
 use tokio::sync::mpsc;
 
@@ -31,13 +38,6 @@ pub(super) struct Answer<K> {
     pub(super) result: Result<View, SharedError>,
 }
 
-/// What a read reports to. A discovery that panics must not leave its key without an answer.
-struct Report<K: Clone> {
-    to: mpsc::Sender<Answer<K>>,
-    key: K,
-    read: u64,
-}
-
 #[derive(Debug, thiserror::Error)]
 #[error("the discovery panicked; its panic says where")]
 struct DiscoverPanicked;
@@ -52,27 +52,17 @@ impl Read {
         to: mpsc::Sender<Answer<D::Key>>,
         runtime: &Runtime,
     ) -> Self {
-        let report = Report { to, key, read: number };
         let task = runtime.spawn(async move {
-            let result = discover.discover_versioned(&endpoint).await;
-            report.tell(result.map_err(|error| Arc::new(error) as SharedError)).await;
+            let mut reading = pin!(async { discover.discover_versioned(&endpoint).await });
+            let result = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| reading.as_mut().poll(cx))) {
+                Ok(poll) => poll.map_err(|error| Arc::new(error) as SharedError),
+                // Or its key would never be read again.
+                Err(_) => Poll::Ready(Err(Arc::new(DiscoverPanicked) as SharedError)),
+            });
+            let answer = Answer { key, read: number, result: result.await };
+            // An error means that the tracker is gone: nobody to tell.
+            let _ = to.send(answer).await;
         });
         Self { number, superseded: false, again: false, _task: task }
-    }
-}
-
-impl<K: Clone> Report<K> {
-    async fn tell(self, result: Result<View, SharedError>) {
-        // An error means that the tracker is gone: nobody to tell.
-        let _ = self.to.send(Answer { key: self.key.clone(), read: self.read, result }).await;
-    }
-}
-
-impl<K: Clone> Drop for Report<K> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let result = Err(Arc::new(DiscoverPanicked) as SharedError);
-            let _ = self.to.try_send(Answer { key: self.key.clone(), read: self.read, result });
-        }
     }
 }
