@@ -27,8 +27,7 @@ pub enum StartError {
 }
 
 /// Starts them. Pinned, they are as many as processors, and fewer where the process has a quota of their time; else as many as
-/// `TOKIO_WORKER_THREADS` says, if it is set. What else is run, by threads that may
-/// wait for a disk, runs on any processor.
+/// `TOKIO_WORKER_THREADS` says, if it is set. What may wait for a disk has threads of its own, on any processor.
 pub fn start(pinned: bool) -> Result<Runtime, StartError> {
     if !pinned {
         return Runtime::new().map_err(StartError::Threads);

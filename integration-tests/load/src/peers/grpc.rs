@@ -406,6 +406,37 @@ mod tests {
         }
     }
 
+    /// Answers one call well on each connection, by nothing, and goes on to the next when its client has gone.
+    async fn answer_one_each(listener: tokio::net::TcpListener) {
+        while let Ok((io, _)) = listener.accept().await {
+            let mut connection = h2::server::handshake(io).await.unwrap();
+            let (_, mut reply) = connection.accept().await.unwrap().unwrap();
+            let mut stream = reply.send_response(http::Response::new(()), false).unwrap();
+            stream.send_data(frame_bytes(b"").unwrap(), false).unwrap();
+            stream.send_trailers(HeaderMap::new()).unwrap();
+            // What else is asked is not answered: the connection ends.
+            while let Some(Ok((_, mut reply))) = connection.accept().await {
+                reply.send_reset(h2::Reason::REFUSED_STREAM);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_called_by_again_only_soon_and_after_a_call_that_went_to_its_end() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let channel = Channel::to(listener.local_addr().unwrap());
+        let _answering = clock::spawn(answer_one_each(listener));
+        let call = || channel.unary("/a.B/C", frame_bytes(b"what").unwrap());
+        channel.ready_to_call().await.unwrap();
+        assert!(call().await.is_ok(), "on a fresh connection");
+        assert!(call().await.is_err(), "on the same");
+        assert!(call().await.is_ok(), "on a fresh one, for the last is of no use any more");
+        for (_, used) in channel.calls.lock().await.iter_mut() {
+            *used = used.checked_sub(UNHEARD).unwrap();
+        }
+        assert!(call().await.is_ok(), "on a fresh one, for nobody has heard the last for long");
+    }
+
     #[tokio::test]
     async fn why_a_call_went_wrong_is_said() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -7,8 +7,8 @@
 //! | [`zookeeper`] | ZooKeeper | an ephemeral node of the caller's session | a persistent recursive watch (3.6 or later) |
 //! | [`floor`] | gRPC itself, by tonic's own server | bytes that are answered | bytes that are streamed |
 //!
-//! Every peer is driven in the cheapest way that its protocol has, by a client that does little else, since load and
-//! servers share the machine: those that speak gRPC by [`grpc`], and what they tell is read where it lies ([`reader`]).
+//! Every peer is driven by a client that does little else, since load and servers share the machine: those that speak gRPC by
+//! [`grpc`], and what they tell is read where it lies ([`reader`]); ZooKeeper by tasks that write and read its session.
 
 pub(crate) mod etcd;
 pub(crate) mod floor;
@@ -68,13 +68,6 @@ impl Place {
 /// A service's name.
 pub(crate) fn service_name(service: u32) -> String {
     format!("service-{service:06}")
-}
-
-/// The number in an instance's id.
-pub(crate) fn instance_number(id: &str) -> Option<u32> {
-    // The length is always one: where it begins need not be looked for.
-    let (_, number) = id.split_at_checked(id.len().checked_sub(8)?)?;
-    number.parse().ok()
 }
 
 /// What a watcher is told.

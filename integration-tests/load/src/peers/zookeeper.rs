@@ -21,7 +21,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{Connection, News, Peer, Place, Renewals, Setup, Watch, instance_number, service_name};
+use super::{Connection, News, Peer, Place, Renewals, Setup, Watch, reader::number, service_name};
 use crate::{
     clock,
     failure::{During, Failure, Result},
@@ -236,7 +236,7 @@ impl Connection for Session {
         body.put_i32(PERSISTENT_RECURSIVE);
         self.call(ADD_WATCH, body).await.map_err(|error| error.named("addWatch"))?;
         let children = self.children(service).await?;
-        let first = children.iter().filter_map(|name| instance_number(name)).map(News::There).collect();
+        let first = children.iter().filter_map(|name| number(name.as_bytes())).map(News::There).collect();
         Ok(Below { news, first, _session: self.clone() })
     }
 }
@@ -371,7 +371,7 @@ fn parse_news(mut frame: Bytes) -> Option<(String, News)> {
     let (kind, _) = (take_i32(&mut frame).ok()?, take_i32(&mut frame).ok()?);
     let path = take_text(&mut frame).ok()?;
     let (service, id) = path.rsplit_once('/')?;
-    let number = instance_number(id)?;
+    let number = number(id.as_bytes())?;
     match kind {
         CREATED => Some((service.to_owned(), News::There(number))),
         DELETED => Some((service.to_owned(), News::Gone(number))),

@@ -42,7 +42,7 @@ const FOR_LONG: Duration = Duration::from_hours(1);
 /// How often it is looked whether a server is at rest, and for how long at most.
 const LOOK: Duration = Duration::from_millis(300);
 const AT_REST_WITHIN: Duration = Duration::from_secs(20);
-/// Callers at a time, each on a connection of its own.
+/// Callers at a time, each on connections of its own.
 const CALLERS: usize = 64;
 
 /// A scenario.
