@@ -99,6 +99,9 @@ enum Switch {
 /// Servers give leases in seconds; and in less, nobody has registered and renewed anything.
 const SHORTEST_TTL: Duration = Duration::from_secs(4);
 
+/// Between one server's end and the next one's start, once the disk has what was written.
+const REST: Duration = Duration::from_millis(500);
+
 /// What is measured, and how much of it.
 #[derive(Clone, Debug)]
 struct Plan {
@@ -198,10 +201,12 @@ fn measure(args: Args) -> Result<()> {
     let scenarios =
         if args.scenarios.is_empty() { Scenario::value_variants().to_vec() } else { args.scenarios };
     let plan = Plan { setup, less: args.less };
-    for run in 1..=args.runs {
+    for (run, before) in (1..=args.runs).zip(0..) {
         report.begin(run);
         for scenario in &scenarios {
-            for who in &peers {
+            // Another one first each time: whoever that is measures what the scenario before has left.
+            for who in peers.iter().cycle().skip(before).take(peers.len()) {
+                rest();
                 let runtime = if who.may_be_pinned() { &pinned } else { &free };
                 if let Err(failure) = runtime.block_on(scenarios::run(*scenario, *who, &plan, &mut report)) {
                     report.broke(&format!("{scenario:?} {who:?}").to_lowercase(), &failure);
@@ -215,6 +220,12 @@ fn measure(args: Args) -> Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// What a server leaves, files to write and to delete and connections to close, is done with before the next one starts.
+fn rest() {
+    rustix::fs::sync();
+    std::thread::sleep(REST);
 }
 
 fn refuse(problem: &str) -> ExitCode {
