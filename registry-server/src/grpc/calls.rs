@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
 use http_body::Body as HttpBody;
 use prost::Message;
 use registry_proto::{
@@ -33,6 +33,9 @@ use super::{
     streams::answer,
     unary::{self, Answer},
 };
+
+static ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+static TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Hours, the largest unit of a deadline, are at most this many seconds each.
 const HOUR: u64 = 3_600;
@@ -75,7 +78,7 @@ impl Calls {
         let Some(method) = method_of(path, RegistryServer::<RegistryService>::NAME) else {
             return Box::pin(self.others.clone().call(request.map(Body::new)));
         };
-        if request.headers().contains_key("grpc-encoding") {
+        if request.headers().contains_key(&ENCODING) {
             return self.registry.clone().call(request.map(Body::new));
         }
         match method {
@@ -167,7 +170,7 @@ fn method_of<'a>(path: &'a str, service: &str) -> Option<&'a str> {
 
 /// The header `grpc-timeout` as gRPC over HTTP/2 has it: up to eight digits and a unit. What is not of that form is no deadline.
 fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let text = headers.get(&TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
         return None;

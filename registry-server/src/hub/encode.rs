@@ -177,7 +177,7 @@ fn frame(common: &[u8], items: &[u8], index: usize, last: usize, digest: u64) ->
 }
 
 pub(crate) fn wire_key(key: &ServiceKey) -> v1::ServiceKey {
-    v1::ServiceKey { namespace: key.namespace.to_string(), service: key.service.to_string() }
+    v1::ServiceKey { namespace: String::from(&*key.namespace), service: String::from(&*key.service) }
 }
 
 pub(crate) fn wire_status(status: Status) -> v1::InstanceStatus {

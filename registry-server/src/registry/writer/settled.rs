@@ -10,7 +10,7 @@ use crate::{
 
 /// Records of a group that are settled before their callers are answered; of the next part twice as many, and so on, for each part
 /// costs a look at every watcher.
-const FIRST_PART: usize = 32;
+const FIRST_PART: usize = 4;
 
 impl Writer {
     /// A part of the group at a time, so that its first callers go on while the rest is worked on.
