@@ -1,8 +1,8 @@
 //! Which service a call is for, and its deadline.
 //!
 //! Nearly all calls are for the registry, and go there without a router in between, and those with one request and one answer also
-//! without tonic's own way of reading and answering (see [`unary`]); `Subscribe` without its way of answering, which would keep
-//! buffers for each stream (see [`answer`]). What says how it is compressed goes tonic's way, and is refused there.
+//! without tonic's own way of reading and answering (see [`unary`]); `Subscribe` and `KeepAlive` without its way of answering, which
+//! would keep buffers for each stream (see [`answer`]). What says how it is compressed goes tonic's way, and is refused there.
 
 use std::{
     convert::Infallible,
@@ -20,9 +20,9 @@ use prost::Message;
 use registry_proto::{
     Frame, FrameCodec,
     server::registry_server::{Registry, RegistryServer},
-    v1::SubscribeRequest,
 };
 use tokio::time::{Sleep, sleep};
+use tokio_stream::StreamExt;
 use tonic::{
     Status, Streaming, body::Body, codec::Codec, codegen::Service, metadata::MetadataMap,
     server::NamedService, service::Routes,
@@ -92,6 +92,7 @@ impl Calls {
             "WaitApplied" => self.unary(request, |to, it| to.wait_applied(it), Answer::message),
             "Explain" => self.unary(request, |to, it| to.explain(it), Answer::message),
             "Subscribe" => self.subscribe(request),
+            "KeepAlive" => self.keep_alive(request),
             _ => self.registry.clone().call(request.map(Body::new)),
         }
     }
@@ -119,16 +120,37 @@ impl Calls {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let (parts, body) = request.into_parts();
-        let decoder = FrameCodec::<Frame, SubscribeRequest>::default().decoder();
-        let requests = Streaming::new_request(decoder, body, None, Some(self.max_decoded));
-        let metadata = MetadataMap::from_headers(parts.headers);
-        let request = tonic::Request::from_parts(metadata, parts.extensions, requests);
-        let service = Arc::clone(&self.service);
+        let (request, service) = (self.streaming(request), Arc::clone(&self.service));
         Box::pin(async move {
             let subscribed = service.subscribe(request).await;
             Ok(subscribed.map_or_else(Status::into_http, |response| answer(response.into_inner())))
         })
+    }
+
+    fn keep_alive<B>(&self, request: Request<B>) -> BoxAnswer
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (request, service) = (self.streaming(request), Arc::clone(&self.service));
+        Box::pin(async move {
+            let renewed = service.keep_alive(request).await;
+            Ok(renewed.map_or_else(Status::into_http, |answers| {
+                answer(answers.into_inner().map(|answer| answer.map(|message| Frame::of(&message))))
+            }))
+        })
+    }
+
+    fn streaming<B, M>(&self, request: Request<B>) -> tonic::Request<Streaming<M>>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+        M: Message + Default + 'static,
+    {
+        let (parts, body) = request.into_parts();
+        let decoder = FrameCodec::<Frame, M>::default().decoder();
+        let requests = Streaming::new_request(decoder, body, None, Some(self.max_decoded));
+        tonic::Request::from_parts(MetadataMap::from_headers(parts.headers), parts.extensions, requests)
     }
 }
 
