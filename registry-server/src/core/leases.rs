@@ -26,14 +26,15 @@
 
 mod due;
 mod entries;
+mod places;
 
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
 };
 
-use self::entries::Entries;
-use super::{FixedMap, LeaseId};
+use self::{entries::Entries, places::Places};
+use super::LeaseId;
 
 /// Entries of the queue that do not count and are left alone at least.
 const OUTDATED: usize = 64;
@@ -44,7 +45,7 @@ type Place = u32;
 /// Deadlines of leases, in mono ms.
 #[derive(Clone, Debug, Default)]
 pub struct LeaseClock {
-    places: FixedMap<LeaseId, Place>,
+    places: Places,
     /// What is in none of `places` is in `vacant`.
     entries: Entries,
     vacant: Vec<Place>,
@@ -140,7 +141,7 @@ impl LeaseClock {
 
     /// A full TTL from `now` for a running lease, if it is quiet. False, and nothing happens, if it is not.
     pub(super) fn renew_quiet(&mut self, id: &LeaseId, now: u64) -> bool {
-        let Some(place) = self.places.get(id).copied() else { return false };
+        let Some(place) = self.places.get(id, &self.entries) else { return false };
         let entry = &mut self.entries[place];
         if entry.quiet_ttl == 0 || entry.in_flight() {
             return false;
@@ -155,7 +156,7 @@ impl LeaseClock {
     /// A running lease runs out at `deadline`, or later. Nothing happens if it is unknown or in flight.
     pub(super) fn renew(&mut self, id: &LeaseId, deadline: u64) {
         let deadline = moment(deadline, self.shift);
-        let Some(place) = self.places.get(id).copied() else { return };
+        let Some(place) = self.places.get(id, &self.entries) else { return };
         let entry = &mut self.entries[place];
         if !entry.in_flight() && !postpone(entry, deadline) {
             self.queue_anew(place, deadline);
@@ -191,7 +192,7 @@ impl LeaseClock {
 
     /// Forgets a lease that ended.
     pub(super) fn remove(&mut self, id: &LeaseId) {
-        if let Some(place) = self.places.remove(id) {
+        if let Some(place) = self.places.remove(id, &self.entries) {
             let entry = &mut self.entries[place];
             let queued = entry.queued();
             *entry = Entry::dormant(*id, 0);
@@ -202,7 +203,7 @@ impl LeaseClock {
 
     /// The lease's end was proposed: until that is committed or abandoned it cannot be renewed, nor is it due again.
     pub(super) fn begin(&mut self, id: &LeaseId) {
-        if let Some(place) = self.places.get(id).copied() {
+        if let Some(place) = self.places.get(id, &self.entries) {
             let entry = &mut self.entries[place];
             let queued = entry.queued();
             (entry.early, entry.quiet_ttl) = (NOWHERE, IN_FLIGHT);
@@ -215,7 +216,7 @@ impl LeaseClock {
 
     /// What was proposed will not be committed: as before [`begin`](Self::begin).
     pub(super) fn abandon(&mut self, id: &LeaseId) {
-        let Some(place) = self.places.get(id).copied() else { return };
+        let Some(place) = self.places.get(id, &self.entries) else { return };
         let entry = &mut self.entries[place];
         if entry.in_flight() {
             entry.quiet_ttl = 0;
@@ -257,24 +258,27 @@ impl LeaseClock {
     }
 
     fn find(&self, id: &LeaseId) -> Option<&Entry> {
-        self.places.get(id).map(|place| &self.entries[*place])
+        self.places.get(id, &self.entries).map(|place| &self.entries[place])
     }
 
     fn find_mut(&mut self, id: &LeaseId) -> Option<&mut Entry> {
-        self.places.get(id).map(|place| &mut self.entries[*place])
+        self.places.get(id, &self.entries).map(|place| &mut self.entries[place])
     }
 
     /// The place of a lease, which begins as a dormant one if it is not there.
     fn find_or_begin(&mut self, id: LeaseId, kin: impl FnOnce() -> u32) -> Place {
-        let Self { places, entries, vacant, .. } = self;
-        *places.entry(id).or_insert_with(|| {
-            let entry = Entry::dormant(id, kin());
-            if let Some(place) = vacant.pop() {
-                entries[place] = entry;
-                return place;
-            }
-            entries.push(entry)
-        })
+        if let Some(place) = self.places.get(&id, &self.entries) {
+            return place;
+        }
+        let entry = Entry::dormant(id, kin());
+        let place = if let Some(place) = self.vacant.pop() {
+            self.entries[place] = entry;
+            place
+        } else {
+            self.entries.push(entry)
+        };
+        self.places.insert(&id, place);
+        place
     }
 
     /// As after a grant: where it stands is more before its deadline than an entry can say (49 days).

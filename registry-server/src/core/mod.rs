@@ -212,7 +212,7 @@ impl Core {
     /// A superseded lease is not renewed: it ends at its deadline. If something of the lease is held, its hold does
     /// not end before a TTL from now, so that the release has time to commit.
     pub fn renew(&mut self, now: Now, id: &LeaseId) -> Renewal {
-        if self.leases.renew_quiet(id, now.mono) {
+        if self.renew_quiet(now, id) {
             return Renewal::Renewed;
         }
         if self.leases.in_flight(id) {
@@ -237,6 +237,12 @@ impl Core {
         Renewal::Partial(
             lease.lost.iter().map(|((key, id), loss)| (key.clone(), id.clone(), *loss)).collect(),
         )
+    }
+
+    /// Renews a lease of which nothing has to be told. False, and nothing happens, if that is not certain: then
+    /// [`renew`](Self::renew) says what there is.
+    pub fn renew_quiet(&mut self, now: Now, id: &LeaseId) -> bool {
+        self.leases.renew_quiet(id, now.mono)
     }
 
     /// When [`tick`](Self::tick) has something to do, in mono ms: never later than the first thing is due. It may be

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!  write() ──► bounded queue ──┐                                        ┌─► core.evolve ─► hub.publish ─► answers
-//!  renew() ──► lane of its own ┼─► loop: wake, renewals, decide a group ┴── store.append (off the loop, one fsync)
-//!  tick    ──► next deadline ──┘         (proposals that touch different things; one group in flight)
+//!  renew() ─┬► lane of its own ┼─► loop: wake, renewals, decide a group ┴── store.append (off the loop, one fsync)
+//!  tick     │  next deadline ──┘         (proposals that touch different things; one group in flight)
+//!           └► while the loop waits, and the lease is quiet: the core itself, see `lent`
 //! ```
 //!
 //! Owns the order of everything that changes: D2 (published before it is answered), D3 (one command, one revision), D4
@@ -11,6 +12,7 @@
 //! hub; nothing of the wire.
 
 mod group;
+mod lent;
 mod writer;
 
 use std::sync::Arc;
@@ -20,7 +22,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-use self::writer::{Lanes, Pending, Request, Writer};
+use self::{
+    lent::Lent,
+    writer::{Lanes, Pending, Request, Writer},
+};
 use crate::{
     core::{Command, Core, LeaseId, Now, Rejection, Renewal, Revision, Settings, State},
     hub::{Hub, HubSettings},
@@ -93,6 +98,8 @@ pub struct Started {
 pub struct Registry {
     commands: mpsc::Sender<Request>,
     renewals: mpsc::Sender<Renew>,
+    lent: Arc<Lent>,
+    runtime: Runtime,
     hub: Hub,
     health: watch::Receiver<StoreHealth>,
 }
@@ -154,9 +161,12 @@ impl Registry {
         let (status, health) = watch::channel(StoreHealth::Writable);
         let (stop, stopped) = oneshot::channel();
         let lanes = Lanes { commands: command_lane, renewals: renewal_lane, stopped };
-        let writer = Writer::new(core, hub.clone(), store, runtime.clone(), lanes, status);
+        let lent = Arc::new(Lent::default());
+        let writer =
+            Writer::new((core, Arc::clone(&lent)), hub.clone(), store, runtime.clone(), lanes, status);
         let task = runtime.spawn(writer.run());
-        Ok((Self { commands, renewals, hub, health }, started, WriterTask { stop, task }))
+        let registry = Self { commands, renewals, lent, runtime: runtime.clone(), hub, health };
+        Ok((registry, started, WriterTask { stop, task }))
     }
 
     /// Does one command, durably, and answers when reads show it.
@@ -171,7 +181,12 @@ impl Registry {
     }
 
     /// Renews leases and answers with the exceptions. Changes nothing durable and waits for no disk.
-    pub async fn renew(&self, leases: Vec<LeaseId>) -> Result<Vec<(LeaseId, Renewal)>, WriteError> {
+    pub async fn renew(&self, mut leases: Vec<LeaseId>) -> Result<Vec<(LeaseId, Renewal)>, WriteError> {
+        let asked = leases.len();
+        self.lent.renew(&self.runtime, &mut leases);
+        if leases.is_empty() && asked > 0 {
+            return Ok(Vec::new());
+        }
         let (reply, answer) = oneshot::channel();
         self.renewals.send(Renew { leases, reply }).await.map_err(|_| WriteError::ShuttingDown)?;
         answer.await.map_err(|_| WriteError::ShuttingDown)

@@ -18,6 +18,7 @@ use crate::{
 };
 
 mod calm;
+mod lent;
 mod pipelined;
 
 /// What a test does to the store, and what the store was given.

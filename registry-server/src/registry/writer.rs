@@ -37,6 +37,7 @@ use self::{alarm::Alarm, calm::Calm};
 use super::{
     Renew, StoreHealth, WriteError,
     group::{Group, Member, Part, named},
+    lent::Lent,
 };
 use crate::{
     core::{Command, Core, LeaseId, Now, Proposal, Record, Renewal, Revision},
@@ -84,7 +85,9 @@ enum Woke {
 }
 
 pub(super) struct Writer {
-    core: Core,
+    /// Lent while it waits.
+    core: Box<Core>,
+    lent: Arc<Lent>,
     hub: Hub,
     /// `None` while it is in flight, or lost with a thread that panicked.
     store: Option<Box<dyn Store>>,
@@ -110,7 +113,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(
-        core: Core,
+        (core, lent): (Core, Arc<Lent>),
         hub: Hub,
         store: Box<dyn Store>,
         runtime: Runtime,
@@ -118,7 +121,8 @@ impl Writer {
         health: watch::Sender<StoreHealth>,
     ) -> Self {
         Self {
-            core,
+            core: Box::new(core),
+            lent,
             hub,
             store: Some(store),
             runtime,
@@ -140,7 +144,9 @@ impl Writer {
     pub(super) async fn run(mut self) {
         loop {
             let due = self.due();
+            self.lent.lend(&mut self.core, due);
             let woke = self.wait(due).await;
+            self.lent.take_back(&mut self.core);
             let now = self.runtime.now();
             let stall = self.core.wake(now, due);
             if stall > 0 {

@@ -19,7 +19,7 @@ async fn a_flood_of_renewals_keeps_neither_a_finished_group_nor_a_stop_out() {
     let store = Box::new(MemoryStore::new(1));
     let (status, _health) = watch::channel(StoreHealth::Writable);
     let core = Core::new(Settings::default());
-    let mut writer = Writer::new(core, hub, store, Runtime::tokio(), lanes, status);
+    let mut writer = Writer::new((core, Arc::default()), hub, store, Runtime::tokio(), lanes, status);
     renewals.try_send(Renew { leases: Vec::new(), reply: oneshot::channel().0 }).expect("room");
 
     let (finished, appended) = oneshot::channel();
