@@ -4,40 +4,47 @@
 //! here, which is rather in a processor's cache than what is twice as large: of the lease's id a half of its hash, and the id itself
 //! is in its entry only.
 
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-
-use hashbrown::HashTable;
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hasher},
+};
 
 use super::{Entries, LeaseId, Place};
 
-/// Half of the hash of each lease's id, beside its place.
+/// Each lease's place, by half of the hash of its id.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Places(HashTable<(u32, Place)>);
+pub(super) struct Places {
+    by_half: HashMap<u32, Place, BuildHasherDefault<Hashed>>,
+    /// Those that came when another lease had the same half: a few, unless somebody chooses ids to that end.
+    others: BTreeMap<LeaseId, Place>,
+}
 
 impl Places {
     /// The place of a lease, whose entry is there.
     pub(super) fn get(&self, id: &LeaseId, entries: &Entries) -> Option<Place> {
-        let half = half(id);
-        self.0.find(whole(half), is(id, half, entries)).map(|(_, place)| *place)
+        let found = self.by_half.get(&half(id)).copied();
+        found.filter(|place| entries[*place].id == *id).or_else(|| self.others.get(id).copied())
     }
 
     /// A lease that has no place has this one.
     pub(super) fn insert(&mut self, id: &LeaseId, place: Place) {
         let half = half(id);
-        self.0.insert_unique(whole(half), (half, place), |(half, _)| whole(*half));
+        if self.by_half.contains_key(&half) {
+            self.others.insert(*id, place);
+        } else {
+            self.by_half.insert(half, place);
+        }
     }
 
     /// The place that a lease had, whose entry is there still.
     pub(super) fn remove(&mut self, id: &LeaseId, entries: &Entries) -> Option<Place> {
         let half = half(id);
-        let found = self.0.find_entry(whole(half), is(id, half, entries)).ok()?;
-        let ((_, place), _) = found.remove();
-        Some(place)
+        if self.by_half.get(&half).is_some_and(|place| entries[*place].id == *id) {
+            self.by_half.remove(&half)
+        } else {
+            self.others.remove(id)
+        }
     }
-}
-
-fn is(id: &LeaseId, half: u32, entries: &Entries) -> impl Fn(&(u32, Place)) -> bool {
-    move |(other, place)| *other == half && entries[*place].id == *id
 }
 
 fn half(id: &LeaseId) -> u32 {
@@ -45,9 +52,23 @@ fn half(id: &LeaseId) -> u32 {
     u32::try_from(hash >> 32).unwrap_or_default()
 }
 
-/// The table goes by the first bits and by the last.
-fn whole(half: u32) -> u64 {
-    u64::from(half) << 32 | u64::from(half)
+/// What is looked up is a hash already. The map goes by its first bits and by its last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn write(&mut self, bytes: &[u8]) {
+        // Of nothing but a number of four bytes is it ever asked.
+        self.0 = bytes.iter().fold(self.0, |hash, byte| hash << 8 | u64::from(*byte));
+    }
+
+    fn write_u32(&mut self, half: u32) {
+        self.0 = u64::from(half) << 32 | u64::from(half);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 #[cfg(test)]
@@ -86,7 +107,11 @@ mod tests {
             places.insert(&id(n), place);
         }
         assert_eq!([places.get(&id(one), &entries), places.get(&id(other), &entries)], [Some(0), Some(1)]);
+        assert_eq!(places.remove(&id(one), &entries), Some(0));
+        assert_eq!([places.get(&id(one), &entries), places.get(&id(other), &entries)], [None, Some(1)]);
+        places.insert(&id(one), 0);
         assert_eq!(places.remove(&id(other), &entries), Some(1));
         assert_eq!([places.get(&id(one), &entries), places.get(&id(other), &entries)], [Some(0), None]);
+        assert!(places.others.is_empty());
     }
 }
