@@ -5,7 +5,7 @@
 //! is in its entry only.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, hash_map},
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hasher},
 };
 
@@ -28,11 +28,13 @@ impl Places {
 
     /// A lease that has no place has this one.
     pub(super) fn insert(&mut self, id: &LeaseId, place: Place) {
-        let half = half(id);
-        if self.by_half.contains_key(&half) {
-            self.others.insert(*id, place);
-        } else {
-            self.by_half.insert(half, place);
+        match self.by_half.entry(half(id)) {
+            hash_map::Entry::Occupied(_) => {
+                self.others.insert(*id, place);
+            }
+            hash_map::Entry::Vacant(vacant) => {
+                vacant.insert(place);
+            }
         }
     }
 
