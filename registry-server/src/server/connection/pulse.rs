@@ -18,7 +18,7 @@ use std::{
 use h2::{Ping, PingPong};
 use tokio::time::{Sleep, sleep};
 
-use super::wire::Heard;
+use super::bytewise::Heard;
 use crate::server::{GREETS_WHEN_CLOSING, PING_INTERVAL, PING_TIMEOUT};
 
 /// A connection's pulse.
