@@ -31,6 +31,11 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode, time
 
 use clap::{Parser, ValueEnum};
 use registry_server::workers;
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 
 use crate::{
     failure::{During, Failure, Result},
@@ -172,6 +177,7 @@ fn measure(args: Args) -> Result<()> {
     // A load that is pinned beside a server that is not would be in its way.
     let free = workers::start(false).during("cannot run")?;
     let pinned = workers::start(args.pin_workers == Switch::On).during("cannot run")?;
+    let mut told = told_to_end(&free)?;
     let newer_etcd = args.newer_etcd.or_else(peers::etcd::bundled);
     let setup = Setup {
         directory: args.dir,
@@ -208,8 +214,27 @@ fn measure(args: Args) -> Result<()> {
             for who in peers.iter().cycle().skip(before).take(peers.len()) {
                 rest();
                 let runtime = if who.may_be_pinned() { &pinned } else { &free };
-                if let Err(failure) = runtime.block_on(scenarios::run(*scenario, *who, &plan, &mut report)) {
-                    report.broke(&format!("{scenario:?} {who:?}").to_lowercase(), &failure);
+                let run = scenarios::run(*scenario, *who, &plan, &mut report);
+                let ended = runtime.block_on(async {
+                    tokio::select! {
+                        biased;
+                        // Whoever tells lives as long as the runtime does.
+                        _ = told.wait_for(|told| *told) => None,
+                        ended = run => Some(ended),
+                    }
+                });
+                match ended {
+                    Some(Ok(())) => {}
+                    Some(Err(failure)) => {
+                        report.broke(&format!("{scenario:?} {who:?}").to_lowercase(), &failure);
+                    }
+                    // The servers end with the runtimes.
+                    None => {
+                        print!("{}", report.table());
+                        return Err(Failure(
+                            "told to end; the table has what was measured by then".to_owned(),
+                        ));
+                    }
                 }
             }
         }
@@ -220,6 +245,22 @@ fn measure(args: Args) -> Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// Becomes true when the system tells this process to end. From now on it does not end by that alone.
+fn told_to_end(runtime: &Runtime) -> Result<watch::Receiver<bool>> {
+    let listen = |kind| signal(kind).during("cannot listen to signals");
+    let _entered = runtime.enter();
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let (tell, told) = watch::channel(false);
+    clock::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tell.send_replace(true);
+    });
+    Ok(told)
 }
 
 /// What a server leaves, files to write and to delete and connections to close, is done with before the next one starts.

@@ -4,14 +4,13 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
-use atomic_waker::AtomicWaker;
 use tokio::time::sleep;
 use tokio_stream::Stream;
 use tonic::Status;
@@ -33,27 +32,37 @@ pub(super) struct Until<S, F> {
     bell: Arc<Bell>,
     /// The bell, as what `stopped` is polled with.
     rings: Waker,
+    /// Whom the bell wakes.
+    task: Waker,
 }
 
 /// Whether something wants to be looked at, and whose task that is.
-#[derive(Default)]
 struct Bell {
     rang: AtomicBool,
-    task: AtomicWaker,
+    task: Mutex<Waker>,
+}
+
+impl Bell {
+    /// Nothing panics while it is held.
+    fn task(&self) -> MutexGuard<'_, Waker> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Wake for Bell {
     fn wake(self: Arc<Self>) {
         self.rang.store(true, Ordering::Release);
-        self.task.wake();
+        // Kept there: as long as the task is the same, nothing has to be said of it again.
+        self.task().wake_by_ref();
     }
 }
 
 impl<S, F> Until<S, F> {
     pub(super) fn new(items: S, stopped: F) -> Self {
-        let bell = Arc::new(Bell { rang: AtomicBool::new(true), ..Bell::default() });
+        let task = Waker::noop().clone();
+        let bell = Arc::new(Bell { rang: AtomicBool::new(true), task: Mutex::new(task.clone()) });
         let rings = Waker::from(Arc::clone(&bell));
-        Self { items: Box::pin(items), stopped: Some(Box::pin(stopped)), bell, rings }
+        Self { items: Box::pin(items), stopped: Some(Box::pin(stopped)), bell, rings, task }
     }
 }
 
@@ -68,8 +77,12 @@ where
         let this = &mut *self;
         let Some(stopped) = &mut this.stopped else { return Poll::Ready(None) };
         // First: what rings from here on wakes this task.
-        this.bell.task.register(cx.waker());
-        if this.bell.rang.swap(false, Ordering::AcqRel)
+        if !this.task.will_wake(cx.waker()) {
+            this.task.clone_from(cx.waker());
+            this.bell.task().clone_from(cx.waker());
+        }
+        if this.bell.rang.load(Ordering::Acquire)
+            && this.bell.rang.swap(false, Ordering::AcqRel)
             && stopped.as_mut().poll(&mut Context::from_waker(&this.rings)).is_ready()
         {
             this.stopped = None;
