@@ -2,7 +2,7 @@
 //!
 //! Nearly all calls are for the registry, and go there without a router in between, and those with one request and one answer also
 //! without tonic's own way of reading and answering (see [`unary`]); `Subscribe` and `KeepAlive` without its way of answering, which
-//! would keep buffers for each stream (see [`answer`]). What says how it is compressed goes tonic's way, and is refused there.
+//! would keep buffers for each stream (see [`answer`]), and `KeepAlive` without its way of reading (see [`Requests`]). What says how it is compressed goes tonic's way, and is refused there.
 
 use std::{
     convert::Infallible,
@@ -20,6 +20,7 @@ use prost::Message;
 use registry_proto::{
     Frame, FrameCodec,
     server::registry_server::{Registry, RegistryServer},
+    v1::{KeepAliveResponse, SubscribeRequest},
 };
 use tokio::time::{Sleep, sleep};
 use tokio_stream::StreamExt;
@@ -30,7 +31,7 @@ use tonic::{
 
 use super::{
     RegistryService,
-    streams::answer,
+    streams::{Requests, answer},
     unary::{self, Answer},
 };
 
@@ -120,7 +121,12 @@ impl Calls {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let (request, service) = (self.streaming(request), Arc::clone(&self.service));
+        let (parts, body) = request.into_parts();
+        let decoder = FrameCodec::<Frame, SubscribeRequest>::default().decoder();
+        let requests = Streaming::new_request(decoder, body, None, Some(self.max_decoded));
+        let metadata = MetadataMap::from_headers(parts.headers);
+        let request = tonic::Request::from_parts(metadata, parts.extensions, requests);
+        let service = Arc::clone(&self.service);
         Box::pin(async move {
             let subscribed = service.subscribe(request).await;
             Ok(subscribed.map_or_else(Status::into_http, |response| answer(response.into_inner())))
@@ -129,28 +135,13 @@ impl Calls {
 
     fn keep_alive<B>(&self, request: Request<B>) -> BoxAnswer
     where
-        B: HttpBody<Data = Bytes> + Send + 'static,
+        B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let (request, service) = (self.streaming(request), Arc::clone(&self.service));
-        Box::pin(async move {
-            let renewed = service.keep_alive(request).await;
-            Ok(renewed.map_or_else(Status::into_http, |answers| {
-                answer(answers.into_inner().map(|answer| answer.map(|message| Frame::of(&message))))
-            }))
-        })
-    }
-
-    fn streaming<B, M>(&self, request: Request<B>) -> tonic::Request<Streaming<M>>
-    where
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-        M: Message + Default + 'static,
-    {
-        let (parts, body) = request.into_parts();
-        let decoder = FrameCodec::<Frame, M>::default().decoder();
-        let requests = Streaming::new_request(decoder, body, None, Some(self.max_decoded));
-        tonic::Request::from_parts(MetadataMap::from_headers(parts.headers), parts.extensions, requests)
+        let renewed = self.service.renewals(Requests::new(request.into_body(), self.max_decoded));
+        let framed = |answered: Result<KeepAliveResponse, _>| answered.map(|message| Frame::of(&message));
+        let answered = renewed.map_or_else(Status::into_http, |answers| answer(answers.map(framed)));
+        Box::pin(std::future::ready(Ok(answered)))
     }
 }
 

@@ -173,21 +173,7 @@ impl registry_server::Registry for RegistryService {
         &self,
         request: Request<Streaming<v1::KeepAliveRequest>>,
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
-        self.refuse_when_stopping()?;
-        let seat = Seat::take(&self.renewing, usize::MAX);
-        // One for all of the stream's messages.
-        let registry = Arc::new(self.registry.clone());
-        let answers = request.into_inner().then(move |request| {
-            let registry = Arc::clone(&registry);
-            async move { renew(&registry, request?).await }
-        });
-        let stopping = leaving(self.stopping.clone(), self.runtime.clone());
-        let ended = async move {
-            // The stream's place is free again when its answer is dropped.
-            let _seat = seat;
-            stopping.await;
-        };
-        Ok(Response::new(Box::pin(Until::new(answers, ended))))
+        Ok(Response::new(Box::pin(self.renewals(request.into_inner())?)))
     }
 
     async fn deregister(
@@ -319,6 +305,31 @@ impl registry_server::Registry for RegistryService {
 }
 
 impl RegistryService {
+    /// Renews what a stream asks to, one message after the other.
+    fn renewals<R>(
+        &self,
+        requests: R,
+    ) -> Result<impl Stream<Item = Result<v1::KeepAliveResponse, Status>> + Send + Unpin + use<R>, Status>
+    where
+        R: Stream<Item = Result<v1::KeepAliveRequest, Status>> + Send + 'static,
+    {
+        self.refuse_when_stopping()?;
+        let seat = Seat::take(&self.renewing, usize::MAX);
+        // One for all of the stream's messages.
+        let registry = Arc::new(self.registry.clone());
+        let answers = requests.then(move |request| {
+            let registry = Arc::clone(&registry);
+            async move { renew(&registry, request?).await }
+        });
+        let stopping = leaving(self.stopping.clone(), self.runtime.clone());
+        let ended = async move {
+            // The stream's place is free again when its answer is dropped.
+            let _seat = seat;
+            stopping.await;
+        };
+        Ok(Until::new(answers, ended))
+    }
+
     async fn wait_until_applied(&self, awaited: &Awaited) -> Result<Applied, Status> {
         let Awaited { key, epoch, revision, share, timeout } = awaited;
         let hub = self.registry.hub();

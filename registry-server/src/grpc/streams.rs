@@ -4,11 +4,13 @@
 use std::{future::Future, pin::Pin, time::Duration};
 
 mod answer;
+mod requests;
 mod subscribe;
 mod watch;
 
 pub(super) use self::{
     answer::answer,
+    requests::Requests,
     subscribe::{BEHIND_WAIT, SubscribeStream},
     watch::WatchStream,
 };
