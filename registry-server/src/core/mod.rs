@@ -28,6 +28,7 @@
 mod decide;
 mod expiry;
 mod guard;
+mod hashed;
 mod leases;
 mod state;
 mod timers;

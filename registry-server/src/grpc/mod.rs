@@ -8,6 +8,7 @@ mod decode;
 mod explained;
 mod feeder;
 mod fields;
+mod head;
 mod lists;
 mod seats;
 mod status;

@@ -27,8 +27,8 @@ use registry_proto::Frame;
 use tokio::time::timeout;
 use tonic::{Status, body::Body, metadata::GRPC_CONTENT_TYPE};
 
-/// Before each message: whether it is compressed, and its length.
-const HEAD: usize = 5;
+use super::head::{HEAD, length};
+
 /// A frame that is shorter than this is copied into one piece: that takes less than several frames of HTTP/2.
 const LONG: usize = 4 << 10;
 /// A request is there after this at the latest, or it is refused: what has come of it is kept meanwhile.
@@ -75,11 +75,11 @@ where
         // Trailers of a request mean nothing here.
         if let Ok(data) = frame.into_data() {
             received.push(data);
-            length(received.bytes(), most)?;
+            only(received.bytes(), most)?;
         }
     }
     let bytes = received.bytes();
-    match length(bytes, most)? {
+    match only(bytes, most)? {
         Some(length) if bytes.len() - HEAD == length => {
             M::decode(&bytes[HEAD..]).map_err(|error| Status::internal(error.to_string()))
         }
@@ -113,28 +113,13 @@ impl Received {
     }
 }
 
-/// What the head says of the message's length. `None`: it is not there yet.
-fn length(bytes: &[u8], most: usize) -> Result<Option<usize>, Status> {
-    let Some((&[compressed, length @ ..], message)) = bytes.split_first_chunk::<HEAD>() else {
-        return Ok(None);
-    };
-    match compressed {
-        0 => {}
-        1 => return Err(Status::internal("the message is compressed, and no `grpc-encoding` says how")),
-        other => {
-            return Err(Status::internal(format!(
-                "the message begins with {other}, which is neither 0 nor 1"
-            )));
-        }
-    }
-    let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-    if length > most {
-        return Err(Status::out_of_range(format!("the message has {length} bytes; the limit is {most}")));
-    }
-    if message.len() > length {
+/// The message's length, once its head is there. Nothing may follow it.
+fn only(bytes: &[u8], most: usize) -> Result<Option<usize>, Status> {
+    let length = length(bytes, most)?;
+    if length.is_some_and(|length| bytes.len() > HEAD + length) {
         return Err(Status::internal("the request has more than one message; this method takes one"));
     }
-    Ok(Some(length))
+    Ok(length)
 }
 
 /// The body of an answer that is one message.

@@ -16,8 +16,8 @@
 //! The price is that the calls of one connection use one processor at a time; those of different connections do not.
 //!
 //! HTTP/2 itself is h2's. Owns no call's meaning; who rang is kept in [`calls`], how a call is answered is in [`exchange`], what it
-//! is asked in [`request`], how its bytes are written in [`bytewise`], and whether its client is still there in [`pulse`]. A call that panics ends alone, as it would in a
-//! task of its own.
+//! is asked in [`request`], how its bytes are written in [`bytewise`], and whether its client is still there in [`pulse`]. A call
+//! that panics ends alone, as it would in a task of its own.
 
 mod bytewise;
 mod calls;

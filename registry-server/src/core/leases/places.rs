@@ -6,10 +6,11 @@
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map},
-    hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hasher},
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
 };
 
 use super::{Entries, LeaseId, Place};
+use crate::core::hashed::Hashed;
 
 /// Each lease's place, by half of the hash of its id.
 #[derive(Clone, Debug, Default)]
@@ -52,25 +53,6 @@ impl Places {
 fn half(id: &LeaseId) -> u32 {
     let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(id);
     u32::try_from(hash >> 32).unwrap_or_default()
-}
-
-/// What is looked up is a hash already. The map goes by its first bits and by its last.
-#[derive(Clone, Copy, Debug, Default)]
-struct Hashed(u64);
-
-impl Hasher for Hashed {
-    fn write(&mut self, bytes: &[u8]) {
-        // Of nothing but a number of four bytes is it ever asked.
-        self.0 = bytes.iter().fold(self.0, |hash, byte| hash << 8 | u64::from(*byte));
-    }
-
-    fn write_u32(&mut self, half: u32) {
-        self.0 = u64::from(half) << 32 | u64::from(half);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
 }
 
 #[cfg(test)]

@@ -4,12 +4,12 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hasher},
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     ops::RangeInclusive,
     sync::Arc,
 };
 
-use crate::core::{FixedMap, Lease, LeaseId, Registrant};
+use crate::core::{FixedMap, Lease, LeaseId, Registrant, hashed::Hashed};
 
 /// The leases, as the state has them.
 pub(super) type Leases = FixedMap<LeaseId, Box<Lease>>;
@@ -17,25 +17,6 @@ pub(super) type Leases = FixedMap<LeaseId, Box<Lease>>;
 /// The leases of registrants, by a hash of the name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Registrants(HashMap<u64, Of, BuildHasherDefault<Hashed>>);
-
-/// What is looked up is a hash already.
-#[derive(Clone, Copy, Debug, Default)]
-struct Hashed(u64);
-
-impl Hasher for Hashed {
-    fn write(&mut self, bytes: &[u8]) {
-        // Of nothing but a number of eight bytes is it ever asked.
-        self.0 = bytes.iter().fold(self.0, |hash, byte| hash << 8 | u64::from(*byte));
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
 
 /// Equal sets are of equal shape: one lease is never in `Several`.
 #[derive(Clone, Debug, PartialEq, Eq)]

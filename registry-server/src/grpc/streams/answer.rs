@@ -16,8 +16,8 @@ use registry_proto::Frame;
 use tokio_stream::Stream;
 use tonic::{Status, body::Body, metadata::GRPC_CONTENT_TYPE};
 
-/// Before each message: whether it is compressed, and its length.
-const HEAD: usize = 5;
+use crate::grpc::head::HEAD;
+
 /// Shared bytes that are fewer than this are copied: that takes less than a frame of HTTP/2 of their own.
 const LONG: usize = 4 << 10;
 /// Short messages that are ready at once go out together, up to about as many bytes.

@@ -16,8 +16,7 @@ use prost::Message;
 use tokio_stream::Stream;
 use tonic::Status;
 
-/// Before each message: whether it is compressed, and its length.
-const HEAD: usize = 5;
+use crate::grpc::head::{HEAD, length};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -120,23 +119,6 @@ where
 
 fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M, Status> {
     M::decode(bytes).map_err(|error| Status::internal(error.to_string()))
-}
-
-/// What the head says of the message's length. `None`: it is not there yet.
-fn length(bytes: &[u8], most: usize) -> Result<Option<usize>, Status> {
-    let Some(&[compressed, length @ ..]) = bytes.first_chunk::<HEAD>() else { return Ok(None) };
-    match compressed {
-        0 => {}
-        1 => return Err(Status::internal("a message is compressed, and no `grpc-encoding` says how")),
-        other => {
-            return Err(Status::internal(format!("a message begins with {other}, which is neither 0 nor 1")));
-        }
-    }
-    let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-    if length > most {
-        return Err(Status::out_of_range(format!("a message has {length} bytes; the limit is {most}")));
-    }
-    Ok(Some(length))
 }
 
 #[cfg(test)]
