@@ -99,6 +99,7 @@ impl Client {
 
     /// Renews some leases in one message, each of which has an answer of its own.
     pub(super) async fn renew(self) {
+        let renewer = self.registry.renewer();
         loop {
             self.shared.pause(self.pace).await;
             let leases: Vec<_> = {
@@ -110,7 +111,7 @@ impl Client {
                 self.shared.recording().asked(*number, Ask::Renew(*lease), self.shared.now());
             }
             let ids = leases.iter().map(|(_, lease)| lease_id(*lease)).collect();
-            let renewed = self.registry.renew(ids).await;
+            let renewed = renewer.renew(ids).await;
             let mut recording = self.shared.recording();
             for (number, lease) in leases {
                 let answer = match &renewed {

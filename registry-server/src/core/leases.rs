@@ -27,12 +27,14 @@
 mod due;
 mod entries;
 mod places;
+mod trail;
 
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
 };
 
+pub use self::trail::Trail;
 use self::{entries::Entries, places::Places};
 use super::LeaseId;
 
@@ -80,6 +82,8 @@ struct Entry {
     quiet_ttl: u32,
     /// Of several that are due, those with the same one go together.
     kin: u32,
+    /// Where the lease is that was renewed after it the last time: see [`trail`].
+    next: Place,
 }
 
 /// Of [`Entry::early`].
@@ -89,7 +93,7 @@ const IN_FLIGHT: u32 = u32::MAX;
 
 impl Entry {
     fn dormant(id: LeaseId, kin: u32) -> Self {
-        Self { id, deadline: NEVER, early: NOWHERE, quiet_ttl: 0, kin }
+        Self { id, deadline: NEVER, early: NOWHERE, quiet_ttl: 0, kin, next: 0 }
     }
 
     /// Where it stands in the queue, or [`NEVER`].
@@ -99,6 +103,10 @@ impl Entry {
 
     fn in_flight(&self) -> bool {
         self.quiet_ttl == IN_FLIGHT
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.quiet_ttl != 0 && !self.in_flight()
     }
 }
 
@@ -140,10 +148,10 @@ impl LeaseClock {
     }
 
     /// A full TTL from `now` for a running lease, if it is quiet. False, and nothing happens, if it is not.
-    pub(super) fn renew_quiet(&mut self, id: &LeaseId, now: u64) -> bool {
-        let Some(place) = self.places.get(id, &self.entries) else { return false };
+    pub(super) fn renew_quiet(&mut self, id: &LeaseId, now: u64, trail: &mut Trail) -> bool {
+        let Some(place) = self.follow(id, trail) else { return false };
         let entry = &mut self.entries[place];
-        if entry.quiet_ttl == 0 || entry.in_flight() {
+        if !entry.is_quiet() {
             return false;
         }
         let deadline = moment(now.saturating_add(entry.quiet_ttl.into()), self.shift);

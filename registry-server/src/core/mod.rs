@@ -47,7 +47,7 @@ use decide::Draft;
 pub use decide::decide;
 use expiry::Name;
 pub use guard::Guard;
-pub use leases::LeaseClock;
+pub use leases::{LeaseClock, Trail};
 pub use state::{Instances, Service, State};
 use timers::Timers;
 pub use types::*;
@@ -213,7 +213,7 @@ impl Core {
     /// A superseded lease is not renewed: it ends at its deadline. If something of the lease is held, its hold does
     /// not end before a TTL from now, so that the release has time to commit.
     pub fn renew(&mut self, now: Now, id: &LeaseId) -> Renewal {
-        if self.renew_quiet(now, id) {
+        if self.renew_quiet(now, id, &mut Trail::default()) {
             return Renewal::Renewed;
         }
         if self.leases.in_flight(id) {
@@ -241,9 +241,9 @@ impl Core {
     }
 
     /// Renews a lease of which nothing has to be told. False, and nothing happens, if that is not certain: then
-    /// [`renew`](Self::renew) says what there is.
-    pub fn renew_quiet(&mut self, now: Now, id: &LeaseId) -> bool {
-        self.leases.renew_quiet(id, now.mono)
+    /// [`renew`](Self::renew) says what there is. `trail` is of whoever renews.
+    pub fn renew_quiet(&mut self, now: Now, id: &LeaseId, trail: &mut Trail) -> bool {
+        self.leases.renew_quiet(id, now.mono, trail)
     }
 
     /// When [`tick`](Self::tick) has something to do, in mono ms: never later than the first thing is due. It may be

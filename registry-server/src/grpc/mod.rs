@@ -42,7 +42,7 @@ use crate::{
     applied::{Applied, Watchers},
     core::{LeaseId, Loss, Renewal, Revision, ServiceKey},
     hub::{PageToken, ReadPage, Start, wire_key},
-    registry::Registry,
+    registry::{Registry, Renewer},
     runtime::Runtime,
 };
 
@@ -317,10 +317,10 @@ impl RegistryService {
         self.refuse_when_stopping()?;
         let seat = Seat::take(&self.renewing, usize::MAX);
         // One for all of the stream's messages.
-        let registry = Arc::new(self.registry.clone());
+        let renewer = Arc::new(self.registry.renewer());
         let answers = requests.then(move |request| {
-            let registry = Arc::clone(&registry);
-            async move { renew(&registry, request?).await }
+            let renewer = Arc::clone(&renewer);
+            async move { renew(&renewer, request?).await }
         });
         let stopping = leaving(self.stopping.clone(), self.runtime.clone());
         let ended = async move {
@@ -348,11 +348,11 @@ impl RegistryService {
     }
 }
 
-async fn renew(registry: &Registry, request: v1::KeepAliveRequest) -> Result<v1::KeepAliveResponse, Status> {
+async fn renew(renewer: &Renewer, request: v1::KeepAliveRequest) -> Result<v1::KeepAliveResponse, Status> {
     let leases = decode::leases(&request)?;
-    let exceptions = registry.renew(leases).await?;
+    let exceptions = renewer.renew(leases).await?;
     let exceptions = exceptions.into_iter().map(|(lease, renewal)| exception(lease, renewal)).collect();
-    let epoch = registry.hub().epoch().to_owned();
+    let epoch = renewer.registry().hub().epoch().to_owned();
     Ok(v1::KeepAliveResponse { request_id: request.request_id, epoch, exceptions })
 }
 

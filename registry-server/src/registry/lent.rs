@@ -17,7 +17,7 @@ use std::{
 };
 
 use crate::{
-    core::{Core, LeaseId, Settings},
+    core::{Core, LeaseId, Settings, Trail},
     runtime::Runtime,
 };
 
@@ -59,7 +59,7 @@ impl Lent {
     }
 
     /// Renews what can be renewed here. What is left is for the loop.
-    pub(super) fn renew(&self, runtime: &Runtime, leases: &mut Vec<LeaseId>) {
+    pub(super) fn renew(&self, runtime: &Runtime, leases: &mut Vec<LeaseId>, trail: &mut Trail) {
         if leases.len() > MOST {
             return;
         }
@@ -71,7 +71,7 @@ impl Lent {
         // Read while nobody else has the core, so that what happens to it happens in the order of time.
         let now = runtime.now();
         if slot.until.is_some_and(|until| now.mono <= until) {
-            leases.retain(|lease| !slot.core.renew_quiet(now, lease));
+            leases.retain(|lease| !slot.core.renew_quiet(now, lease, trail));
         }
     }
 

@@ -13,6 +13,7 @@
 
 mod group;
 mod lent;
+mod renewer;
 mod writer;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use tokio::{
     task::JoinHandle,
 };
 
+pub use self::renewer::Renewer;
 use self::{
     lent::Lent,
     writer::{Lanes, Pending, Request, Writer},
@@ -180,16 +182,9 @@ impl Registry {
         answer.await.unwrap_or(Err(WriteError::ShuttingDown))
     }
 
-    /// Renews leases and answers with the exceptions. Changes nothing durable and waits for no disk.
-    pub async fn renew(&self, mut leases: Vec<LeaseId>) -> Result<Vec<(LeaseId, Renewal)>, WriteError> {
-        let asked = leases.len();
-        self.lent.renew(&self.runtime, &mut leases);
-        if leases.is_empty() && asked > 0 {
-            return Ok(Vec::new());
-        }
-        let (reply, answer) = oneshot::channel();
-        self.renewals.send(Renew { leases, reply }).await.map_err(|_| WriteError::ShuttingDown)?;
-        answer.await.map_err(|_| WriteError::ShuttingDown)
+    /// Somebody who renews leases.
+    pub fn renewer(&self) -> Renewer {
+        Renewer::new(self.clone())
     }
 
     /// Reads the state where it is, between two groups. For what the hub does not publish; `read` must be quick.

@@ -193,7 +193,7 @@ async fn what_waits_while_the_disk_works_is_one_group() {
     tokio::task::spawn_blocking(move || waiting.entered(1)).await.expect("entered");
     // Renewals wait for no disk: once this is answered, the loop has taken what was sent before it, too.
     while registry.commands.capacity() < QUEUE {
-        registry.renew(Vec::new()).await.expect("renewed");
+        registry.renewer().renew(Vec::new()).await.expect("renewed");
     }
     script.hold(false);
     for write in writes {
@@ -248,7 +248,7 @@ async fn d4_a_failed_store_stops_writes_and_nothing_else() {
         "reads go on at the last commit"
     );
     let lease = LeaseId(1u128.to_be_bytes());
-    assert_eq!(registry.renew(vec![lease]).await.expect("answered"), []);
+    assert_eq!(registry.renewer().renew(vec![lease]).await.expect("answered"), []);
     task.stop().await;
     let state = script.state.lock().expect("unpoisoned");
     assert_eq!(
@@ -279,7 +279,11 @@ async fn a_full_queue_refuses_writes_and_no_renewals() {
     };
     assert_eq!(refused, WriteError::QueueFull);
     let lease = LeaseId(0u128.to_be_bytes());
-    assert_eq!(registry.renew(vec![lease]).await.expect("answered"), [], "renewals have a lane of their own");
+    assert_eq!(
+        registry.renewer().renew(vec![lease]).await.expect("answered"),
+        [],
+        "renewals have a lane of their own"
+    );
     script.hold(false);
     for write in writes {
         write.await.expect("what was accepted is written");
@@ -309,7 +313,7 @@ async fn l1_l2_a_lease_goes_at_its_deadline_and_not_before() {
     let mut renewed_at = runtime.now().mono;
     for _ in 0..5 {
         tokio::time::sleep(Duration::from_millis(4_900)).await;
-        assert_eq!(registry.renew(vec![lease]).await.expect("answered"), []);
+        assert_eq!(registry.renewer().renew(vec![lease]).await.expect("answered"), []);
         renewed_at = runtime.now().mono;
     }
     assert_eq!(instances(&registry), 1);
@@ -317,7 +321,7 @@ async fn l1_l2_a_lease_goes_at_its_deadline_and_not_before() {
     let late = runtime.now().mono - (renewed_at + 5_000);
     assert!(late <= 1, "{late} ms of simulated time late");
     assert_eq!(instances(&registry), 0);
-    assert_eq!(registry.renew(vec![lease]).await.expect("answered"), [(lease, Renewal::Unknown)]);
+    assert_eq!(registry.renewer().renew(vec![lease]).await.expect("answered"), [(lease, Renewal::Unknown)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -330,7 +334,7 @@ async fn l1_a_server_that_stops_expires_nobody() {
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(instances(&registry), 1, "its renewals had nowhere to go");
     registry.write(register(2, 2, 1_000)).await.expect("everything else goes on");
-    assert_eq!(registry.renew(vec![LeaseId(1u128.to_be_bytes())]).await.expect("answered"), []);
+    assert_eq!(registry.renewer().renew(vec![LeaseId(1u128.to_be_bytes())]).await.expect("answered"), []);
     drop(registry);
     task.stop().await;
     let (registry, _task) = start(&script, false, &simulated());
@@ -383,7 +387,7 @@ async fn l2_a_thousand_leases_go_promptly_in_few_revisions_and_hold_up_no_other_
     // All of them renew once more, at the same moment, and never again.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let all: Vec<_> = (0..LEASES as u128).map(|lease| LeaseId(lease.to_be_bytes())).collect();
-    assert_eq!(registry.renew(all).await.expect("answered"), []);
+    assert_eq!(registry.renewer().renew(all).await.expect("answered"), []);
     let deadline = runtime.now().mono + TTL;
     let until = |at: u64| tokio::time::sleep(Duration::from_millis(at - runtime.now().mono));
 
@@ -443,7 +447,7 @@ async fn l1_nobody_is_expired_by_the_servers_own_sleep() {
     tokio::time::sleep(Duration::from_millis(3_500)).await;
     assert_eq!(instances(&registry), 1, "an hour in which nobody could renew does not count");
     let lease = LeaseId(1u128.to_be_bytes());
-    assert_eq!(registry.renew(vec![lease]).await.expect("answered"), []);
+    assert_eq!(registry.renewer().renew(vec![lease]).await.expect("answered"), []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -480,7 +484,7 @@ async fn stopping_answers_what_was_accepted() {
     let waiting = Arc::clone(&script);
     tokio::task::spawn_blocking(move || waiting.entered(1)).await.expect("entered");
     while registry.commands.capacity() < QUEUE {
-        registry.renew(Vec::new()).await.expect("renewed");
+        registry.renewer().renew(Vec::new()).await.expect("renewed");
     }
     let stopped = Runtime::tokio().spawn(task.stop());
     script.hold(false);
@@ -529,10 +533,10 @@ async fn renewals_of_held_leases_release_each_once_and_keep_no_write_out() {
     let (waiting, begun) = (Arc::clone(&script), script.groups().len() + 1);
     tokio::task::spawn_blocking(move || waiting.entered(begun)).await.expect("entered");
     let all: Vec<_> = (0..4u128).map(|lease| LeaseId(lease.to_be_bytes())).collect();
-    registry.renew(all.repeat(2_500)).await.expect("answered");
+    registry.renewer().renew(all.repeat(2_500)).await.expect("answered");
     writes.push(write(11));
     for _ in 0..100 {
-        registry.renew(Vec::new()).await.expect("answered");
+        registry.renewer().renew(Vec::new()).await.expect("answered");
     }
     assert_eq!(registry.commands.capacity(), QUEUE, "the write was taken: renewals do not fill its place");
     script.hold(false);
@@ -588,7 +592,8 @@ async fn l1_renewals_that_wait_are_applied_before_anything_expires() {
     tokio::time::sleep(Duration::from_millis(900)).await;
     // Past both deadlines, and too little to be a stall. Both renewals are sent before the loop runs.
     jumped.fetch_add(200, Ordering::Relaxed);
-    let renew = |lease: u128| registry.renew(vec![LeaseId(lease.to_be_bytes())]);
+    let renewer = registry.renewer();
+    let renew = |lease: u128| renewer.renew(vec![LeaseId(lease.to_be_bytes())]);
     let (first, second) = tokio::join!(renew(0), renew(1));
     assert_eq!((first.expect("answered"), second.expect("answered")), (vec![], vec![]));
     assert_eq!(instances(&registry), 2);
@@ -603,7 +608,7 @@ async fn d4_what_was_expiring_when_the_store_failed_can_still_be_renewed() {
     let mut health = registry.health();
     health.wait_for(|health| *health != StoreHealth::Writable).await.expect("the loop goes on");
     let lease = LeaseId(1u128.to_be_bytes());
-    assert_eq!(registry.renew(vec![lease]).await.expect("answered"), []);
+    assert_eq!(registry.renewer().renew(vec![lease]).await.expect("answered"), []);
     assert_eq!(instances(&registry), 1, "reads go on at the last commit");
 }
 
@@ -652,7 +657,7 @@ async fn the_loop_does_not_spin_on_what_is_due_while_the_disk_works() {
     let before = reads.load(Ordering::Relaxed);
     for _ in 0..20 {
         // Wakes the loop, and so makes it look when to wake again.
-        registry.renew(Vec::new()).await.expect("answered");
+        registry.renewer().renew(Vec::new()).await.expect("answered");
     }
     for _ in 0..1_000 {
         tokio::task::yield_now().await;

@@ -26,6 +26,12 @@ impl Entries {
         Place::try_from(place).expect("so many leases do not fit into any memory")
     }
 
+    /// How many there are: all places are below.
+    pub(super) fn len(&self) -> Place {
+        let count = self.0.last().map_or(0, |block| (self.0.len() - 1) * BLOCK + block.len());
+        Place::try_from(count).unwrap_or(Place::MAX)
+    }
+
     /// All, by place.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Place, &Entry)> {
         (0..).zip(self.0.iter().flatten())

@@ -1,6 +1,6 @@
 //! What becomes of deadlines, and in which order what is due goes.
 
-use super::{LeaseClock, OUTDATED};
+use super::{LeaseClock, OUTDATED, Trail};
 use crate::core::LeaseId;
 
 fn next_due(clock: &mut LeaseClock, now: u64) -> Option<LeaseId> {
@@ -169,4 +169,70 @@ fn who_comes_into_the_place_of_one_that_ended_is_due_at_its_own_deadline() {
     assert_eq!(clock.upcoming(30, 2), [id(2)]);
     clock.begin_next();
     assert_eq!((clock.next(), clock.upcoming(100, 2)), (None, Vec::new()));
+}
+
+#[test]
+fn who_renews_in_the_same_order_again_looks_for_no_lease() {
+    let id = |n: u8| LeaseId([n; 16]);
+    let mut clock = LeaseClock::default();
+    for n in 1..=9 {
+        clock.grant(id(n), 10, || 0);
+        clock.quieten(&id(n), 10);
+    }
+    let (mut odd, mut even) = (Trail::default(), Trail::default());
+    let renew = |clock: &mut LeaseClock, odd: &mut Trail, even: &mut Trail, now| {
+        let renewed =
+            (1..=9).map(|n| clock.renew_quiet(&id(n), now, if n % 2 == 0 { &mut *even } else { &mut *odd }));
+        renewed.filter(|renewed| *renewed).count()
+    };
+    // The second time it is learnt that the first comes after the last.
+    for now in 1..=2 {
+        assert_eq!(renew(&mut clock, &mut odd, &mut even, now), 9);
+    }
+    let places = std::mem::take(&mut clock.places);
+    assert_eq!(renew(&mut clock, &mut odd, &mut even, 3), 9, "each found where the trail leads");
+    assert!(!clock.renew_quiet(&id(2), 4, &mut Trail::default()), "and nowhere else");
+    assert!(!clock.renew_quiet(&id(6), 4, &mut even), "nor if another one follows");
+    clock.places = places;
+    assert!((1..=9).all(|n| clock.deadline(&id(n)) == Some(13)));
+}
+
+#[test]
+fn a_trail_changes_nothing_but_how_a_lease_is_found() {
+    let id = |n: u64| LeaseId(u128::from(n).to_be_bytes());
+    let (mut with, mut without) = (LeaseClock::default(), LeaseClock::default());
+    let mut trails = [Trail::default(); 3];
+    let mut random = 7_u64;
+    let mut next = |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % below
+    };
+    let (mut renewed, mut refused) = (0, 0);
+    for now in 1..40_000 {
+        let (what, lease, trail) = (next(20), id(next(12)), next(3));
+        for clock in [&mut with, &mut without] {
+            match what {
+                0 => clock.grant(lease, now + 100, || 0),
+                1 => clock.remove(&lease),
+                2 => clock.disturb(&lease),
+                3 => clock.begin(&lease),
+                4 => clock.abandon(&lease),
+                5 => clock.suspend(&lease, || 0),
+                6..=9 => clock.quieten(&lease, 100),
+                _ => {}
+            }
+        }
+        if what >= 10 {
+            // Mostly in the same order.
+            let trail = usize::try_from(trail).expect("small");
+            let lease = if what < 18 { id((now / 3) % 12) } else { lease };
+            let led = with.renew_quiet(&lease, now, &mut trails[trail]);
+            assert_eq!(led, without.renew_quiet(&lease, now, &mut Trail::default()), "{lease} at {now}");
+            if led { renewed += 1 } else { refused += 1 }
+        }
+        for n in 0..12 {
+            assert_eq!(with.deadline(&id(n)), without.deadline(&id(n)), "{n} at {now}");
+        }
+    }
+    assert!(renewed > 1_000 && refused > 1_000, "{renewed} renewed, {refused} not");
 }

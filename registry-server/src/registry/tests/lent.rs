@@ -11,7 +11,8 @@ const LEASE: LeaseId = LeaseId(1u128.to_be_bytes());
 
 /// What a renewal comes to before anybody else runs.
 fn at_once(registry: &Registry, leases: Vec<LeaseId>) -> Poll<Vec<(LeaseId, Renewal)>> {
-    let renewing = pin!(registry.renew(leases));
+    let renewer = registry.renewer();
+    let renewing = pin!(renewer.renew(leases));
     renewing.poll(&mut Context::from_waker(Waker::noop())).map(|renewed| renewed.expect("renewed"))
 }
 
@@ -19,7 +20,7 @@ fn at_once(registry: &Registry, leases: Vec<LeaseId>) -> Poll<Vec<(LeaseId, Rene
 async fn quiet(runtime: &Runtime) -> (Registry, WriterTask) {
     let (registry, task) = start(&Arc::default(), false, runtime);
     registry.write(register(1, 1, 5_000)).await.expect("written");
-    assert_eq!(registry.renew(vec![LEASE]).await.expect("answered"), []);
+    assert_eq!(registry.renewer().renew(vec![LEASE]).await.expect("answered"), []);
     tokio::time::sleep(Duration::from_millis(1)).await;
     (registry, task)
 }
@@ -38,7 +39,7 @@ async fn l1_a_renewal_that_needs_no_turn_of_the_loop_counts_from_its_moment_all_
     changed(&registry, head).await;
     let late = runtime.now().mono - (renewed_at + 5_000);
     assert!(late <= 1, "{late} ms of simulated time late");
-    assert_eq!(registry.renew(vec![LEASE]).await.expect("answered"), [(LEASE, Renewal::Unknown)]);
+    assert_eq!(registry.renewer().renew(vec![LEASE]).await.expect("answered"), [(LEASE, Renewal::Unknown)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -49,7 +50,7 @@ async fn what_has_something_to_tell_or_is_much_is_for_the_loop() {
     assert_eq!(at_once(&registry, vec![LEASE; 65]), Poll::Pending, "the loop may want its core back");
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(at_once(&registry, vec![LEASE; 64]), Poll::Ready(vec![]));
-    let answered = registry.renew(vec![LEASE, unknown, LEASE]).await.expect("answered");
+    let answered = registry.renewer().renew(vec![LEASE, unknown, LEASE]).await.expect("answered");
     assert_eq!(answered, [(unknown, Renewal::Unknown)]);
 }
 
@@ -73,6 +74,6 @@ async fn what_comes_while_the_loop_works_or_when_it_is_late_is_for_the_loop() {
 async fn once_the_loop_has_ended_nothing_is_renewed() {
     let (registry, task) = quiet(&simulated()).await;
     task.stop().await;
-    let refused = registry.renew(vec![LEASE]).await.expect_err("there is nobody");
+    let refused = registry.renewer().renew(vec![LEASE]).await.expect_err("there is nobody");
     assert!(matches!(refused, WriteError::ShuttingDown), "{refused}");
 }

@@ -15,7 +15,7 @@ async fn in_flight(script: &Arc<Script>, registry: &Registry, appends: usize) {
 async fn taken(registry: &Registry) {
     loop {
         // Renewals wait for no disk: once this is answered, the loop has had a turn.
-        registry.renew(Vec::new()).await.expect("renewed");
+        registry.renewer().renew(Vec::new()).await.expect("renewed");
         if registry.commands.capacity() == QUEUE {
             return;
         }
@@ -82,7 +82,7 @@ async fn d4_what_had_gathered_when_the_store_failed_is_refused_too() {
     tokio::task::yield_now().await;
     taken(&registry).await;
     let lease = LeaseId(9u128.to_be_bytes());
-    let unknown = registry.renew(vec![lease]).await.expect("answered");
+    let unknown = registry.renewer().renew(vec![lease]).await.expect("answered");
     assert_eq!(unknown, [(lease, Renewal::Unknown)], "its end is proposed");
     script.state.lock().expect("unpoisoned").fail = true;
     script.hold(false);
@@ -90,7 +90,11 @@ async fn d4_what_had_gathered_when_the_store_failed_is_refused_too() {
         let refused = write.await.expect("joined").expect_err("not durable");
         assert!(matches!(refused, WriteError::StoreFailed(_)), "{refused}");
     }
-    assert_eq!(registry.renew(vec![lease]).await.expect("answered"), [], "and can be renewed again");
+    assert_eq!(
+        registry.renewer().renew(vec![lease]).await.expect("answered"),
+        [],
+        "and can be renewed again"
+    );
     assert_eq!(instances(&registry), 1);
     task.stop().await;
     let state = script.state.lock().expect("unpoisoned");
@@ -120,7 +124,7 @@ async fn l1_a_lease_that_is_registered_again_at_this_moment_does_not_run_out_and
     registry.hub().follow_head().wait_for(|_| instances(&registry) == 2).await.expect("the hub lives");
     assert_eq!(causes(&script), [[Register], [Register], [Register], [Expire]]);
     let both = [1u128, 2].map(|lease| LeaseId(lease.to_be_bytes()));
-    let unknown = registry.renew(both.to_vec()).await.expect("answered");
+    let unknown = registry.renewer().renew(both.to_vec()).await.expect("answered");
     assert_eq!(unknown, [(both[1], Renewal::Unknown)]);
 }
 
