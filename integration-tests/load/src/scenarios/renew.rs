@@ -14,7 +14,7 @@ const SERVICES: u32 = 100;
 /// How many leases there are; the more only where a message takes many, or registering them would take minutes.
 const LEASES: [u32; 2] = [20_000, 200_000];
 const A_MESSAGE: usize = 1_000;
-const STRETCH: Duration = Duration::from_secs(3);
+const STRETCH: Duration = Duration::from_secs(10);
 const SINGLY: &str = "one a message";
 
 pub(super) async fn peer<P: Peer>(plan: &Plan, report: &mut Report) -> Result<()> {
